@@ -1,0 +1,52 @@
+"""Train an existing VAE as an AutoEncoder within Flows (AEF), and compare the two honestly.
+
+`wrap(vae, example=x)` returns a module whose forward is the loss. Silvestri, Roos, Ambrogioni, *Deterministic
+training of generative autoencoders using invertible layers*, ICLR 2023.
+"""
+
+from vae2aef.aef import AEF, LossTerms
+from vae2aef.errors import NonFiniteError, WrapError
+from vae2aef.flows import (
+    AffineCoupling,
+    Bijection,
+    Chain,
+    FlowPrior,
+    Inverse,
+    MaskedAutoregressive,
+    StandardNormal,
+)
+from vae2aef.marginal import LogProb, Proposal
+from vae2aef.parts import Decoded, Posterior, VAEParts
+from vae2aef.preprocess import Dequantize, Logit, Standardize, bits_per_dim, dequantize
+from vae2aef.registry import register_adapter
+from vae2aef.residual import Residual
+from vae2aef.wrap import wrap
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AEF",
+    "AffineCoupling",
+    "Bijection",
+    "Chain",
+    "Decoded",
+    "Dequantize",
+    "FlowPrior",
+    "Inverse",
+    "LogProb",
+    "Logit",
+    "LossTerms",
+    "MaskedAutoregressive",
+    "NonFiniteError",
+    "Posterior",
+    "Proposal",
+    "Residual",
+    "StandardNormal",
+    "Standardize",
+    "VAEParts",
+    "WrapError",
+    "bits_per_dim",
+    "dequantize",
+    "register_adapter",
+    "wrap",
+]

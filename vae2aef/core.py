@@ -1,0 +1,203 @@
+"""Where the core variables w come from: a feature expansion (Eq. 9), noise, or a part of the data (Eq. 4)."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vae2aef.errors import WrapError
+from vae2aef.tensors import full_precision, numel
+
+
+class LinearFeatures(nn.Module):
+    """The feature expansion of the paper: h(x) = W x + b.
+
+    Args:
+        event_shape: shape of one event of data.
+        latent_shape: shape of one latent.
+    """
+
+    def __init__(self, event_shape: Sequence[int], latent_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.latent_shape = torch.Size(latent_shape)
+        self.linear = nn.Linear(numel(event_shape), numel(latent_shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map data `(batch, *event)` to features `(batch, *latent)`."""
+        with full_precision(x):
+            flat = x.reshape(x.shape[0], self.linear.in_features)
+            return self.linear(flat).reshape(x.shape[0], *self.latent_shape)
+
+
+class NoFeatures(nn.Module):
+    """h(x) = 0. With sigma = 1 the core variables are white noise and the AEF is the VAE itself."""
+
+    def __init__(self, latent_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.latent_shape = torch.Size(latent_shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return zeros of shape `(batch, *latent)`."""
+        return x.new_zeros(x.shape[0], *self.latent_shape)
+
+
+class Expansion(nn.Module):
+    """Expanded family: w = h(x) + sigma * epsilon (Eq. 11), and the shell is all of x.
+
+    Args:
+        features: h, maps data `(batch, *event)` to `(batch, *latent)`.
+        latent_shape: shape of one latent.
+        noise: sigma; 0 is the paper's deterministic loss.
+    """
+
+    exact = False
+    sigma: Tensor
+
+    def __init__(self, features: nn.Module, latent_shape: Sequence[int], noise: float = 0.0) -> None:
+        super().__init__()
+        self.features = features
+        self.latent_shape = torch.Size(latent_shape)
+        self.register_buffer("sigma", torch.zeros(()))
+        self.noise = noise
+
+    @property
+    def noise(self) -> float:
+        """The standard deviation sigma of the noise on the core variables. May be changed while training."""
+        return self._noise
+
+    @noise.setter
+    def noise(self, value: float) -> None:
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"expected noise >= 0, got {value}")
+        self._noise = float(value)
+        with torch.no_grad():
+            self.sigma.fill_(value)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Split data `(batch, *event)` into the core h(x) `(batch, *latent)`, without noise, and the shell x."""
+        core = self.features(x)
+        if core.dtype is not x.dtype:
+            core = core.to(x.dtype)
+        return core, x
+
+    def perturb(self, core: Tensor) -> Tensor:
+        """Add sigma * epsilon; nothing is drawn at sigma = 0. Shape `(batch, *latent)`."""
+        return core + self.sigma * torch.randn_like(core) if self._noise else core
+
+    def entropy(self) -> Tensor:
+        """Return the entropy of w given x in nats, D/2 log(2 pi e sigma^2); zero at sigma = 0. A scalar."""
+        if not self._noise:
+            return torch.zeros_like(self.sigma)
+        return 0.5 * numel(self.latent_shape) * (math.log(2 * math.pi * math.e) + 2 * self.sigma.log())
+
+    def shell(self, values: Tensor) -> Tensor:
+        """Keep the shell of `values`, shape `(batch, *event)`: here everything."""
+        return values
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self._noise = float(self.sigma)
+
+    def extra_repr(self) -> str:
+        """Say sigma."""
+        return f"noise={self._noise:g}"
+
+
+class Partition(nn.Module):
+    """Partition family: the core is a fixed subset of x, the shell is the rest (Eq. 4).
+
+    Args:
+        mask: boolean, shape `(*event)`, True where x is core; as many as the latent has values.
+        latent_shape: shape of one latent.
+
+    Raises:
+        WrapError: if the mask does not select as many values as the latent holds.
+    """
+
+    exact = True
+    noise = 0.0
+    mask: Tensor
+    core_index: Tensor
+
+    def __init__(self, mask: Tensor, latent_shape: Sequence[int]) -> None:
+        super().__init__()
+        mask = mask.bool()
+        if int(mask.sum()) != numel(latent_shape):
+            raise WrapError(
+                f"the mask selects {int(mask.sum())} core variables, but the latent of shape "
+                f"{tuple(latent_shape)} holds {numel(latent_shape)}: they must be equal"
+            )
+        self.latent_shape = torch.Size(latent_shape)
+        self.register_buffer("mask", mask)
+        self.register_buffer("core_index", mask.flatten().nonzero().flatten(), persistent=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Split data `(batch, *event)` into core `(batch, *latent)` and shell `(batch, *event)`, core zeroed."""
+        flat = x.reshape(x.shape[0], self.mask.numel())
+        return flat[:, self.core_index].reshape(x.shape[0], *self.latent_shape), self.shell(x)
+
+    def join(self, core: Tensor, shell: Tensor) -> Tensor:
+        """Put core `(batch, *latent)` and shell `(batch, *event)` together to data `(batch, *event)`."""
+        flat = shell.reshape(shell.shape[0], self.mask.numel())
+        joined = flat.index_copy(
+            1, self.core_index, core.reshape(core.shape[0], self.core_index.numel()).to(flat.dtype)
+        )
+        return joined.reshape(shell.shape)
+
+    def perturb(self, core: Tensor) -> Tensor:
+        """Return the core as it is: an exact likelihood has no noise."""
+        return core
+
+    def entropy(self) -> Tensor:
+        """Return zero: nothing is drawn."""
+        return torch.zeros((), device=self.mask.device)
+
+    def shell(self, values: Tensor) -> Tensor:
+        """Keep the shell of `values`, shape `(batch, *event)`, with zeros at the core."""
+        return torch.where(self.mask, 0.0, values)
+
+    def extra_repr(self) -> str:
+        """Say the sizes."""
+        return f"core={self.core_index.numel()}, shell={self.mask.numel() - self.core_index.numel()}"
+
+
+def partition_mask(kind: str, event_shape: Sequence[int], core_size: int) -> Tensor:
+    """Choose the core variables of the partition family (paper, section 3.2).
+
+    Args:
+        kind: `"center"` (values nearest to the middle), `"corner"` (nearest to the first corner) or
+            `"random"` (drawn once from torch's generator).
+        event_shape: shape of one event. With three dimensions or more the first one is channels, which are
+            taken together.
+        core_size: how many values to take.
+
+    Returns:
+        Boolean mask of shape `(*event)`.
+
+    Raises:
+        WrapError: if more values are asked for than there are.
+    """
+    total = numel(event_shape)
+    if core_size > total:
+        raise WrapError(
+            f"a partition needs a latent no larger than the data: {core_size} core variables of {total} values; "
+            'use core="linear"'
+        )
+    if kind == "random":
+        order = torch.randperm(total)
+    else:
+        channels, space = (event_shape[:1], event_shape[1:]) if len(event_shape) > 2 else ((), event_shape)
+        grids = torch.meshgrid(*(torch.arange(n) for n in space), indexing="ij") if space else (torch.zeros(()),)
+        steps = [2 * g - (n - 1) for g, n in zip(grids, space, strict=False)] if kind == "center" else grids
+        distance = torch.stack([s.abs() for s in steps]).amax(0) if space else torch.zeros(())
+        # A stable sort breaks ties in reading order; channels of a position stay together.
+        rank = distance.expand(*channels, *space)
+        if channels:
+            rank = rank.movedim(0, -1)
+        index = torch.arange(total).reshape(tuple(event_shape))
+        index = index.movedim(0, -1) if channels else index
+        order = index.flatten()[rank.flatten().sort(stable=True).indices]
+    mask = torch.zeros(total, dtype=torch.bool)
+    mask[order[:core_size]] = True
+    return mask.reshape(tuple(event_shape))

@@ -1,0 +1,53 @@
+"""Errors with names, so that a training loop can tell them apart."""
+
+from torch import Tensor
+
+
+class NonFiniteError(ValueError):
+    """The loss, or a log-likelihood, is NaN or infinite; the message names the first term that is."""
+
+
+class WrapError(ValueError):
+    """A VAE cannot be wrapped as asked; the message says what was expected, what came, and what to do."""
+
+
+def require_finite(loss: Tensor, x: Tensor, **terms: Tensor) -> None:
+    """Raise if `loss` is not finite, naming the cause. One look at a scalar when all is well.
+
+    Args:
+        loss: a scalar.
+        x: the data as the user gave it, shape `(batch, *event)`.
+        **terms: what the loss was made of, in the order of computation.
+
+    Raises:
+        NonFiniteError: names the data or the first term that is not finite, and the rows concerned.
+    """
+    if bool(loss.isfinite()):
+        return
+    if x.is_floating_point() and not bool(x.isfinite().all()):
+        bad = (~x.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+        raise NonFiniteError(f"the data x holds NaN or infinite values in rows {_some(bad)} of the batch")
+    for name, term in terms.items():
+        finite = term.isfinite()
+        if bool(finite.all()):
+            continue
+        bad = (~finite).reshape(finite.shape[0], -1).any(1).nonzero().flatten().tolist() if finite.dim() else []
+        where = f" in rows {_some(bad)} of the batch" if bad else ""
+        hint = ""
+        if name == "preprocess":
+            low, high = x.min().item(), x.max().item()
+            hint = (
+                f"; x ranges from {low:.4g} to {high:.4g}, and the logit takes data in [0, 1]: scale it, or "
+                "dequantise integers with vae2aef.dequantize"
+            )
+        elif name == "encoder_scale":
+            hint = (
+                '; a scale must be positive: is `encoder_scale` right ("std", "log_std", "var", "log_var"), '
+                "or has training diverged?"
+            )
+        raise NonFiniteError(f"the term `{name}` is not finite{where}{hint}")
+    raise NonFiniteError("the loss is not finite, though each of its terms is: it overflowed when summed")
+
+
+def _some(rows: list[int]) -> str:
+    return ", ".join(map(str, rows[:5])) + (f", ... ({len(rows)} in all)" if len(rows) > 5 else "")

@@ -1,0 +1,73 @@
+"""Find encoder and decoder of a VAE: what the user gave, an adapter, or parts with the usual names."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vae2aef.errors import WrapError
+from vae2aef.marginal import evaluation_mode, own_random_state
+from vae2aef.parts import SCALES, CallableParts, VAEParts, two_tensors
+from vae2aef.registry import find_adapter
+
+PAIRS = (("encode", "decode"), ("encoder", "decoder"))
+
+
+def find_parts(vae: Any, x: Tensor, cond: tuple, kwargs: dict[str, Any], given: dict[str, Any]) -> VAEParts:
+    """Find the parts of a VAE.
+
+    Args:
+        vae: the user's VAE.
+        x: an example, shape `(batch, *event)`.
+        cond: conditions.
+        kwargs: conditions by name.
+        given: what the user said: `encoder`, `decoder`, `encoder_scale`, each may be None.
+
+    Raises:
+        WrapError: if they are not found, listing what was tried and the line to write; or if the meaning of the
+            encoder's second output is not known, showing its range.
+    """
+    encoder, decoder, scale = given["encoder"], given["decoder"], given["encoder_scale"]
+    tried = []
+    if encoder is None and decoder is None and vae is not None:
+        adapter = find_adapter(vae)
+        if adapter is not None:
+            return adapter(vae, x, **({} if scale is None else {"encoder_scale": scale}))
+        tried.append(f"an adapter for {type(vae).__module__}.{type(vae).__qualname__}: none is registered")
+    for first, second in PAIRS:
+        found = [given or _callable(vae, name) for given, name in ((encoder, first), (decoder, second))]
+        if found[0] is None or found[1] is None:
+            tried.append(f"`{first}` and `{second}`: not both there")
+            continue
+        names = [
+            f"{part} given by you" if given is not None else f"{type(vae).__name__}.{name}"
+            for part, given, name in (("encoder", encoder, first), ("decoder", decoder, second))
+        ]
+        if scale is None:
+            raise WrapError(_ask_for_scale(vae, found[0], x, cond, kwargs, names[0]))
+        parts = CallableParts(found[0], found[1], scale)
+        parts.taken = (f"encoder: {names[0]}, second output {scale} (as you said)", f"decoder: {names[1]}")
+        return parts
+    raise WrapError(
+        f"no encoder and decoder found in {type(vae).__name__}. Tried:\n  "
+        + "\n  ".join(tried)
+        + "\nPass them: vae2aef.wrap(vae, example=x, encoder=lambda x: (loc, log_var), decoder=lambda z: mean, "
+        'encoder_scale="log_var")'
+    )
+
+
+def _callable(vae: Any, name: str) -> Callable[..., Any] | None:
+    part = getattr(vae, name, None)
+    return part if callable(part) else None
+
+
+def _ask_for_scale(vae: Any, encoder: Callable, x: Tensor, cond: tuple, kwargs: dict, name: str) -> str:
+    module = vae if isinstance(vae, nn.Module) else nn.Module()
+    with evaluation_mode(module), torch.no_grad(), own_random_state(x.device):
+        raw = two_tensors(encoder(x, *cond, **kwargs))[1]
+    return (
+        f"what is the second output of {name}? On the example it ranges from {raw.min().item():.4g} to "
+        f"{raw.max().item():.4g}, and it cannot be told from that alone. Pass encoder_scale=, one of "
+        f"{', '.join(map(repr, SCALES))}"
+    )

@@ -1,0 +1,269 @@
+"""The marginal likelihood p(x) = int p(x, w) dw by importance sampling (Eq. 17-18, appendix C).
+
+    log p(x) ~ log 1/K sum_k p(x, w_k) / q(w_k | x),    w_k ~ q(w | x) = N(h(x), L L^T)
+
+The marginal equals int p0(z) p(x | z) dz: encoder, features and core flow only place the samples. So a VAE and
+an AEF are compared by one estimator. The average inside the logarithm makes it a lower bound on log p(x) in
+expectation, tight when the effective sample size is large.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vae2aef.core import Expansion
+from vae2aef.errors import NonFiniteError
+from vae2aef.tensors import numel, repeat_batch
+
+if TYPE_CHECKING:
+    from vae2aef.aef import AEF
+
+FULL_COVARIANCE_UP_TO = 128
+"""Largest latent for which a full covariance is tuned; above it, one scale for each core variable."""
+
+TUNING_ROWS, TUNING_DRAWS, TUNING_STEPS, TUNING_LR = 64, 8, 100, 0.05
+GRID = tuple(10.0**e for e in (-4, -3.5, -3, -2.5, -2, -1.5, -1, -0.5, 0))
+
+
+class LogProb(NamedTuple):
+    """An estimate of log p(x) with its error.
+
+    Attributes:
+        value: nats, shape `(batch,)`.
+        std_error: standard error of `value` from the importance sampling (delta method), nats, `(batch,)`;
+            zero if exact.
+        effective_sample_size: (sum of weights)^2 / sum of squares, between 1 and K, `(batch,)`; infinite if
+            exact. When it is small, `value` is too low on average and `std_error` is optimistic.
+        exact: whether `value` is exact (partition family).
+    """
+
+    value: Tensor
+    std_error: Tensor
+    effective_sample_size: Tensor
+    exact: bool
+
+
+class Proposal(NamedTuple):
+    """The spread of the importance samples: w = h(x) + L e, e standard normal, one L for all x.
+
+    Attributes:
+        log_scale: log of the diagonal of L, shape `(D,)`.
+        lower: L below its diagonal, in units of the scale of the row: shape `(D, D)`, or None for a diagonal.
+    """
+
+    log_scale: Tensor
+    lower: Tensor | None = None
+
+    def draw(self, n: int) -> tuple[Tensor, Tensor]:
+        """Draw `n` offsets from h(x), shape `(n, D)`, with their log density in nats, `(n,)`."""
+        noise = torch.randn(n, *self.log_scale.shape, dtype=self.log_scale.dtype, device=self.log_scale.device)
+        log_q = -0.5 * (noise.square() + math.log(2 * math.pi)).sum(1) - self.log_scale.sum()
+        unit = noise if self.lower is None else noise + noise @ self.lower.tril(-1).t()
+        return unit * self.log_scale.exp(), log_q
+
+
+@torch.no_grad()
+def log_prob(
+    aef: "AEF",
+    x: Tensor,
+    cond: tuple = (),
+    kwargs: dict[str, Any] | None = None,
+    num_samples: int = 128,
+    proposal: Proposal | None = None,
+    chunk_size: int | None = None,
+) -> LogProb:
+    """Estimate log p(x) in nats, in `eval()` mode and without gradients.
+
+    Args:
+        aef: the model.
+        x: data, shape `(batch, *event)`.
+        cond: conditions; tensors with the leading size of the batch are repeated for each draw.
+        kwargs: conditions by name.
+        num_samples: K, importance samples for each datum.
+        proposal: where to draw them; None tunes one on the first 64 rows of `x`. Tuning uses other draws than
+            the estimate, so the estimate of p(x) stays unbiased.
+        chunk_size: most decoder rows at once. Memory does not depend on K. By default the batch's own size, or
+            more if the data is small (2^18 values in all).
+
+    Raises:
+        ValueError: if K or `chunk_size` is not positive, or `x` has the wrong shape.
+        NonFiniteError: if a value is not finite; names the rows.
+    """
+    kwargs = kwargs or {}
+    if num_samples < 1 or (chunk_size is not None and chunk_size < 1):
+        raise ValueError(f"expected num_samples and chunk_size of at least 1, got {num_samples}, {chunk_size}")
+    batch = x.shape[0]
+    if proposal is None and batch:
+        proposal = tune(aef, x, cond, kwargs)
+    if proposal is None:  # the partition family, or nothing to estimate
+        with evaluation_mode(aef):
+            value = aef.expanded_log_prob(x, *cond, **kwargs)
+        _require_finite(value)
+        return LogProb(value, torch.zeros_like(value), torch.full_like(value, math.inf), aef.core.exact)
+    at_once = chunk_size or max(batch, 2**18 // max(numel(aef.event_shape), 1))
+    with evaluation_mode(aef):
+        parts = []
+        for rows in range(0, batch, at_once):
+            take = slice(rows, rows + at_once)
+            case = Case(aef, x[take], _rows(cond, take, batch), _rows(kwargs, take, batch))
+            parts.append(_accumulate(case, num_samples, proposal, at_once))
+    values, sizes = (torch.cat(column) for column in zip(*parts, strict=True))
+    _require_finite(values)
+    # Var(mean w) / (mean w)^2 from the same sums as the effective sample size, with K - 1 for the variance.
+    relative = (1 / sizes - 1 / num_samples).clamp(min=0) * num_samples / max(num_samples - 1, 1)
+    std_error = relative.sqrt() if num_samples > 1 else torch.full_like(values, math.inf)
+    return LogProb(values, std_error, sizes, False)
+
+
+class Case:
+    """One batch with all that does not change from draw to draw: encoded and preprocessed once."""
+
+    def __init__(self, aef: "AEF", x: Tensor, cond: tuple, kwargs: dict[str, Any]) -> None:
+        self.aef, self.cond, self.kwargs, self.batch = aef, cond, kwargs, x.shape[0]
+        self.y, self.log_det = aef._preprocess(x)
+        self.core, _ = aef.core(self.y)
+        self.posterior = aef.parts.encode(self.y, *cond, **kwargs)
+
+    def log_weights(self, proposal: Proposal, draws: int) -> Tensor:
+        """Return log p(x, w_k) / q(w_k | x) for fresh draws: shape `(draws, batch)`, nats."""
+        offsets, log_q = proposal.draw(draws * self.batch)
+        w = self._repeat(self.core, draws) + offsets.reshape(-1, *self.aef.latent_shape).to(self.core.dtype)
+        loc, scale, transform = self.posterior
+        posterior = type(self.posterior)(self._repeat(loc, draws), self._repeat(scale, draws), transform)
+        cond = tuple(self._repeat(c, draws) for c in self.cond)
+        kwargs = {name: self._repeat(c, draws) for name, c in self.kwargs.items()}
+        joint = self.aef._joint(self._repeat(self.y, draws), w, posterior, cond, kwargs)
+        log_p = joint.prior + joint.residual + joint.log_det - log_q
+        return log_p.reshape(draws, self.batch) + self.log_det
+
+    def _repeat(self, value: Any, draws: int) -> Any:
+        return value if draws == 1 else repeat_batch(value, draws, self.batch)
+
+
+def _accumulate(case: Case, num_samples: int, proposal: Proposal, at_once: int) -> tuple[Tensor, Tensor]:
+    """Log mean weight and effective sample size, `(batch,)` each, from streamed sums of weights."""
+    total = squares = case.y.new_full((case.batch,), -math.inf)
+    done = 0
+    while done < num_samples:
+        draws = min(max(at_once // case.batch, 1), num_samples - done)
+        log_w = case.log_weights(proposal, draws)
+        total = torch.logaddexp(total, log_w.logsumexp(0))
+        squares = torch.logaddexp(squares, (2 * log_w).logsumexp(0))
+        done += draws
+    return total - math.log(num_samples), (2 * total - squares).exp()
+
+
+def tune(aef: "AEF", x: Tensor, cond: tuple = (), kwargs: dict[str, Any] | None = None) -> Proposal | None:
+    """Tune the proposal on (at most 64 rows of) data: a scan over one common scale, then gradient ascent.
+
+    What is maximised is the importance-weighted bound itself (Burda et al., 2016), over a scale for each core
+    variable and, up to 128 of them, their correlations. The better of start and end is returned. Nothing in
+    the model changes; torch's random state is left as it was.
+
+    Args:
+        aef: the model.
+        x: held-out data, shape `(batch, *event)`.
+        cond: conditions.
+        kwargs: conditions by name.
+
+    Returns:
+        The proposal; None in the partition family, whose likelihood is exact.
+
+    Raises:
+        ValueError: if `x` is empty.
+        NonFiniteError: if no proposal gives a finite bound.
+    """
+    if not isinstance(aef.core, Expansion):
+        return None
+    if not x.shape[0]:
+        raise ValueError("cannot tune a proposal on an empty batch")
+    batch, take = x.shape[0], slice(0, TUNING_ROWS)
+    with evaluation_mode(aef), own_random_state(x.device):
+        torch.manual_seed(0)
+        with torch.no_grad():
+            case = Case(aef, x[take], _rows(cond, take, batch), _rows(kwargs or {}, take, batch))
+            dim = numel(aef.latent_shape)
+            like = case.core.new_zeros(dim)
+            scales = [*GRID, aef.noise] if aef.noise else list(GRID)
+            starts = [Proposal(like + math.log(scale)) for scale in scales]
+            start = max(starts, key=lambda p: _bound(case, p))
+        tuned = _ascend(case, start, full=dim <= FULL_COVARIANCE_UP_TO)
+        with torch.no_grad():
+            best = max((start, tuned), key=lambda p: _bound(case, p, draws=2 * TUNING_DRAWS))
+            if not math.isfinite(_bound(case, best)):
+                raise NonFiniteError("no importance proposal gives a finite bound: is the model's loss finite?")
+    return best
+
+
+def _ascend(case: Case, start: Proposal, full: bool) -> Proposal:
+    """Maximise the bound by Adam from `start`."""
+    log_scale = start.log_scale.clone().requires_grad_()
+    dim = log_scale.shape[0]
+    lower = log_scale.new_zeros(dim, dim).requires_grad_() if full and dim > 1 else None
+    optimizer = torch.optim.Adam([p for p in (log_scale, lower) if p is not None], lr=TUNING_LR)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, TUNING_STEPS)
+    for _ in range(TUNING_STEPS):
+        with torch.enable_grad():
+            loss = -_iwae(case.log_weights(Proposal(log_scale, lower), TUNING_DRAWS)).mean()
+            grads = torch.autograd.grad(loss, optimizer.param_groups[0]["params"])
+        if not all(bool(g.isfinite().all()) for g in grads):
+            break
+        for parameter, grad in zip(optimizer.param_groups[0]["params"], grads, strict=True):
+            parameter.grad = grad
+        optimizer.step()
+        schedule.step()
+    return Proposal(log_scale.detach(), None if lower is None else lower.detach())
+
+
+def _bound(case: Case, proposal: Proposal, draws: int = TUNING_DRAWS) -> float:
+    value = float(_iwae(case.log_weights(proposal, draws)).mean())
+    return value if math.isfinite(value) else -math.inf
+
+
+def _iwae(log_w: Tensor) -> Tensor:
+    return log_w.logsumexp(0) - math.log(log_w.shape[0])
+
+
+def _rows(conditions: Any, take: slice, batch: int) -> Any:
+    """Cut the rows `take` out of every condition that has the batch dimension."""
+
+    def cut(value: Any) -> Any:
+        has_batch = isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == batch
+        return value[take] if has_batch else value
+
+    if isinstance(conditions, dict):
+        return {name: cut(value) for name, value in conditions.items()}
+    return tuple(cut(value) for value in conditions)
+
+
+def _require_finite(values: Tensor) -> None:
+    bad = (~values.isfinite()).nonzero().flatten().tolist()
+    if bad:
+        raise NonFiniteError(f"log_prob is not finite in rows {bad[:5]} of the batch; call aef(x) to see the term")
+
+
+@contextlib.contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Put every submodule in `eval()`, and back into its own mode afterwards."""
+    modes = [(m, m.training) for m in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for m, mode in modes:
+            m.training = mode
+
+
+@contextlib.contextmanager
+def own_random_state(device: torch.device) -> Iterator[None]:
+    """Leave torch's random state, of the CPU and of `device`, as it was."""
+    if device.type == "cpu":
+        with torch.random.fork_rng(devices=[]):
+            yield
+    else:
+        with torch.random.fork_rng(devices=[device], device_type=device.type):
+            yield

@@ -1,0 +1,182 @@
+"""The one contract of all adapters: what an AEF needs from a VAE."""
+
+import abc
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vae2aef.errors import WrapError
+from vae2aef.tensors import at_least_float32
+
+MIN_SCALE = 1e-6
+"""Floor of the encoder's scale. A log variance clamped at -30 or a half precision zero ends here."""
+
+SCALES = ("std", "log_std", "var", "log_var")
+
+
+class Posterior(NamedTuple):
+    """What the encoder says of a batch: z = transform(loc + scale * u).
+
+    Attributes:
+        loc: g_m(x), shape `(batch, *latent)`.
+        scale: g_s(x), positive, shape `(batch, *latent)`.
+        transform: for VAEs with a posterior flow after the affine map: maps `(batch, *latent)` to
+            `(z, log|det|)`, shapes `(batch, *latent)` and `(batch,)`. None if there is none.
+    """
+
+    loc: Tensor
+    scale: Tensor
+    transform: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+
+
+class Decoded(NamedTuple):
+    """What the decoder says of a batch of latents.
+
+    Attributes:
+        mean: f(z), shape `(batch, *event)` or flattened.
+        scale: the decoder's own scale, if it has one, positive, of the same shape.
+    """
+
+    mean: Tensor
+    scale: Tensor | None = None
+
+
+class VAEParts(abc.ABC):
+    """Encoder, decoder and prior of a VAE, in one form whatever the codebase.
+
+    An adapter derives from it, keeps a reference to the user's module, and changes nothing in it.
+
+    Attributes:
+        prior: module with `log_prob(z) -> (batch,)` and `sample(n)`; None for the standard normal.
+        taken: what was taken from the VAE, a line each; shown by `print(aef)`.
+        assumed: what was assumed, a line each.
+    """
+
+    prior: nn.Module | None = None
+    taken: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
+
+    @abc.abstractmethod
+    def encode(self, x: Tensor, *cond: Any, **kwargs: Any) -> Posterior:
+        """Encode data `(batch, *event)`; conditions are handed on."""
+
+    @abc.abstractmethod
+    def decode(self, z: Tensor, *cond: Any, **kwargs: Any) -> Decoded:
+        """Decode latents `(batch, *latent)`; conditions are handed on."""
+
+
+class CallableParts(VAEParts):
+    """The parts of a VAE given as two callables.
+
+    Args:
+        encoder: `encoder(x, *cond)` returns two tensors, location and scale, of shape `(batch, *latent)`.
+        decoder: `decoder(z, *cond)` returns the mean, or (mean, scale), shaped like the data or flattened.
+        encoder_scale: what the encoder's second output is: `"std"`, `"log_std"`, `"var"` or `"log_var"`.
+        flatten: hand the data to the encoder as `(batch, N)`.
+
+    Raises:
+        WrapError: for an unknown `encoder_scale`, or outputs of another kind, when they are first seen.
+    """
+
+    def __init__(
+        self,
+        encoder: Callable[..., Any],
+        decoder: Callable[..., Any],
+        encoder_scale: str,
+        flatten: bool = False,
+    ) -> None:
+        if encoder_scale not in SCALES:
+            raise WrapError(
+                f"expected encoder_scale to be one of {', '.join(map(repr, SCALES))}; got {encoder_scale!r}"
+            )
+        self.encoder = encoder
+        self.decoder = decoder
+        self.encoder_scale = encoder_scale
+        self.flatten = flatten
+
+    def encode(self, x: Tensor, *cond: Any, **kwargs: Any) -> Posterior:
+        """See `VAEParts.encode`."""
+        out = self.encoder(x.flatten(1) if self.flatten else x, *cond, **kwargs)
+        loc, raw = two_tensors(out)
+        return Posterior(at_least_float32(loc), to_scale(raw, self.encoder_scale))
+
+    def decode(self, z: Tensor, *cond: Any, **kwargs: Any) -> Decoded:
+        """See `VAEParts.decode`."""
+        return to_decoded(self.decoder(z, *cond, **kwargs))
+
+
+def to_scale(raw: Tensor, kind: str) -> Tensor:
+    """Convert an encoder's second output to a scale (standard deviation), at least 1e-6, float32 or wider.
+
+    A negative `"std"` or `"var"` becomes NaN, which the loss reports by name.
+
+    Args:
+        raw: the output, any shape.
+        kind: `"std"`, `"log_std"`, `"var"` or `"log_var"`.
+    """
+    raw = at_least_float32(raw)
+    if kind == "log_var":
+        return (0.5 * raw).exp().clamp(min=MIN_SCALE)
+    if kind == "log_std":
+        return raw.exp().clamp(min=MIN_SCALE)
+    raw = torch.where(raw < 0, torch.nan, raw)
+    if kind == "var":
+        return raw.clamp(min=MIN_SCALE**2).sqrt()
+    return raw.clamp(min=MIN_SCALE)
+
+
+def two_tensors(out: Any) -> tuple[Tensor, Tensor]:
+    """Unpack an encoder's output.
+
+    Raises:
+        WrapError: if it is not a pair of tensors; the message says what it is.
+    """
+    if isinstance(out, (tuple, list)) and len(out) == 2 and all(isinstance(t, Tensor) for t in out):
+        return out[0], out[1]
+    raise WrapError(
+        f"expected the encoder to return two tensors (location, scale), got {describe(out)}; pass "
+        "encoder=lambda x: (loc, scale) that picks them out"
+    )
+
+
+def to_decoded(out: Any) -> Decoded:
+    """Read a decoder's output: a tensor, or a pair (mean, scale).
+
+    Raises:
+        WrapError: for anything else; the message says what it is and what to pass instead.
+    """
+    if isinstance(out, Tensor):
+        return Decoded(at_least_float32(out))
+    if isinstance(out, (tuple, list)) and len(out) == 2 and all(isinstance(t, Tensor) for t in out):
+        return Decoded(at_least_float32(out[0]), at_least_float32(out[1]))
+    if isinstance(out, torch.distributions.Distribution):
+        support = out.support
+        if support is not None and getattr(support, "is_discrete", False):
+            raise WrapError(
+                f"the decoder returns {describe(out)}: that is a probability of discrete data, not a density on "
+                "the reals, and an AEF needs residuals x - f(z). Pass decoder=lambda z: vae.decoder(z).mean to use "
+                "its mean with a Gaussian residual of learned scale"
+            )
+        raise WrapError(
+            f"the decoder returns {describe(out)}; pass decoder=lambda z: ... that returns its mean, or "
+            '(mean, scale) with residual="decoder"'
+        )
+    raise WrapError(
+        f"expected the decoder to return a tensor shaped like the data, or (mean, scale), got {describe(out)}; "
+        "pass decoder=lambda z: ... that picks it out"
+    )
+
+
+def describe(out: Any) -> str:
+    """Say in a few words what an object is, with shapes of tensors."""
+    if isinstance(out, Tensor):
+        return f"a tensor of shape {tuple(out.shape)}"
+    if isinstance(out, (tuple, list)):
+        return f"a {type(out).__name__} of {len(out)}: [{', '.join(describe(item) for item in out)}]"
+    if isinstance(out, dict):
+        return f"a {type(out).__name__} with the keys {list(out)}"
+    if isinstance(out, torch.distributions.Distribution):
+        return f"a torch distribution {type(out).__name__}"
+    return f"an object of type {type(out).__qualname__}"

@@ -1,0 +1,159 @@
+"""Densities r of the residual delta = x - f(z), with a learnable scale (paper, section 3.1)."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MIN_SCALE = 1e-5
+"""Floor of every residual scale, in units of the (preprocessed) data."""
+
+
+def gaussian(standardised: Tensor) -> Tensor:
+    """Log density of the standard normal, elementwise, nats."""
+    return -0.5 * (standardised.square() + math.log(2 * math.pi))
+
+
+def laplace(standardised: Tensor) -> Tensor:
+    """Log density of the Laplace distribution of scale 1, elementwise, nats."""
+    return -standardised.abs() - math.log(2.0)
+
+
+def student_t(standardised: Tensor, df: float = 4.0) -> Tensor:
+    """Log density of Student's t of scale 1 and `df` degrees of freedom, elementwise, nats."""
+    normaliser = math.lgamma(0.5 * (df + 1)) - math.lgamma(0.5 * df) - 0.5 * math.log(math.pi * df)
+    return normaliser - 0.5 * (df + 1) * torch.log1p(standardised.square() / df)
+
+
+FAMILIES: dict[str, Callable[[Tensor], Tensor]] = {
+    "gaussian": gaussian,
+    "laplace": laplace,
+    "student_t": student_t,
+}
+
+
+class Residual(nn.Module):
+    """A density of residuals, independent from feature to feature, with the scale `s + 1e-5`.
+
+    Any module with the same `log_prob` and `sample` can stand in its place.
+
+    Args:
+        event_shape: shape of one event of data.
+        scale: `"learned"` (one scale a feature, softplus of a parameter), `"shared"` (one for all),
+            a positive number (fixed), or `"decoder"` (the decoder's second output, handed to `log_prob`).
+        family: `"gaussian"`, `"laplace"` or `"student_t"` (4 degrees of freedom).
+        initial_scale: where a learned scale starts.
+
+    Raises:
+        ValueError: for an unknown family or scale, or a number that is not positive.
+    """
+
+    fixed: Tensor
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        scale: str | float = "learned",
+        family: str = "gaussian",
+        initial_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if family not in FAMILIES:
+            raise ValueError(f"expected a residual family {', '.join(FAMILIES)}; got {family!r}")
+        if not isinstance(scale, str) and not (scale > 0 and math.isfinite(scale)):
+            raise ValueError(f"expected a positive residual scale, got {scale}")
+        if isinstance(scale, str) and scale not in ("learned", "shared", "decoder"):
+            raise ValueError(f'expected a scale "learned", "shared", "decoder" or a number; got {scale!r}')
+        self.event_shape = torch.Size(event_shape)
+        self.family = family
+        self.kind = scale if isinstance(scale, str) else "fixed"
+        if scale in ("learned", "shared"):
+            shape = self.event_shape if scale == "learned" else (1,) * max(len(self.event_shape), 1)
+            # softplus(raw) = initial_scale
+            raw = initial_scale + math.log(-math.expm1(-initial_scale))
+            self.raw_scale = nn.Parameter(torch.full(tuple(shape), raw))
+        elif not isinstance(scale, str):
+            self.register_buffer("fixed", torch.tensor(float(scale)))
+
+    def scale(self, decoder_scale: Tensor | None = None) -> Tensor:
+        """Return the scale, broadcastable to `(batch, *event)`, in units of the (preprocessed) data.
+
+        Args:
+            decoder_scale: the decoder's second output, shape `(batch, *event)`; for `"decoder"` only.
+
+        Raises:
+            ValueError: if the scale is the decoder's and none is given.
+        """
+        if self.kind == "fixed":
+            return self.fixed
+        if self.kind == "decoder":
+            if decoder_scale is None:
+                raise ValueError(
+                    'residual="decoder" needs a decoder that returns (mean, scale), but it returned the mean '
+                    'alone; use residual="learned"'
+                )
+            return decoder_scale.clamp(min=MIN_SCALE)
+        return F.softplus(self.raw_scale) + MIN_SCALE
+
+    def log_prob(self, delta: Tensor, decoder_scale: Tensor | None = None) -> Tensor:
+        """Log density in nats of every single residual.
+
+        Args:
+            delta: residuals, shape `(batch, *event)`.
+            decoder_scale: as in `scale`.
+
+        Returns:
+            Shape `(batch, *event)`: not summed, so that the partition family can leave out the core.
+        """
+        scale = self.scale(decoder_scale)
+        return FAMILIES[self.family](delta / scale) - scale.log()
+
+    def sample(self, mean: Tensor, decoder_scale: Tensor | None = None) -> Tensor:
+        """Draw residuals shaped like `mean`, shape `(batch, *event)`."""
+        if self.family == "gaussian":
+            unit = torch.randn_like(mean)
+        else:
+            one = torch.ones_like(mean)
+            base = (
+                torch.distributions.Laplace(0 * one, one, validate_args=False)
+                if self.family == "laplace"
+                else torch.distributions.StudentT(4.0 * one, validate_args=False)
+            )
+            unit = base.sample()
+        return unit * self.scale(decoder_scale)
+
+    def extra_repr(self) -> str:
+        """Say the family and where the scale comes from."""
+        return f"{self.family}, scale={self.kind}"
+
+
+def build_residual(
+    kind: "str | float | nn.Module", event_shape: Sequence[int], initial_scale: float = 1.0
+) -> nn.Module:
+    """Make the residual density that `wrap(residual=...)` names.
+
+    Args:
+        kind: `"learned"`, `"shared"`, `"decoder"`, a positive number (Gaussian with that fixed scale), the
+            name of a family (one learned scale a feature), or a module with `log_prob` and `sample`.
+        event_shape: shape of one event of data.
+        initial_scale: where a learned scale starts.
+
+    Raises:
+        ValueError: for an unknown name or a number that is not positive.
+        TypeError: for an object without `log_prob` and `sample`.
+    """
+    if isinstance(kind, str) and kind in FAMILIES:
+        return Residual(event_shape, family=kind, initial_scale=initial_scale)
+    if isinstance(kind, str) and kind not in ("learned", "shared", "decoder"):
+        names = ", ".join(f'"{name}"' for name in ("learned", "shared", "decoder", *FAMILIES))
+        raise ValueError(f"expected a residual {names}, a number or a module; got {kind!r}")
+    if isinstance(kind, (str, int, float)):
+        return Residual(event_shape, scale=kind, initial_scale=initial_scale)
+    if isinstance(kind, nn.Module) and callable(getattr(kind, "log_prob", None)) and hasattr(kind, "sample"):
+        return kind
+    raise TypeError(
+        f"expected a residual by name, a number, or a module with log_prob(delta, decoder_scale) -> elementwise "
+        f"nats and sample(mean, decoder_scale); got {type(kind).__name__}"
+    )

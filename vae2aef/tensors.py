@@ -1,0 +1,38 @@
+"""Small helpers for tensors of shape `(batch, *event)`."""
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def sum_event(values: Tensor) -> Tensor:
+    """Sum over everything but the batch: `(batch, *event)` gives `(batch,)`."""
+    return values.flatten(1).sum(1) if values.dim() > 1 else values
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Return half precision values as float32 and all others unchanged: densities need the digits."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def full_precision(values: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which autocast is off for the device of `values`."""
+    return torch.autocast(values.device.type, enabled=False)
+
+
+def numel(shape: Sequence[int]) -> int:
+    """Return how many values an event of this shape holds (1 for the empty shape)."""
+    return torch.Size(shape).numel()
+
+
+def repeat_batch(value: Any, times: int, batch: int) -> Any:
+    """Repeat a tensor of leading size `batch` to `times * batch`, whole batch after whole batch.
+
+    Anything else (a scalar, a string, a tensor without the batch dimension) is returned as it is.
+    """
+    if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == batch:
+        return value.repeat(times, *(1 for _ in value.shape[1:]))
+    return value

@@ -1,0 +1,256 @@
+"""`wrap`: find the parts of a VAE, check them on an example, add what an AEF needs."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vae2aef.aef import AEF
+from vae2aef.core import Expansion, LinearFeatures, NoFeatures, Partition, partition_mask
+from vae2aef.errors import WrapError
+from vae2aef.find import find_parts
+from vae2aef.flows import Bijection, FlowPrior, StandardNormal, build_flow
+from vae2aef.marginal import evaluation_mode, own_random_state
+from vae2aef.parts import CallableParts, VAEParts, describe
+from vae2aef.preprocess import build_preprocess
+from vae2aef.residual import build_residual
+from vae2aef.tensors import at_least_float32, numel
+
+PROBE_ROWS = 128
+
+
+def wrap(
+    vae: Any,
+    *,
+    example: Any = None,
+    encoder: Callable[..., Any] | None = None,
+    decoder: Callable[..., Any] | None = None,
+    encoder_scale: str | None = None,
+    core: "str | nn.Module | Tensor" = "linear",
+    core_flow: Any = "coupling",
+    prior: Any = None,
+    residual: "str | float | nn.Module" = "learned",
+    preprocess: Any = None,
+    noise: float = 0.0,
+) -> AEF:
+    """Wrap a VAE as an AutoEncoder within Flows. The VAE is used as it is: nothing in it is changed or copied.
+
+    Args:
+        vae: the VAE. Its class is known to an adapter, or it has `encoder` and `decoder` (or `encode` and
+            `decode`), or the two are given; None if `encoder` and `decoder` are all there is.
+        example: a batch of data, `(batch, *event)`, to read shapes from and to check the parts on; a tuple
+            `(x, *conditions)`, whose last item may be a dict of conditions by name, for a conditional VAE.
+        encoder: callable `x -> (location, scale)`, if the VAE's own is not to be used.
+        decoder: callable `z -> mean` or `z -> (mean, scale)`, likewise.
+        encoder_scale: what the encoder's second output is: `"std"`, `"log_std"`, `"var"` or `"log_var"`.
+        core: `"linear"` (h(x) = W x + b), a module (your own h, data to latent shape), `"noise"` (the VAE
+            itself: the loss is its negative ELBO), or, for the partition family, `"center"`, `"corner"`,
+            `"random"` or a boolean mask of the event's shape.
+        core_flow: n^-1: `"none"`, `"coupling"`, `"maf"` or a `vae2aef.Bijection`.
+        prior: None for the VAE's own, `"coupling"`, `"maf"`, a module with `log_prob` and `sample`, or a
+            `torch.distributions` object.
+        residual: `"learned"`, `"shared"`, `"decoder"`, a number, `"laplace"`, `"student_t"`, or a module; see
+            `vae2aef.Residual`.
+        preprocess: None, `"dequantize"`, `"logit"`, `"standardize"`, a `vae2aef.Bijection`, or a list of these.
+        noise: sigma of Eq. 11; 0 is the paper's loss, more makes the loss a bound on -log p(x).
+
+    Returns:
+        A module whose forward is the loss.
+
+    Raises:
+        WrapError: if the VAE's parts are not found or do not fit together; it is a `ValueError`.
+        TypeError: if `vae` is an AEF already, or an option is of the wrong type.
+        ValueError: for an unknown option.
+    """
+    if isinstance(vae, AEF):
+        raise TypeError("this is an AEF already; to wrap its VAE anew, pass aef.vae")
+    x, cond, kwargs = _example(example)
+    given = {"encoder": encoder, "decoder": decoder, "encoder_scale": encoder_scale}
+    parts = find_parts(vae, x, cond, kwargs, given)
+    bijection = build_preprocess(preprocess, x)
+    seen = _probe(vae, parts, x, cond, kwargs, bijection)
+    event, latent = seen.event_shape, seen.latent_shape
+    the_prior, takes_conditions = _prior(prior, parts, latent)
+    aef = AEF(
+        vae,
+        parts,
+        core=_core(core, event, latent, noise),
+        core_flow=_flow(core_flow, latent),
+        prior=the_prior,
+        residual=build_residual(residual, event, seen.spread),
+        preprocess=bijection,
+        event_shape=event,
+        outside=_outside(vae, parts),
+        prior_takes_conditions=takes_conditions,
+        summary=_summary(vae, parts, seen, core, core_flow, prior, the_prior, residual, preprocess),
+    )
+    return aef.to(x.device)
+
+
+class _Seen:
+    """What a look at the example showed."""
+
+    def __init__(self, event_shape: torch.Size, latent_shape: torch.Size, spread: float) -> None:
+        self.event_shape, self.latent_shape, self.spread = event_shape, latent_shape, spread
+
+
+def _example(example: Any) -> tuple[Tensor, tuple, dict[str, Any]]:
+    if isinstance(example, Tensor):
+        return example, (), {}
+    if isinstance(example, (tuple, list)) and example and isinstance(example[0], Tensor):
+        x, *cond = example
+        kwargs = cond.pop() if cond and isinstance(cond[-1], dict) else {}
+        return x, tuple(cond), kwargs
+    raise WrapError(
+        "expected example=x, a batch of data of shape (batch, *event), or (x, *conditions): shapes are read from it "
+        f"and the parts are checked on it; got {'nothing' if example is None else describe(example)}"
+    )
+
+
+def _probe(vae: Any, parts: VAEParts, x: Tensor, cond: tuple, kwargs: dict, preprocess: Bijection) -> _Seen:
+    """Run the parts once, in eval mode, without gradients and with torch's random state kept; check all."""
+    if x.dim() < 1 or not x.shape[0]:
+        raise WrapError(f"expected an example of at least one row, got shape {tuple(x.shape)}")
+    batch = min(x.shape[0], PROBE_ROWS)
+    full, x = x.shape[0], x[:batch]
+    cond = tuple(_head(c, full, batch) for c in cond)
+    kwargs = {name: _head(c, full, batch) for name, c in kwargs.items()}
+    module = vae if isinstance(vae, nn.Module) else nn.Module()
+    with evaluation_mode(module), torch.no_grad(), own_random_state(x.device):
+        y = preprocess(at_least_float32(x))[0]
+        if not y.is_floating_point():
+            raise WrapError(
+                f"the example is of {x.dtype}, and a density needs continuous data: pass vae2aef.dequantize(x), or "
+                'preprocess=["dequantize", ...]'
+            )
+        if not bool(y.isfinite().all()):
+            raise WrapError(
+                f"the example, ranging from {x.min().item():.4g} to {x.max().item():.4g}, is not finite after "
+                "preprocessing: it holds NaN or lies outside [0, 1], where the logit is defined"
+            )
+        posterior = parts.encode(y, *cond, **kwargs)
+        loc, scale = posterior.loc, posterior.scale
+        if loc.shape != scale.shape or loc.shape[:1] != (batch,):
+            raise WrapError(
+                f"expected location and scale of one shape (batch, *latent) with batch = {batch}, got "
+                f"{tuple(loc.shape)} and {tuple(scale.shape)}"
+            )
+        if not bool(scale.isfinite().all()):
+            raise WrapError(
+                "the encoder's scale is not positive and finite on the example"
+                + (f": {_raw_range(parts, y, cond, kwargs)}" if isinstance(parts, CallableParts) else "")
+            )
+        z = loc if posterior.transform is None else posterior.transform(loc)[0]
+        try:
+            decoded = parts.decode(z, *cond, **kwargs)
+        except RuntimeError as error:
+            raise WrapError(
+                f"the decoder fails on latents of shape {tuple(z.shape)}, which is what the encoder returns for data "
+                f"of shape {tuple(y.shape)}; encoder and decoder must agree on the latent shape. The decoder said: "
+                f"{error}"
+            ) from error
+        mean = decoded.mean
+        if mean.shape[:1] != (batch,) or mean.numel() != y.numel():
+            raise WrapError(
+                f"expected the decoder to return {tuple(y.shape)}, shaped like the data (or flattened), got "
+                f"{tuple(mean.shape)}"
+            )
+        if not bool(mean.isfinite().all()):
+            raise WrapError("the decoder's mean is not finite on the example")
+    return _Seen(y.shape[1:], loc.shape[1:], 1.0)
+
+
+def _head(value: Any, full: int, batch: int) -> Any:
+    has_batch = isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == full
+    return value[:batch] if has_batch else value
+
+
+def _raw_range(parts: CallableParts, y: Tensor, cond: tuple, kwargs: dict) -> str:
+    raw = parts.encoder(y.flatten(1) if parts.flatten else y, *cond, **kwargs)[1]
+    return (
+        f'encoder_scale="{parts.encoder_scale}" says that the second output is a {parts.encoder_scale}, but it '
+        f"ranges from {raw.min().item():.4g} to {raw.max().item():.4g}; with negative values it can only be "
+        '"log_std" or "log_var"'
+    )
+
+
+def _core(core: Any, event: torch.Size, latent: torch.Size, noise: float) -> Expansion | Partition:
+    partition = isinstance(core, Tensor) or core in ("center", "corner", "random")
+    if partition:
+        if noise:
+            raise ValueError(f"the partition family has an exact likelihood and takes no noise, got noise={noise}")
+        mask = core if isinstance(core, Tensor) else partition_mask(core, event, numel(latent))
+        if mask.shape != event:
+            raise WrapError(f"expected a core mask of the data's shape {tuple(event)}, got {tuple(mask.shape)}")
+        return Partition(mask, latent)
+    if isinstance(core, nn.Module):
+        return Expansion(core, latent, noise)
+    if core == "linear":
+        return Expansion(LinearFeatures(event, latent), latent, noise)
+    if core == "noise":
+        if noise not in (0.0, 1.0):
+            raise ValueError(f'core="noise" is the VAE itself, whose noise is 1 by definition; got noise={noise}')
+        return Expansion(NoFeatures(latent), latent, 1.0)
+    raise ValueError(f'expected core "linear", "noise", "center", "corner", "random", a mask or a module; got {core!r}')
+
+
+def _flow(flow: Any, latent: torch.Size) -> Bijection:
+    return build_flow(flow, numel(latent))
+
+
+def _prior(prior: Any, parts: VAEParts, latent: torch.Size) -> tuple[nn.Module, bool]:
+    """Make the prior; say whether it takes conditions."""
+    if isinstance(prior, (str, Bijection)):
+        return FlowPrior(build_flow(prior, numel(latent)), latent), False
+    if prior is None:
+        prior = parts.prior if parts.prior is not None else StandardNormal(latent)
+    if isinstance(prior, torch.distributions.Distribution):
+        from vae2aef.interop import DistributionPrior
+
+        prior = DistributionPrior(prior, latent)
+    if not (isinstance(prior, nn.Module) and callable(getattr(prior, "log_prob", None)) and hasattr(prior, "sample")):
+        raise TypeError(
+            'expected prior None, "coupling", "maf", a torch distribution, or a module with log_prob(z) -> (batch,) '
+            f"and sample(n); got {describe(prior)}"
+        )
+    density: Any = prior.log_prob
+    return prior, len(inspect.signature(density).parameters) > 1
+
+
+def _outside(vae: Any, parts: VAEParts) -> dict[str, nn.Module]:
+    """Modules among the parts that are not inside `vae`, so that they are trained, moved and saved."""
+    inside = {id(m) for m in vae.modules()} if isinstance(vae, nn.Module) else set()
+    found = {}
+    for name in ("encoder", "decoder"):
+        part = getattr(parts, name, None)
+        part = part if isinstance(part, nn.Module) else getattr(part, "__self__", None)
+        if isinstance(part, nn.Module) and id(part) not in inside:
+            found[name] = part
+    return found
+
+
+def _summary(
+    vae: Any, parts: VAEParts, seen: _Seen, core: Any, core_flow: Any, prior: Any, the_prior: nn.Module,
+    residual: Any, preprocess: Any,
+) -> str:  # fmt: skip
+    def name(option: Any) -> str:
+        if isinstance(option, str):
+            return option
+        if isinstance(option, (list, tuple)):
+            return " + ".join(map(name, option))
+        return f"{option:g}" if isinstance(option, (int, float)) else type(option).__name__
+
+    own = prior is None
+    lines = [
+        f"AEF of {type(vae).__name__}: data {tuple(seen.event_shape)}, latent {tuple(seen.latent_shape)}",
+        *(f"  taken from the VAE: {line}" for line in parts.taken),
+        *([f"  taken from the VAE: prior {type(the_prior).__name__}"] if own and parts.prior is not None else []),
+        *(["  assumed: prior standard normal (no other was found or given)"] if own and parts.prior is None else []),
+        *(f"  assumed: {line}" for line in parts.assumed),
+        f"  added: core {name(core)}, core flow {name(core_flow)}, residual {name(residual)}"
+        + ("" if own else f", prior {name(prior)}")
+        + ("" if preprocess is None else f", preprocessing {name(preprocess)}"),
+    ]
+    return "\n".join(lines)
