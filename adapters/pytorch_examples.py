@@ -23,12 +23,14 @@ def has_methods(vae: Any) -> bool:
 
 
 @register_adapter(matches=has_methods)
-def adapt(vae: Any, example: Tensor, encoder_scale: str | None = None) -> CallableParts:
+def adapt(vae: Any, x: Tensor, *cond: Any, encoder_scale: str | None = None, **kwargs: Any) -> CallableParts:
     """Read the parts of such a VAE.
 
     Args:
         vae: the user's VAE.
-        example: data, shape `(batch, *event)`.
+        x: data as the VAE sees it, shape `(batch, *event)`.
+        *cond: conditions, handed to `encode` and `decode`.
+        **kwargs: conditions by name.
         encoder_scale: what the user says of the second output; checked against the measurement.
 
     Raises:
@@ -36,8 +38,8 @@ def adapt(vae: Any, example: Tensor, encoder_scale: str | None = None) -> Callab
             cannot be measured and is not given, or is measured to be another.
     """
     module = vae if isinstance(vae, nn.Module) else nn.Module()
-    with evaluation_mode(module), torch.no_grad(), own_random_state(example.device):
-        out, flatten = _encode(vae, example[:2].to(torch.get_default_dtype()))
+    with evaluation_mode(module), torch.no_grad(), own_random_state(x.device):
+        out, flatten = _encode(vae, x, cond, kwargs)
         second = two_tensors(out)[1]
         measured = measure_scale(vae.reparameterize, second)
     if measured is None and encoder_scale is None:
@@ -61,13 +63,13 @@ def adapt(vae: Any, example: Tensor, encoder_scale: str | None = None) -> Callab
     return parts
 
 
-def _encode(vae: Any, x: Tensor) -> tuple[Any, bool]:
+def _encode(vae: Any, x: Tensor, cond: tuple, kwargs: dict[str, Any]) -> tuple[Any, bool]:
     """Call `encode` with the data as it is or, if that fails, flattened."""
     try:
-        return vae.encode(x), False
+        return vae.encode(x, *cond, **kwargs), False
     except (RuntimeError, ValueError) as error:
         try:
-            return vae.encode(x.flatten(1)), True
+            return vae.encode(x.flatten(1), *cond, **kwargs), True
         except (RuntimeError, ValueError):
             raise WrapError(
                 f"{type(vae).__name__}.encode fails on data of shape {tuple(x.shape)} and on flattened data: {error}"

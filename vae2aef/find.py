@@ -1,6 +1,7 @@
 """Find encoder and decoder of a VAE: what the user gave, an adapter, or parts with the usual names."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from vae2aef.errors import WrapError
 from vae2aef.marginal import evaluation_mode, own_random_state
 from vae2aef.parts import SCALES, CallableParts, VAEParts, two_tensors
-from vae2aef.registry import find_adapter
+from vae2aef.registry import find_adapters
 
 PAIRS = (("encode", "decode"), ("encoder", "decoder"))
 
@@ -30,10 +31,12 @@ def find_parts(vae: Any, x: Tensor, cond: tuple, kwargs: dict[str, Any], given: 
     """
     encoder, decoder, scale = given["encoder"], given["decoder"], given["encoder_scale"]
     tried = []
+    said = {} if scale is None else {"encoder_scale": scale}
     if encoder is None and decoder is None and vae is not None:
-        adapter = find_adapter(vae)
-        if adapter is not None:
-            return adapter(vae, x, **({} if scale is None else {"encoder_scale": scale}))
+        for adapter in find_adapters(vae):
+            parts = adapter(vae, x, *cond, **kwargs, **said)
+            if parts is not None:
+                return parts
         tried.append(f"an adapter for {type(vae).__module__}.{type(vae).__qualname__}: none is registered")
     for first, second in PAIRS:
         found = [given or _callable(vae, name) for given, name in ((encoder, first), (decoder, second))]
@@ -44,6 +47,12 @@ def find_parts(vae: Any, x: Tensor, cond: tuple, kwargs: dict[str, Any], given: 
             f"{part} given by you" if given is not None else f"{type(vae).__name__}.{name}"
             for part, given, name in (("encoder", encoder, first), ("decoder", decoder, second))
         ]
+        if encoder is not None or decoder is not None:
+            pair = SimpleNamespace(encoder=found[0], decoder=found[1])
+            for adapter in find_adapters(pair):  # such as the one for encoders that return a distribution
+                parts = adapter(pair, x, *cond, **kwargs, **said)
+                if parts is not None:
+                    return parts
         if scale is None:
             raise WrapError(_ask_for_scale(vae, found[0], x, cond, kwargs, names[0]))
         parts = CallableParts(found[0], found[1], scale)

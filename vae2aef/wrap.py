@@ -15,6 +15,7 @@ from vae2aef.flows import Bijection, FlowPrior, StandardNormal, build_flow
 from vae2aef.marginal import evaluation_mode, own_random_state
 from vae2aef.parts import CallableParts, VAEParts, describe
 from vae2aef.preprocess import build_preprocess
+from vae2aef.registry import unwrap
 from vae2aef.residual import build_residual
 from vae2aef.tensors import at_least_float32, numel
 
@@ -39,7 +40,8 @@ def wrap(
 
     Args:
         vae: the VAE. Its class is known to an adapter, or it has `encoder` and `decoder` (or `encode` and
-            `decode`), or the two are given; None if `encoder` and `decoder` are all there is.
+            `decode`), or the two are given; None if `encoder` and `decoder` are all there is. Of a compiled
+            or DDP module the inner one is taken.
         example: a batch of data, `(batch, *event)`, to read shapes from and to check the parts on; a tuple
             `(x, *conditions)`, whose last item may be a dict of conditions by name, for a conditional VAE.
         encoder: callable `x -> (location, scale)`, if the VAE's own is not to be used.
@@ -64,13 +66,15 @@ def wrap(
         TypeError: if `vae` is an AEF already, or an option is of the wrong type.
         ValueError: for an unknown option.
     """
-    if isinstance(vae, AEF):
+    vae = unwrap(vae)
+    if isinstance(vae, AEF) or isinstance(getattr(vae, "aef", None), AEF):
         raise TypeError("this is an AEF already; to wrap its VAE anew, pass aef.vae")
     x, cond, kwargs = _example(example)
     given = {"encoder": encoder, "decoder": decoder, "encoder_scale": encoder_scale}
-    parts = find_parts(vae, x, cond, kwargs, given)
     bijection = build_preprocess(preprocess, x)
-    seen = _probe(vae, parts, x, cond, kwargs, bijection)
+    y, cond, kwargs = _rows(x, cond, kwargs, bijection)
+    parts = find_parts(vae, y, cond, kwargs, given)
+    seen = _probe(vae, parts, y, cond, kwargs)
     event, latent = seen.event_shape, seen.latent_shape
     the_prior, takes_conditions = _prior(prior, parts, latent)
     aef = AEF(
@@ -109,27 +113,32 @@ def _example(example: Any) -> tuple[Tensor, tuple, dict[str, Any]]:
     )
 
 
-def _probe(vae: Any, parts: VAEParts, x: Tensor, cond: tuple, kwargs: dict, preprocess: Bijection) -> _Seen:
-    """Run the parts once, in eval mode, without gradients and with torch's random state kept; check all."""
+def _rows(x: Tensor, cond: tuple, kwargs: dict, preprocess: Bijection) -> tuple[Tensor, tuple, dict]:
+    """Return the first rows of the example as the VAE will see them, preprocessed, with their conditions."""
     if x.dim() < 1 or not x.shape[0]:
         raise WrapError(f"expected an example of at least one row, got shape {tuple(x.shape)}")
-    batch = min(x.shape[0], PROBE_ROWS)
-    full, x = x.shape[0], x[:batch]
-    cond = tuple(_head(c, full, batch) for c in cond)
-    kwargs = {name: _head(c, full, batch) for name, c in kwargs.items()}
-    module = vae if isinstance(vae, nn.Module) else nn.Module()
-    with evaluation_mode(module), torch.no_grad(), own_random_state(x.device):
+    full, x = x.shape[0], x[:PROBE_ROWS]
+    with torch.no_grad(), own_random_state(x.device):
         y = preprocess(at_least_float32(x))[0]
-        if not y.is_floating_point():
-            raise WrapError(
-                f"the example is of {x.dtype}, and a density needs continuous data: pass vae2aef.dequantize(x), or "
-                'preprocess=["dequantize", ...]'
-            )
-        if not bool(y.isfinite().all()):
-            raise WrapError(
-                f"the example, ranging from {x.min().item():.4g} to {x.max().item():.4g}, is not finite after "
-                "preprocessing: it holds NaN or lies outside [0, 1], where the logit is defined"
-            )
+    if not y.is_floating_point():
+        raise WrapError(
+            f"the example is of {x.dtype}, and a density needs continuous data: pass vae2aef.dequantize(x), or "
+            'preprocess=["dequantize", ...]'
+        )
+    if not bool(y.isfinite().all()):
+        raise WrapError(
+            f"the example, ranging from {x.min().item():.4g} to {x.max().item():.4g}, is not finite after "
+            "preprocessing: it holds NaN or lies outside [0, 1], where the logit is defined"
+        )
+    batch = x.shape[0]
+    return y, tuple(_head(c, full, batch) for c in cond), {name: _head(c, full, batch) for name, c in kwargs.items()}
+
+
+def _probe(vae: Any, parts: VAEParts, y: Tensor, cond: tuple, kwargs: dict) -> _Seen:
+    """Run the parts once, in eval mode, without gradients and with torch's random state kept; check all."""
+    batch = y.shape[0]
+    module = vae if isinstance(vae, nn.Module) else nn.Module()
+    with evaluation_mode(module), torch.no_grad(), own_random_state(y.device):
         posterior = parts.encode(y, *cond, **kwargs)
         loc, scale = posterior.loc, posterior.scale
         if loc.shape != scale.shape or loc.shape[:1] != (batch,):
