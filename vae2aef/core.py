@@ -192,7 +192,7 @@ def partition_mask(kind: str, event_shape: Sequence[int], core_size: int) -> Ten
         steps = [2 * g - (n - 1) for g, n in zip(grids, space, strict=False)] if kind == "center" else grids
         distance = torch.stack([s.abs() for s in steps]).amax(0) if space else torch.zeros(())
         # A stable sort breaks ties in reading order; channels of a position stay together.
-        rank = distance.expand(*channels, *space)
+        rank = distance.expand((*channels, *space))
         if channels:
             rank = rank.movedim(0, -1)
         index = torch.arange(total).reshape(tuple(event_shape))

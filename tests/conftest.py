@@ -1,0 +1,30 @@
+"""Shared by all tests: one thread, a seed for each test, float64 on request, hypothesis profiles."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import settings
+
+# No deadline: a machine under load is no failure. In CI the same examples are drawn at every run.
+settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
+settings.register_profile("dev", deadline=None)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Make every test draw the same numbers, alone or among others."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def float64() -> Iterator[None]:
+    """Make float64 the default dtype for a whole test module: `pytestmark = pytest.mark.usefixtures("float64")`."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
