@@ -45,9 +45,7 @@ class Batches:
         start: number of the first batch.
     """
 
-    def __init__(
-        self, x: Tensor, bins: int, batch_size: int, steps: int, seed: int, start: int = 0
-    ) -> None:
+    def __init__(self, x: Tensor, bins: int, batch_size: int, steps: int, seed: int, start: int = 0) -> None:
         self.x, self.bins, self.steps, self.seed, self.start = x, bins, steps, seed, start
         self.batch_size = min(batch_size, len(x))
 

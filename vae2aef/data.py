@@ -110,9 +110,7 @@ def _digits() -> np.ndarray:
 def _split(array: np.ndarray, source: str) -> list[np.ndarray]:
     """A fifth, drawn with a fixed seed, becomes the test set."""
     if len(array) < SMALLEST:
-        raise InputError(
-            f"{source}: {len(array)} samples, at least {SMALLEST} are needed to split off a test set"
-        )
+        raise InputError(f"{source}: {len(array)} samples, at least {SMALLEST} are needed to split off a test set")
     order = np.random.RandomState(SPLIT_SEED).permutation(len(array))
     cut = round(0.2 * len(array))
     return [array[order[cut:]], array[order[:cut]]]

@@ -52,8 +52,12 @@ def marginal(
         torch.manual_seed(stream(name, number))
         parts.append(aef.log_prob(piece, num_samples=num_samples, proposal=proposal))
         done(len(piece))
-    value, std_error, size = (torch.cat([part[i].cpu() for part in parts]) for i in range(3))
-    return LogProb(value, std_error, size, parts[0].exact)
+    return LogProb(
+        torch.cat([part.value for part in parts]).cpu(),
+        torch.cat([part.std_error for part in parts]).cpu(),
+        torch.cat([part.effective_sample_size for part in parts]).cpu(),
+        parts[0].exact,
+    )
 
 
 @torch.no_grad()

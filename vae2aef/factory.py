@@ -94,9 +94,7 @@ def make_vae(spec: str, event_shape: tuple[int, ...], latents: int) -> dict[str,
             'dict of arguments for wrap with an nn.Module under "vae"'
         )
     if taken := sorted(OURS & parts.keys()):
-        raise InputError(
-            f"--vae {spec}: {', '.join(taken)} cannot be set by the factory, the comparison sets it"
-        )
+        raise InputError(f"--vae {spec}: {', '.join(taken)} cannot be set by the factory, the comparison sets it")
     vae = parts["vae"]
     if type(vae) in BUILT_IN.values() and len(parts) == 1:
         return {"vae": vae, "encoder": vae.encode, "decoder": vae.decode, "encoder_scale": "log_var"}

@@ -101,6 +101,6 @@ def open_out(out: Path, options: Options, digests: dict[str, str], overwrite: bo
 def _clear(out: Path) -> None:
     """Remove what a comparison writes, and nothing else."""
     shutil.rmtree(out / "runs", ignore_errors=True)
-    for pattern in ("*.png", "results.json", "report.html", MARK):
+    for pattern in ("*.png", "results.json", "report.html", "table.md", MARK):
         for path in out.glob(pattern):
             path.unlink()

@@ -75,8 +75,7 @@ class ConvVAE(_GaussianVAE):
         super().__init__()
         if len(event_shape) != 3:
             raise InputError(
-                f"ConvVAE takes images (channels, height, width), got samples of shape {event_shape}; "
-                "use MLPVAE"
+                f"ConvVAE takes images (channels, height, width), got samples of shape {event_shape}; use MLPVAE"
             )
         channels, *self._size = event_shape
         small = [-(-side // 4) for side in self._size]

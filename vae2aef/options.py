@@ -30,9 +30,9 @@ class Options:
     data: str = "digits"
     vae: str = "mlp"
     latents: int = 8
-    steps: int = 2000
+    steps: int = 1500
     batch_size: int = 128
-    lr: float = 1e-3
+    lr: float = 3e-3
     seeds: int = 1
     arms: tuple[str, ...] = tuple(ARMS)
     preprocess: str = "logit"

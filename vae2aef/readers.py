@@ -61,9 +61,7 @@ def _read_npz(path: Path) -> list[np.ndarray]:
                 return [file[keys[0]]]
     except (ValueError, EOFError, OSError, zipfile.BadZipFile) as problem:
         raise InputError(_numpy_problem(path, problem)) from problem
-    raise InputError(
-        f"{path}: holds the arrays {keys}, expected x_train and x_test, train and test, or one array"
-    )
+    raise InputError(f"{path}: holds the arrays {keys}, expected x_train and x_test, train and test, or one array")
 
 
 def _numpy_problem(path: Path, problem: Exception) -> str:
@@ -86,8 +84,7 @@ def _read_idx(path: Path) -> np.ndarray:
         raise InputError(f"{path}: cannot be read ({problem})") from problem
     if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] not in IDX_TYPES:
         raise InputError(
-            f"{path}: not an IDX file (the first bytes are {raw[:4].hex(' ') or 'missing'}). "
-            f"Accepted: {ACCEPTED}"
+            f"{path}: not an IDX file (the first bytes are {raw[:4].hex(' ') or 'missing'}). Accepted: {ACCEPTED}"
         )
     dtype, dims = np.dtype(IDX_TYPES[raw[2]]), raw[3]
     start = 4 + 4 * dims
@@ -98,9 +95,7 @@ def _read_idx(path: Path) -> np.ndarray:
     if dims < 2:
         raise InputError(f"{path}: {dims} dimension(s), so these are labels; give the file of images")
     if len(raw) - start != expected:
-        raise InputError(
-            f"{path}: shape {shape} needs {expected} bytes of data, {len(raw) - start} are there"
-        )
+        raise InputError(f"{path}: shape {shape} needs {expected} bytes of data, {len(raw) - start} are there")
     return np.frombuffer(raw, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
 
 
@@ -115,9 +110,7 @@ def _read_images(folder: Path) -> np.ndarray:
 
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
-        raise InputError(
-            f"{folder}: no images in this folder (looked for {', '.join(sorted(IMAGE_SUFFIXES))})"
-        )
+        raise InputError(f"{folder}: no images in this folder (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
     images: list[np.ndarray] = []
     for path in paths:
         try:

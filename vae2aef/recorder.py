@@ -54,9 +54,7 @@ class Recorder(Callback):
         self._pending: list[float] = []
         self._saved = time.monotonic()
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Give the step its own random stream: dropout and noise do not depend on what ran before."""
         torch.manual_seed(stream("step", self.seed, trainer.global_step))
         self._started = time.perf_counter()
@@ -86,7 +84,7 @@ class Recorder(Callback):
         value = self.measure()
         if value < min((v for _, v in self.curve), default=float("inf")):
             self.best_step = step
-            weights = module.aef.state_dict()  # type: ignore[union-attr, operator]
+            weights = module.aef.state_dict()  # type: ignore[union-attr]
             self.best_weights = {name: v.detach().cpu().clone() for name, v in weights.items()}
         self.curve.append((step, value))
 

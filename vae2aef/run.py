@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vae2aef.aef import AEF
 from vae2aef.batches import Batches
-from vae2aef.evaluate import marginal, pictures, reconstruction_mse
+from vae2aef.evaluate import Pictures, marginal, pictures, reconstruction_mse
 from vae2aef.files import read_json, write_atomic, write_json
 from vae2aef.interrupt import Interrupted, deferred_interrupt
 from vae2aef.options import Options
@@ -93,7 +93,7 @@ def run_arm(
     proposal = aef.tune_proposal(data.validation.to(device))
     value, std_error, size, _ = marginal(aef, test, options.importance_samples, proposal, "test", show.testing)
     shown = pictures(aef, data.shown.to(device), SAMPLES_SHOWN)
-    write_atomic(folder / "pictures.npz", lambda path: np.savez(path, **_arrays(shown._asdict())))
+    write_atomic(folder / "pictures.npz", lambda path: _save_arrays(path, shown))
     content = {
         "arm": arm,
         "seed": seed,
@@ -157,8 +157,8 @@ def _count(aef: AEF) -> dict[str, Any]:
     return {"total": total, "vae": total - sum(added.values()), "added": added}
 
 
-def _arrays(tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    return {name: value.numpy().astype(np.float32) for name, value in tensors.items()}
+def _save_arrays(path: Path, shown: Pictures) -> None:
+    np.savez(path, reconstructions=shown.reconstructions.numpy(), samples=shown.samples.numpy())
 
 
 @contextmanager

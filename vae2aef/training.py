@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Adam, Optimizer
+
+from vae2aef.aef import AEF
 
 try:
     from lightning import LightningModule
@@ -26,7 +28,7 @@ class AEFTask(LightningModule):
         validation_samples: importance samples for a validation datum.
     """
 
-    def __init__(self, aef: nn.Module, lr: float = 1e-3, validation_samples: int = 64) -> None:
+    def __init__(self, aef: AEF, lr: float = 1e-3, validation_samples: int = 64) -> None:
         super().__init__()
         self.aef = aef
         self.lr = lr

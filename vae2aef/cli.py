@@ -1,0 +1,115 @@
+"""The command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from vae2aef.arms import ARMS
+from vae2aef.inputs import InputError
+from vae2aef.options import Options
+from vae2aef.readers import ACCEPTED
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+FAILED = 2
+DEFAULTS = Options()
+
+app = typer.Typer(
+    help="Train an existing VAE as an AutoEncoder within Flows (AEF), and compare the two honestly.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from vae2aef.machine import versions
+
+        typer.echo(f"vae2aef {versions()['vae2aef']}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Train an existing VAE as an AutoEncoder within Flows (AEF), and compare the two honestly."""
+
+
+@app.command()
+def compare(
+    data: Annotated[str, typer.Option(help=f"What to train on: {ACCEPTED}.")] = DEFAULTS.data,
+    vae: Annotated[str, typer.Option(help="mlp, conv, or your own as package.module:factory.")] = DEFAULTS.vae,
+    latents: Annotated[int, typer.Option(help="Latent variables.")] = DEFAULTS.latents,
+    steps: Annotated[int, typer.Option(help="Training steps of each run.")] = DEFAULTS.steps,
+    batch_size: Annotated[int, typer.Option(help="Samples of a training batch.")] = DEFAULTS.batch_size,
+    lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = DEFAULTS.lr,
+    seeds: Annotated[int, typer.Option(help="How many seeds: 0, 1, ...")] = DEFAULTS.seeds,
+    arms: Annotated[str, typer.Option(help="Which arms; differences are to the first.")] = ",".join(ARMS),
+    preprocess: Annotated[str, typer.Option(help="logit, standardize or none.")] = DEFAULTS.preprocess,
+    lam: Annotated[float, typer.Option(help="Lambda of the logit (Eq. 19).")] = DEFAULTS.lam,
+    prior: Annotated[str, typer.Option(help="vae (its own), coupling or maf.")] = DEFAULTS.prior,
+    core_flow: Annotated[str, typer.Option(help="none, coupling or maf.")] = DEFAULTS.core_flow,
+    importance_samples: Annotated[
+        int, typer.Option(help="Draws for the marginal of each test sample.")
+    ] = DEFAULTS.importance_samples,
+    test_limit: Annotated[
+        int, typer.Option(help="Test samples, drawn with a fixed seed; 0: all.")
+    ] = DEFAULTS.test_limit,
+    bins: Annotated[
+        int | None, typer.Option(help="Levels of integer data, where they cannot be told.")
+    ] = DEFAULTS.bins,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("vae2aef-compare"),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Throw away another comparison in the folder.")
+    ] = False,
+) -> None:
+    """Train a VAE and its AEFs on the same data; show which is better, with error bars and pictures.
+
+    Stopped with Ctrl-C, the same command goes on where it was. Writes results.json, report.html and pictures.
+    """
+    console = Console()
+    try:
+        options = Options(
+            data=data,
+            vae=vae,
+            latents=latents,
+            steps=steps,
+            batch_size=batch_size,
+            lr=lr,
+            seeds=seeds,
+            arms=tuple(name.strip() for name in arms.split(",") if name.strip()),
+            preprocess=preprocess,
+            lam=lam,
+            prior=prior,
+            core_flow=core_flow,
+            importance_samples=importance_samples,
+            test_limit=test_limit,
+            bins=bins,
+        )
+        from vae2aef.compare import compare as run
+        from vae2aef.errors import NonFiniteError
+
+        try:
+            run(options, out, console, overwrite)
+        except NonFiniteError as problem:
+            _fail(problem)
+    except InputError as problem:
+        _fail(problem)
+    except KeyboardInterrupt:
+        console.print(f"Stopped; all work so far is in {out}. Run the same command again to go on.", style="yellow")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _fail(problem: Exception) -> None:
+    """Say what is wrong in one line; no traceback, it is not a bug."""
+    text = Text.assemble(("error ", "bold red"), " ".join(str(problem).split()))
+    Console(stderr=True).print(text, soft_wrap=True, highlight=False)
+    raise typer.Exit(FAILED)

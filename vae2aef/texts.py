@@ -1,0 +1,74 @@
+"""What a reader of the report must know, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vae2aef.arms import ARMS
+from vae2aef.options import Options
+from vae2aef.summary import Row
+
+MEANING = (
+    "The number compared is the marginal log p(x), the same quantity for every arm, estimated by one method: "
+    "importance sampling. Encoder, features and core flow only place its draws. It is given in bits per "
+    "dimension; lower is better.",
+    "Training losses of different arms are different quantities and must not be compared. The loss of the "
+    "deterministic AEF (σ = 0) is an exact log-likelihood in the expanded space of x and its features. It is not "
+    "a likelihood of x and is unbounded below, so no weights were chosen by it. With σ > 0 the loss is an upper "
+    "bound on −log p(x).",
+    "The importance-sampling estimate is too low in expectation (bits too high), the more so the smaller the "
+    "effective sample size: the log of an average lies below the average of the log's argument. An arm with few "
+    "effective draws may be better than its number says.",
+)
+
+
+def protocol(options: Options, sizes: dict[str, int], bins: int) -> list[str]:
+    """Say how the numbers were made, one line each.
+
+    Args:
+        options: of the comparison.
+        sizes: number of training, validation and test samples.
+        bins: number of levels of the data.
+    """
+    levels = f"integers of {bins} levels, dequantised with uniform noise" if bins > 1 else "continuous values"
+    steps = {
+        "logit": f"logit with λ = {options.lam:g} (Eq. 19), then standardised on the training data",
+        "standardize": "standardised on the training data",
+        "none": "none",
+    }
+    arms = "; ".join(f"{name}: {ARMS[name].text}" for name in options.arms)
+    seeds = f"{options.seeds} seed" + ("s" if options.seeds > 1 else "")
+    return [
+        f"Data: {options.data}, {levels}. {sizes['train']} training, {sizes['validation']} validation, "
+        f"{sizes['test']} test samples. Preprocessing: {steps[options.preprocess]}; its log-determinant is counted.",
+        f"Arms: {arms}.",
+        f"The arms share networks, initial weights, order of the data and dequantisation noise. {seeds}, "
+        f"{options.steps} steps of Adam at {options.lr:g}, batches of {options.batch_size}, gradients clipped at "
+        "norm 200.",
+        "Weights were chosen by the marginal on validation data, measured ten times in a run (importance "
+        "sampling, 64 draws, proposal tuned on the same data).",
+        f"Test: marginal by importance sampling with {options.importance_samples} draws for each sample (Eq. 17-18 "
+        "with −log K), proposal tuned on validation data, the same random numbers for all arms.",
+        "Standard errors are over test samples"
+        + (" and between seeds, added in quadrature" if options.seeds > 1 else "")
+        + "; differences are paired sample by sample. Reconstruction error is the mean squared error in the space "
+        "of the data, encoding without noise. Seconds are those in training steps.",
+    ]
+
+
+def warnings(rows: Sequence[Row], options: Options) -> list[str]:
+    """Say what stands against taking the table at its word."""
+    found = []
+    for row in rows:
+        if row.few_draws:
+            found.append(
+                f"{row.arm}: the median effective sample size is {row.ess_median:.1f} of "
+                f"{options.importance_samples} draws, below a tenth. Its true bits per dimension are likely lower; "
+                "raise --importance-samples."
+            )
+        if options.steps >= 10 and max(row.best_steps) >= options.steps:
+            found.append(
+                f"{row.arm}: the last step was the best on validation data, so training had not converged; "
+                "raise --steps."
+            )
+    return found
