@@ -159,9 +159,16 @@ def _write(
     out: Path,
 ) -> None:
     """Write `results.json`, the pictures and the report."""
-    sizes = {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)}
+    sizes: dict[str, int] = {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)}
     command = options.command(str(out))
     about: dict[str, dict[str, Any]] = {"versions": versions(), "machine": machine()}
+    about_data = {
+        "name": dataset.name,
+        "event_shape": list(dataset.event_shape),
+        "bins": dataset.bins,
+        "digest": dataset.digest(),
+        "sizes": sizes,
+    }
     notes = texts.warnings(rows, options)
     protocol = texts.protocol(options, sizes, dataset.bins)
     write_json(
@@ -170,13 +177,7 @@ def _write(
             "command": command,
             "options": options.as_dict(),
             **about,
-            "data": {
-                "name": dataset.name,
-                "event_shape": list(dataset.event_shape),
-                "bins": dataset.bins,
-                "digest": dataset.digest(),
-                **sizes,
-            },
+            "data": about_data,
             "protocol": protocol,
             "notes": notes,
             "rows": [asdict(row) for row in rows],

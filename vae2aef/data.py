@@ -17,7 +17,7 @@ from vae2aef.inputs import InputError
 from vae2aef.readers import ACCEPTED, read
 
 SPLIT_SEED = 0
-SMALLEST = 10
+SMALLEST = 10  # so that training, validation and test data are left
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def load(source: str, bins: int | None = None) -> Dataset:
             f"{source}: training samples have shape {train.shape[1:]}, test samples {test.shape[1:]}; "
             "they must be the same"
         )
-    for part, smallest, what in ((train, SMALLEST, "training"), (test, 2, "test")):
+    for part, smallest, what in ((train, 8, "training"), (test, 2, "test")):
         if len(part) < smallest or not part[0].size:
             raise InputError(
                 f"{source}: {len(part)} {what} samples of shape {part.shape[1:]}, "

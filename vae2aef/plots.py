@@ -74,7 +74,7 @@ def save_comparison(
     """
     lines = [("test data", originals[:SHOWN], originals[SHOWN : 2 * SHOWN])]
     for row in rows:
-        label = f"{row.arm}\n{row.bits_per_dim:.3f} ± {row.std_error:.3f}"
+        label = f"{row.arm}\n{row.bits_per_dim:.3f} ± {row.std_error:.3f} bits"
         shown = pictures[row.arm]
         lines.append((label, shown["reconstructions"][:SHOWN], shown["samples"][:SHOWN]))
     example = tile(originals[:SHOWN], SHOWN)
@@ -91,7 +91,7 @@ def save_comparison(
         axes[0].set_ylabel(label, rotation=0, ha="right", va="center", labelpad=8, fontsize=11)
     grid[0][0].set_title("reconstructions of test data", fontsize=11)
     grid[0][1].set_title("samples", fontsize=11)
-    figure.subplots_adjust(left=0.13, right=0.995, top=1 - 0.35 / figure.get_figheight(), bottom=0.01)
+    figure.subplots_adjust(left=0.155, right=0.995, top=1 - 0.35 / figure.get_figheight(), bottom=0.01)
     _save(figure, path)
 
 
@@ -106,7 +106,8 @@ def save_curves(path: Path, results: Sequence[dict[str, Any]], arms: Sequence[st
         arms: in the order of the table.
     """
     figure = Figure(figsize=(11, max(4.5, 1.25 * len(arms))), facecolor="white", layout="constrained")
-    left, right = figure.subfigures(1, 2).flat
+    halves: Any = figure.subfigures(1, 2)
+    left, right = halves
     together = left.subplots()
     apart = right.subplots(len(arms), 1, sharex=True, squeeze=False)[:, 0]
     for number, (arm, own) in enumerate(zip(arms, apart, strict=True)):

@@ -65,9 +65,16 @@ def _read_npz(path: Path) -> list[np.ndarray]:
 
 
 def _numpy_problem(path: Path, problem: Exception) -> str:
-    if "allow_pickle" in str(problem):
+    # NumPy takes any file that it does not know for a pickle.
+    known = _head(path).startswith((b"\x93NUMPY", b"PK"))
+    if known and "allow_pickle" in str(problem):
         return f"{path}: holds Python objects, which are never unpickled; save a plain array of numbers"
     return f"{path}: not a readable NumPy file ({problem})"
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(6)
 
 
 def _read_idx_pair(path: Path) -> list[np.ndarray]:

@@ -17,6 +17,7 @@ from vae2aef.files import write_atomic
 from vae2aef.interrupt import Flag, Interrupted
 
 SAVE_EVERY_SECONDS = 60.0
+LEAST_BETWEEN = 50  # steps between two measurements: each costs as much as some hundred
 
 
 class Recorder(Callback):
@@ -44,7 +45,7 @@ class Recorder(Callback):
     ) -> None:
         self.steps, self.seed, self.measure, self.checkpoint = steps, seed, measure, checkpoint
         self.flag, self.show = flag, show
-        self.every = max(1, steps // 10)
+        self.every = max(LEAST_BETWEEN, steps // 10)
         self.window = max(1, steps // 100)
         self.losses: list[tuple[int, float]] = []
         self.curve: list[tuple[int, float]] = []

@@ -7,17 +7,19 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from vae2aef.summary import Row
 
 COLUMNS = (
     "arm",
-    "bits per dim ↓",
+    "bits per dimension",
     "difference",
-    "ESS median (min)",
-    "reconstr. MSE ↓",
-    "parameters (added)",
+    "effective sample size: median (min)",
+    "reconstruction MSE",
+    "parameters",
+    "of these added",
     "seconds",
 )
 
@@ -38,20 +40,25 @@ li { margin: .3rem 0; }
 """
 
 
-def cells(row: Row) -> tuple[str, ...]:
-    """Return one row of the table as text, in the order of `COLUMNS`."""
+def cells(row: Row, digits: int = 4) -> tuple[str, ...]:
+    """Return one row of the table as text, in the order of `COLUMNS`.
+
+    Args:
+        row: an arm.
+        digits: after the point of bits per dimension.
+    """
     change = "—"
     if row.difference is not None:
-        change = f"{row.difference:+.4f} ± {row.difference_std_error:.4f}"
-    added = sum(row.added.values())
+        change = f"{row.difference:+.{digits}f} ± {row.difference_std_error:.{digits}f}"
     return (
         row.arm,
-        f"{row.bits_per_dim:.4f} ± {row.std_error:.4f}",
+        f"{row.bits_per_dim:.{digits}f} ± {row.std_error:.{digits}f}",
         change,
         f"{row.ess_median:.1f} ({row.ess_min:.1f})",
-        f"{row.reconstruction_mse:.5f}",
-        f"{row.parameters:,} ({added:,})",
-        f"{row.seconds:.1f}",
+        f"{row.reconstruction_mse:.4f}",
+        f"{row.parameters:,}",
+        f"{sum(row.added.values()):,}",
+        f"{row.seconds:.0f}",
     )
 
 
@@ -62,12 +69,15 @@ def terminal_table(rows: Sequence[Row], title: str) -> Table:
         rows: one an arm; differences are to the first.
         title: above the table.
     """
-    table = Table(title=title, title_justify="left")
-    for name in COLUMNS:
-        heading = f"difference\nto {rows[0].arm}" if name == "difference" else name
-        table.add_column(heading, justify="left" if name == "arm" else "right", no_wrap=True)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    # Eighty columns must do, so the added parameters are left to the report.
+    headings = ("arm", "bits/dim", f"minus {rows[0].arm}", "ESS (min)", "MSE", "params", "s")
+    kept = [i for i, name in enumerate(COLUMNS) if name != "of these added"]
+    for name in headings:
+        table.add_column(name, justify="left" if name == "arm" else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*cells(row))
+        texts = cells(row, digits=3)
+        table.add_row(*(texts[i] for i in kept))
     return table
 
 

@@ -45,8 +45,8 @@ def protocol(options: Options, sizes: dict[str, int], bins: int) -> list[str]:
         f"The arms share networks, initial weights, order of the data and dequantisation noise. {seeds}, "
         f"{options.steps} steps of Adam at {options.lr:g}, batches of {options.batch_size}, gradients clipped at "
         "norm 200.",
-        "Weights were chosen by the marginal on validation data, measured ten times in a run (importance "
-        "sampling, 64 draws, proposal tuned on the same data).",
+        "Weights were chosen by the marginal on validation data, measured up to ten times in a run "
+        "(importance sampling, 64 draws, proposal tuned on the same data).",
         f"Test: marginal by importance sampling with {options.importance_samples} draws for each sample (Eq. 17-18 "
         "with −log K), proposal tuned on validation data, the same random numbers for all arms.",
         "Standard errors are over test samples"
@@ -63,12 +63,12 @@ def warnings(rows: Sequence[Row], options: Options) -> list[str]:
         if row.few_draws:
             found.append(
                 f"{row.arm}: the median effective sample size is {row.ess_median:.1f} of "
-                f"{options.importance_samples} draws, below a tenth. Its true bits per dimension are likely lower; "
-                "raise --importance-samples."
+                f"{options.importance_samples} draws, below a tenth. Its true bits per dimension are likely "
+                "lower; raise --importance-samples."
             )
-        if options.steps >= 10 and max(row.best_steps) >= options.steps:
-            found.append(
-                f"{row.arm}: the last step was the best on validation data, so training had not converged; "
-                "raise --steps."
-            )
+    if late := [row.arm for row in rows if max(row.best_steps) >= options.steps]:
+        found.append(
+            f"{', '.join(late)}: the last step was the best on validation data, so training had not converged; "
+            "raise --steps."
+        )
     return found

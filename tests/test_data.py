@@ -1,0 +1,220 @@
+"""Each way data comes in, and each way it can be wrong."""
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vae2aef.data import load
+from vae2aef.inputs import InputError
+
+RNG = np.random.RandomState(0)
+GREY = RNG.randint(0, 256, (20, 5, 4)).astype(np.uint8)
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+def idx_bytes(array: np.ndarray, code: int = 8) -> bytes:
+    return struct.pack(f">BBBB{array.ndim}I", 0, 0, code, array.ndim, *array.shape) + array.tobytes()
+
+
+def test_digits_are_integers_with_seventeen_levels_and_a_fixed_split():
+    first, second = load("digits"), load("digits")
+    assert first.event_shape == (1, 8, 8)
+    assert first.bins == 17
+    assert int(first.x_train.max()) == 16
+    assert len(first.x_train) + len(first.x_test) == 1797
+    assert torch.equal(first.x_test, second.x_test)
+    assert first.digest() == second.digest()
+
+
+def test_validation_is_a_tenth_and_disjoint():
+    data = load("digits")
+    train, validation = data.split_validation()
+    assert len(validation) == 144
+    everything = torch.cat([train, validation]).flatten(1).sort(0).values
+    assert torch.equal(everything, data.x_train.flatten(1).sort(0).values)
+
+
+@pytest.mark.parametrize("names", [("x_train", "x_test"), ("train", "test")])
+def test_npz_with_train_and_test(tmp_path, names):
+    np.savez(tmp_path / "a.npz", **{names[0]: GREY, names[1]: GREY[:3]})
+    data = load(str(tmp_path / "a.npz"))
+    assert torch.equal(data.x_train, torch.from_numpy(GREY)[:, None])
+    assert torch.equal(data.x_test, torch.from_numpy(GREY[:3])[:, None])
+    assert data.bins == 256
+
+
+def test_a_single_array_gives_a_fifth_to_the_test_set(tmp_path):
+    np.save(tmp_path / "a.npy", GREY)
+    data = load(str(tmp_path / "a.npy"))
+    assert (len(data.x_train), len(data.x_test)) == (16, 4)
+    rows = {row.tobytes() for row in torch.cat([data.x_train, data.x_test]).numpy()}
+    assert rows == {row.tobytes() for row in GREY}
+
+
+def test_channels_come_first(tmp_path):
+    colour = RNG.randint(0, 256, (12, 5, 6, 3)).astype(np.uint8)
+    np.save(tmp_path / "last.npy", colour)
+    np.save(tmp_path / "first.npy", np.moveaxis(colour, -1, 1))
+    last, first = load(str(tmp_path / "last.npy")), load(str(tmp_path / "first.npy"))
+    assert last.event_shape == (3, 5, 6)
+    assert torch.equal(last.x_train, first.x_train)
+
+
+def test_vectors_stay_vectors(tmp_path):
+    np.save(tmp_path / "a.npy", RNG.rand(20, 7))
+    data = load(str(tmp_path / "a.npy"))
+    assert data.event_shape == (7,)
+    assert (data.bins, data.x_train.dtype) == (1, torch.float32)
+
+
+def test_floats_on_the_8_bit_grid_are_8_bit_data(tmp_path):
+    np.save(tmp_path / "a.npy", GREY.astype(np.float32) / 255)
+    np.save(tmp_path / "b.npy", GREY)
+    grid, whole = load(str(tmp_path / "a.npy")), load(str(tmp_path / "b.npy"))
+    assert grid.bins == 256
+    assert torch.equal(grid.x_train, whole.x_train)
+    assert load(str(tmp_path / "a.npy"), bins=1).bins == 1
+
+
+def test_bins_of_other_integers(tmp_path):
+    np.save(tmp_path / "a.npy", GREY.astype(np.int64) * 4)
+    assert load(str(tmp_path / "a.npy"), bins=1021).x_train.dtype == torch.int32
+    with pytest.raises(InputError, match=r"expected 0 to 255.*--bins"):
+        load(str(tmp_path / "a.npy"))
+    np.save(tmp_path / "b.npy", GREY > 100)
+    assert load(str(tmp_path / "b.npy")).bins == 2
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_idx_with_its_test_sibling(tmp_path, packed):
+    for name, array in (("train", GREY), ("t10k", GREY[:4])):
+        raw = idx_bytes(array)
+        path = tmp_path / f"{name}-images-idx3-ubyte{'.gz' if packed else ''}"
+        path.write_bytes(gzip.compress(raw) if packed else raw)
+    data = load(str(tmp_path / f"train-images-idx3-ubyte{'.gz' if packed else ''}"))
+    assert torch.equal(data.x_train[:, 0], torch.from_numpy(GREY))
+    assert len(data.x_test) == 4
+
+
+def test_idx_numbers_are_big_endian(tmp_path):
+    array = RNG.rand(12, 3).astype(">f4")
+    (tmp_path / "a-idx2").write_bytes(idx_bytes(array, 0x0D))
+    data = load(str(tmp_path / "a-idx2"))
+    assert torch.cat([data.x_train, data.x_test]).sum().item() == pytest.approx(array.sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"", "not an IDX file"),
+        (b"hello world", "not an IDX file"),
+        (idx_bytes(GREY)[:10], "cut off"),
+        (idx_bytes(GREY)[:-1], "needs 400 bytes of data, 399"),
+        (idx_bytes(np.zeros(20, np.uint8)), "labels"),
+    ],
+)
+def test_damaged_idx(tmp_path, raw, message):
+    (tmp_path / "a-idx3-ubyte").write_bytes(raw)
+    with pytest.raises(InputError, match=message):
+        load(str(tmp_path / "a-idx3-ubyte"))
+
+
+def test_damaged_gzip(tmp_path):
+    (tmp_path / "a.gz").write_bytes(b"not gzip")
+    with pytest.raises(InputError, match="cannot be read"):
+        load(str(tmp_path / "a.gz"))
+
+
+@pytest.mark.parametrize(("shape", "event"), [((5, 4), (1, 5, 4)), ((5, 4, 3), (3, 5, 4))])
+def test_a_folder_of_images(tmp_path, shape, event):
+    for i in range(11):
+        Image.fromarray(RNG.randint(0, 256, shape).astype(np.uint8)).save(tmp_path / f"{i:02}.png")
+    (tmp_path / "readme.txt").write_text("no image")
+    data = load(str(tmp_path))
+    assert data.event_shape == event
+    assert len(data.x_train) + len(data.x_test) == 11
+
+
+def test_a_folder_with_train_and_test(tmp_path):
+    for part, n in (("train", 10), ("test", 3)):
+        (tmp_path / part).mkdir()
+        for i in range(n):
+            Image.fromarray(GREY[i]).save(tmp_path / part / f"{i}.png")
+    data = load(str(tmp_path))
+    assert torch.equal(data.x_test[:, 0], torch.from_numpy(GREY[:3]))
+
+
+def test_the_first_odd_image_is_named(tmp_path):
+    for i, size in enumerate([(5, 4), (5, 4), (6, 4), (7, 4)]):
+        Image.fromarray(np.zeros(size, np.uint8)).save(tmp_path / f"{i}.png")
+    with pytest.raises(InputError, match=r"2\.png: size \(6, 4\) differs from \(5, 4\) of 0\.png"):
+        load(str(tmp_path))
+
+
+def test_a_broken_image_is_named(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"a\.png: not a readable image"):
+        load(str(tmp_path))
+
+
+def test_what_is_not_there_or_not_known(tmp_path):
+    with pytest.raises(InputError, match=r"no such file or folder: nowhere\.npz\. Accepted: digits, a \.npz"):
+        load("nowhere.npz")
+    with pytest.raises(InputError, match="no images in this folder"):
+        load(str(tmp_path))
+    (tmp_path / "a.csv").write_text("1,2")
+    with pytest.raises(InputError, match="do not know this kind of file"):
+        load(str(tmp_path / "a.csv"))
+    (tmp_path / "a.npz").write_bytes(b"no archive")
+    with pytest.raises(InputError, match="not a readable NumPy file"):
+        load(str(tmp_path / "a.npz"))
+
+
+def test_objects_are_never_unpickled(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([{}, 1], dtype=object), allow_pickle=True)
+    np.savez(tmp_path / "a.npz", x_train=np.array([{}, 1], dtype=object), x_test=GREY)
+    for name in ("a.npy", "a.npz"):
+        with pytest.raises(InputError, match="never unpickled"):
+            load(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((0, 4, 4), np.uint8), "0 samples"),
+        (np.zeros((20, 0)), "0, expected|not empty"),
+        (np.zeros((3, 4, 4), np.uint8), "3 samples, at least 10"),
+        (np.full((20, 4), np.nan), "NaN"),
+        (np.full((20, 4), np.inf), "NaN or infinite"),
+        (np.full((20, 4), -1), "integers from -1"),
+        (np.zeros((20, 4), complex), "complex128"),
+        (np.zeros(20), r"shape \(20,\)"),
+        (np.zeros((20, 5, 5, 7), np.uint8), r"1, 3 or 4 channels"),
+    ],
+)
+def test_arrays_that_cannot_be_used(tmp_path, array, message):
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(InputError, match=message):
+        load(str(tmp_path / "a.npy"))
+
+
+def test_other_arrays_and_shapes_in_npz(tmp_path):
+    np.savez(tmp_path / "a.npz", a=GREY, b=GREY)
+    with pytest.raises(InputError, match=r"\['a', 'b'\], expected x_train and x_test"):
+        load(str(tmp_path / "a.npz"))
+    np.savez(tmp_path / "b.npz", x_train=GREY, x_test=GREY[:, :3])
+    with pytest.raises(InputError, match=r"\(1, 5, 4\), test samples \(1, 3, 4\)"):
+        load(str(tmp_path / "b.npz"))
+
+
+def test_the_mnist_file():
+    path = SHARED / "data" / "mnist.npz"
+    if not path.exists():
+        pytest.skip("shared/data/mnist.npz is not on this machine")
+    data = load(str(path))
+    assert (data.event_shape, data.bins, len(data.x_train), len(data.x_test)) == ((1, 28, 28), 256, 60000, 10000)
