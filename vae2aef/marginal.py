@@ -87,7 +87,7 @@ def log_prob(
         proposal: where to draw them; None tunes one on the first 64 rows of `x`. Tuning uses other draws than
             the estimate, so the estimate of p(x) stays unbiased.
         chunk_size: most decoder rows at once. Memory does not depend on K. By default the batch's own size, or
-            more if the data is small (2^18 values in all).
+            more if the data is small (2^15 values in all).
 
     Raises:
         ValueError: if K or `chunk_size` is not positive, or `x` has the wrong shape.
@@ -104,7 +104,7 @@ def log_prob(
             value = aef.expanded_log_prob(x, *cond, **kwargs)
         _require_finite(value)
         return LogProb(value, torch.zeros_like(value), torch.full_like(value, math.inf), aef.core.exact)
-    at_once = chunk_size or max(batch, 2**18 // max(numel(aef.event_shape), 1))
+    at_once = chunk_size or max(batch, 2**15 // max(numel(aef.event_shape), 1))
     with evaluation_mode(aef):
         parts = []
         for rows in range(0, batch, at_once):
