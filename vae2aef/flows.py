@@ -8,6 +8,7 @@ sampling does not explode, and neither has state beyond its parameters: nothing 
 import abc
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -322,11 +323,11 @@ class FlowPrior(nn.Module):
         return self.flow.inverse(self.base.sample(n, temperature))[0]
 
 
-def build_flow(kind: "str | Bijection", features: int, layers: int = 4) -> Bijection:
+def build_flow(kind: Any, features: int, layers: int = 4) -> Bijection:
     """Make a flow by name: `"none"`, `"coupling"` or `"maf"`; a `Bijection` is returned as it is.
 
     Args:
-        kind: the name, or a flow of your own.
+        kind: the name, a flow of your own, or a transform of torch, Pyro, zuko or nflows (`vae2aef.interop`).
         features: D, the number of values in one event.
         layers: how many layers to compose.
 
@@ -344,7 +345,6 @@ def build_flow(kind: "str | Bijection", features: int, layers: int = 4) -> Bijec
         return Chain(*(MaskedAutoregressive(features) for _ in range(layers)))
     if isinstance(kind, str):
         raise ValueError(f'expected a flow "none", "coupling", "maf" or a vae2aef.Bijection, got "{kind}"')
-    raise TypeError(
-        f"expected the name of a flow or a vae2aef.Bijection, got {type(kind).__name__}: give it `forward` and "
-        "`inverse` that return (value, log_det) and derive it from vae2aef.Bijection"
-    )
+    from vae2aef.interop import as_bijection  # transforms of torch, Pyro, zuko, nflows; TypeError for anything else
+
+    return as_bijection(kind)

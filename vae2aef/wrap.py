@@ -12,6 +12,7 @@ from vae2aef.core import Expansion, LinearFeatures, NoFeatures, Partition, parti
 from vae2aef.errors import WrapError
 from vae2aef.find import find_parts
 from vae2aef.flows import Bijection, FlowPrior, StandardNormal, build_flow
+from vae2aef.interop import as_prior
 from vae2aef.marginal import evaluation_mode, own_random_state
 from vae2aef.parts import CallableParts, VAEParts, describe
 from vae2aef.preprocess import build_preprocess
@@ -50,9 +51,10 @@ def wrap(
         core: `"linear"` (h(x) = W x + b), a module (your own h, data to latent shape), `"noise"` (the VAE
             itself: the loss is its negative ELBO), or, for the partition family, `"center"`, `"corner"`,
             `"random"` or a boolean mask of the event's shape.
-        core_flow: n^-1: `"none"`, `"coupling"`, `"maf"` or a `vae2aef.Bijection`.
-        prior: None for the VAE's own, `"coupling"`, `"maf"`, a module with `log_prob` and `sample`, or a
-            `torch.distributions` object.
+        core_flow: n^-1: `"none"`, `"coupling"`, `"maf"`, a `vae2aef.Bijection`, or a transform of torch, Pyro, zuko or
+            nflows, applied in its own forward direction.
+        prior: None for the VAE's own, `"coupling"`, `"maf"`, a module with `log_prob` and `sample`, a
+            `torch.distributions` object, or a transform or flow of Pyro, zuko or nflows.
         residual: `"learned"`, `"shared"`, `"decoder"`, a number, `"laplace"`, `"student_t"`, or a module; see
             `vae2aef.Residual`.
         preprocess: None, `"dequantize"`, `"logit"`, `"standardize"`, a `vae2aef.Bijection`, or a list of these.
@@ -168,7 +170,8 @@ def _probe(vae: Any, parts: VAEParts, y: Tensor, cond: tuple, kwargs: dict) -> _
             )
         if not bool(mean.isfinite().all()):
             raise WrapError("the decoder's mean is not finite on the example")
-    return _Seen(y.shape[1:], loc.shape[1:], 1.0)
+    # The spread of the data is what a decoder that knows nothing leaves over: a start for a learned residual scale.
+    return _Seen(y.shape[1:], loc.shape[1:], float(y.std(correction=0).clamp(1e-2, 1e2)))
 
 
 def _head(value: Any, full: int, batch: int) -> Any:
@@ -215,10 +218,8 @@ def _prior(prior: Any, parts: VAEParts, latent: torch.Size) -> tuple[nn.Module, 
         return FlowPrior(build_flow(prior, numel(latent)), latent), False
     if prior is None:
         prior = parts.prior if parts.prior is not None else StandardNormal(latent)
-    if isinstance(prior, torch.distributions.Distribution):
-        from vae2aef.interop import DistributionPrior
-
-        prior = DistributionPrior(prior, latent)
+    outside = as_prior(prior, latent)  # distributions, transforms and flows of torch, Pyro, zuko, nflows
+    prior = prior if outside is None else outside
     if not (isinstance(prior, nn.Module) and callable(getattr(prior, "log_prob", None)) and hasattr(prior, "sample")):
         raise TypeError(
             'expected prior None, "coupling", "maf", a torch distribution, or a module with log_prob(z) -> (batch,) '
@@ -258,6 +259,11 @@ def _summary(
         *([f"  taken from the VAE: prior {type(the_prior).__name__}"] if own and parts.prior is not None else []),
         *(["  assumed: prior standard normal (no other was found or given)"] if own and parts.prior is None else []),
         *(f"  assumed: {line}" for line in parts.assumed),
+        *(
+            [f"  assumed: residual scale starts at {seen.spread:.3g}, the standard deviation of the example"]
+            if isinstance(residual, str) and residual != "decoder"
+            else []
+        ),
         f"  added: core {name(core)}, core flow {name(core_flow)}, residual {name(residual)}"
         + ("" if own else f", prior {name(prior)}")
         + ("" if preprocess is None else f", preprocessing {name(preprocess)}"),

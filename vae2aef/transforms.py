@@ -1,0 +1,248 @@
+"""Transforms of torch.distributions, Pyro, zuko and nflows as bijections of ours.
+
+No library but torch is imported: the others are known by the names of their classes. Each has a trap (DESIGN,
+section 4), and each trap is handled here and nowhere else.
+"""
+
+import contextlib
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Transform
+from torch.distributions.transforms import _InverseTransform
+from torch.overrides import TorchFunctionMode
+
+from vae2aef.errors import WrapError
+from vae2aef.flows import Bijection
+from vae2aef.held import Held
+from vae2aef.tensors import full_precision, sum_event
+
+_FACTORIES = {torch.zeros, torch.ones, torch.empty, torch.full}
+
+
+def library_class(value: Any, name: str) -> bool:
+    """Whether a class of this qualified name is among the bases of the type of `value`; imports nothing."""
+    return any(f"{cls.__module__}.{cls.__qualname__}" == name for cls in type(value).__mro__)
+
+
+class _FactoriesIn(TorchFunctionMode):
+    """Make `torch.zeros(...)` and the like return this dtype: Pyro's MAF inverse makes float32 zeros otherwise."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _FACTORIES and kwargs.get("dtype") is None:
+            kwargs["dtype"] = self.dtype
+        return func(*args, **kwargs)
+
+
+def _factories_like(value: Tensor) -> contextlib.AbstractContextManager[Any]:
+    same = value.dtype == torch.get_default_dtype() or not value.is_floating_point()
+    return contextlib.nullcontext() if same else _FactoriesIn(value.dtype)
+
+
+def apply(transform: Any, x: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+    """Apply a torch transform (Pyro's and zuko's are some) in one pass, past its cache.
+
+    Args:
+        transform: a `torch.distributions.Transform`.
+        x: shape `(*batch, *event)`.
+        inverse: apply the inverse.
+
+    Returns:
+        The value and its log-determinant in nats; the latter lacks the transform's event dimensions.
+
+    Raises:
+        WrapError: if the transform has no inverse, or no known log-determinant.
+    """
+    # Caches compare by identity, not by value: after a parameter update, the same tensor would get the old
+    # log-determinant. A fresh view is never in a cache.
+    fresh = x.view_as(x)
+    kind = type(transform).__name__
+    try:
+        with _factories_like(x):
+            # zuko computes both in one pass only here; it gives this method to every transform of torch, too.
+            if hasattr(transform, "call_and_ladj") and type(transform).__module__.startswith("zuko."):
+                return (transform.inv if inverse else transform).call_and_ladj(fresh)
+            if inverse:
+                y = transform.inv(fresh)
+                return y, -transform.log_abs_det_jacobian(y, fresh)
+            y = transform(fresh)
+            return y, transform.log_abs_det_jacobian(fresh, y)
+    except (NotImplementedError, KeyError) as error:
+        what = "no inverse, or no known log-determinant of it" if inverse else "no known log-determinant"
+        raise WrapError(
+            f"the transform {kind} has {what}; use one that implements `_inverse` and `log_abs_det_jacobian`"
+        ) from error
+    finally:
+        forget(transform)
+
+
+def forget(transform: Any) -> None:
+    """Empty the caches of a transform: they hold tensors of a graph, which can be neither copied nor pickled."""
+    for part in getattr(transform, "parts", ()):
+        forget(part)
+    inner = getattr(transform, "base_transform", None)
+    if isinstance(inner, Transform):
+        forget(inner)
+    if isinstance(transform, _InverseTransform):
+        forget(transform._inv)
+    for name in [n for n in vars(transform) if n.startswith("_cached")]:
+        setattr(transform, name, (None, None) if name == "_cached_x_y" else None)
+
+
+class TransformState(Held):
+    """The tensors of a torch transform; `build` makes the transform anew from their present values."""
+
+    def __init__(self, transform: Transform) -> None:
+        super().__init__()
+        self.children_of: dict[str, int] = {}  # attribute -> how many transforms, -1 for one that is no list
+        if isinstance(transform, nn.Module):  # Pyro's learnable ones look after their tensors themselves
+            forget(transform)
+            self.module = transform
+            return
+        self._inverted = isinstance(transform, _InverseTransform)
+        if self._inverted:
+            self._add("_inv", -1, [transform._inv])
+            return
+        self._template = copy.copy(transform)
+        forget(self._template)
+        for name, value in list(vars(self._template).items()):
+            if isinstance(value, Tensor):
+                self.hold(name, value, type(transform).__name__)
+            elif isinstance(value, Transform):
+                self._add(name, -1, [value])
+            elif isinstance(value, (list, tuple)) and value and all(isinstance(v, Transform) for v in value):
+                self._add(name, len(value), value)
+            else:
+                continue
+            setattr(self._template, name, None)
+
+    def _add(self, name: str, count: int, transforms: Any) -> None:
+        self.children_of[name] = count
+        for i, transform in enumerate(transforms):
+            self.add_module(f"{name}_{i}", TransformState(transform))
+
+    def _child(self, name: str, i: int) -> Any:
+        return getattr(self, f"{name}_{i}").build()
+
+    def build(self) -> Any:
+        """Return the transform, made of the tensors as they are now."""
+        if "module" in self._modules:
+            return self.module
+        if self._inverted:
+            return self._child("_inv", 0).inv
+        transform = copy.copy(self._template)
+        for name in self.shapes:
+            setattr(transform, name, self.held(name))
+        for name, count in self.children_of.items():
+            parts = [self._child(name, i) for i in range(abs(count))]
+            setattr(transform, name, parts[0] if count < 0 else parts)
+        return transform
+
+
+class _Outside(Bijection):
+    """What all bijections from outside share: they see flat vectors, in full precision."""
+
+    event_dim = 1
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Apply the transform; see `Bijection.forward` for shapes."""
+        return self._run(x, inverse=False)
+
+    def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Undo it; see `Bijection.inverse` for shapes.
+
+        Raises:
+            WrapError: if the transform has no inverse.
+        """
+        return self._run(y, inverse=True)
+
+    def _run(self, x: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        # Elementwise transforms and those of vectors see (batch, D), whatever the shape of the latent; only a
+        # transform of images or the like (event_dim > 1) sees the shape itself.
+        with full_precision(x):
+            y, log_det = self._map(x if self.event_dim > 1 else x.reshape(x.shape[0], x.shape[1:].numel()), inverse)
+            return y.reshape(x.shape), sum_event(log_det)
+
+    def _map(self, x: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+
+class TorchTransform(_Outside):
+    """A transform of torch.distributions or Pyro; its tensors become buffers and parameters.
+
+    Args:
+        transform: applied as it is in `forward`; learnable ones of Pyro are trained.
+
+    Raises:
+        WrapError: if it is not bijective on the reals.
+    """
+
+    def __init__(self, transform: Transform) -> None:
+        super().__init__()
+        if not transform.bijective:
+            raise WrapError(f"the transform {type(transform).__name__} is not bijective, so it has no log-determinant")
+        self.event_dim = max(transform.domain.event_dim, transform.codomain.event_dim)
+        self.state = TransformState(transform)
+
+    def _map(self, x: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        return apply(self.state.build(), x, inverse)
+
+
+class ZukoTransform(_Outside):
+    """A lazy transform of zuko, or the transform inside a zuko flow, without context.
+
+    zuko's direction is ours: from data to noise.
+    """
+
+    def __init__(self, transform: nn.Module) -> None:
+        super().__init__()
+        self.transform = transform.transform if library_class(transform, "zuko.lazy.Flow") else transform
+
+    def _map(self, x: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        transform: Any = self.transform()  # type: ignore[operator]
+        return (transform.inv if inverse else transform).call_and_ladj(x)
+
+
+class NflowsTransform(_Outside):
+    """A transform of nflows, without context. nflows' direction is ours: from data to noise."""
+
+    def __init__(self, transform: nn.Module) -> None:
+        super().__init__()
+        self.transform = transform
+
+    def _map(self, x: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        if not inverse:
+            return self.transform(x)
+        try:
+            return self.transform.inverse(x)  # type: ignore[operator]
+        except Exception as error:
+            if type(error).__name__ == "InverseNotAvailable":
+                raise WrapError(f"the nflows transform {type(self.transform).__name__} has no inverse") from error
+            raise
+
+
+def outside_bijection(transform: Any) -> Bijection | None:
+    """Make a bijection of an outside transform; None if it is of no known kind.
+
+    `forward` of the bijection is the transform's own forward, in every library. As a core flow n^-1 it is applied
+    to the core variables as it is.
+
+    Raises:
+        WrapError: if it is a transform that is not bijective.
+    """
+    if library_class(transform, "zuko.lazy.LazyTransform") or library_class(transform, "zuko.lazy.Flow"):
+        return ZukoTransform(transform)
+    if library_class(transform, "nflows.transforms.base.Transform"):
+        return NflowsTransform(transform)
+    if library_class(transform, "nflows.flows.base.Flow"):
+        return NflowsTransform(transform._transform)
+    if isinstance(transform, Transform):
+        return TorchTransform(transform)
+    return None
