@@ -11,7 +11,7 @@ from vae2aef.core import Expansion, Partition
 from vae2aef.errors import require_finite
 from vae2aef.flows import Bijection
 from vae2aef.marginal import LogProb, Proposal
-from vae2aef.parts import Posterior, VAEParts
+from vae2aef.parts import Decoded, Posterior, VAEParts
 from vae2aef.tensors import at_least_float32, sum_event
 
 
@@ -46,6 +46,7 @@ class Joint(NamedTuple):
     log_det: Tensor
     z: Tensor
     mean: Tensor
+    posterior: Posterior
 
 
 class AEF(nn.Module):
@@ -109,16 +110,15 @@ class AEF(nn.Module):
         y, log_det_y = self._preprocess(x)  # Eq. 19
         core, shell = self.core(y)  # Eq. 9: h(y), y; Eq. 4: the core and the shell of y
         w = self.core.perturb(core)  # Eq. 11
-        posterior = self.parts.encode(shell, *cond, **kwargs)
-        joint = self._joint(shell, w, posterior, cond, kwargs)
+        joint = self._joint(shell, w, self._posterior(shell, cond, kwargs), cond, kwargs)
         entropy = self.core.entropy()
         log_det = joint.log_det + log_det_y
         per_sample = joint.prior + joint.residual + log_det + entropy
         loss = -per_sample.sum() / max(x.shape[0], 1)  # an empty batch costs nothing
         if not torch.compiler.is_compiling():
             require_finite(
-                loss.detach(), x, preprocess=y, core=w, encoder_location=posterior.loc,
-                encoder_scale=posterior.scale, z=joint.z, decoder=joint.mean, prior=joint.prior,
+                loss.detach(), x, preprocess=y, core=w, encoder_location=joint.posterior.loc,
+                encoder_scale=joint.posterior.scale, z=joint.z, decoder=joint.mean, prior=joint.prior,
                 residual=joint.residual, log_det=log_det, entropy=entropy,
             )  # fmt: skip
         if not terms:
@@ -126,18 +126,25 @@ class AEF(nn.Module):
         reconstruction = self.preprocess.inverse(self._join(core, joint.mean))[0]
         return LossTerms(loss, joint.prior, joint.residual, log_det, entropy, joint.z, reconstruction)
 
-    def _joint(self, shell: Tensor, w: Tensor, posterior: Posterior, cond: tuple, kwargs: dict) -> Joint:
+    def _posterior(self, shell: Tensor, cond: tuple, kwargs: dict) -> Posterior | None:
+        """Encode; None if that happens together with decoding, in one pass of the VAE's own forward."""
+        return None if self.parts.one_pass else self.parts.encode(shell, *cond, **kwargs)
+
+    def _joint(self, shell: Tensor, w: Tensor, posterior: Posterior | None, cond: tuple, kwargs: dict) -> Joint:
         """Algorithm 1: log p0(z), log r(delta) and log|det J| for shell `(batch, *event)`, core w."""
         u, log_det = self.core_flow(w)  # u = n^-1(w)
-        z = posterior.loc + posterior.scale * u  # Eq. 4, 9
+        if posterior is None:
+            posterior, z, decoded = self.parts.run(shell, u, *cond, **kwargs)
+        else:
+            z, decoded = posterior.loc + posterior.scale * u, None  # Eq. 4, 9
         log_det = log_det + sum_event(posterior.scale.log().expand_as(z))
         if posterior.transform is not None:
             z, log_det_transform = posterior.transform(z)
             log_det = log_det + log_det_transform
-        mean, scale = self._decode(z, cond, kwargs)
+        mean, scale = self._shaped(decoded, z.shape[0]) if decoded is not None else self._decode(z, cond, kwargs)
         delta = shell - self.core.shell(mean)  # Eq. 5
         log_r = self.core.shell(self.residual.log_prob(delta, scale))  # type: ignore[operator]
-        return Joint(self._prior_log_prob(z, cond, kwargs), sum_event(log_r), log_det, z, mean)
+        return Joint(self._prior_log_prob(z, cond, kwargs), sum_event(log_r), log_det, z, mean, posterior)
 
     # ------------------------------------------------------------------ encoding, decoding, sampling
 
@@ -208,7 +215,7 @@ class AEF(nn.Module):
         """
         y, log_det = self._preprocess(x)
         core, shell = self.core(y)
-        joint = self._joint(shell, core, self.parts.encode(shell, *cond, **kwargs), cond, kwargs)
+        joint = self._joint(shell, core, self._posterior(shell, cond, kwargs), cond, kwargs)
         return joint.prior + joint.residual + joint.log_det + log_det
 
     def log_prob(
@@ -286,8 +293,11 @@ class AEF(nn.Module):
         return y, log_det
 
     def _decode(self, z: Tensor, cond: tuple, kwargs: dict) -> tuple[Tensor, Tensor | None]:
-        mean, scale = self.parts.decode(z, *cond, **kwargs)
-        shape = (z.shape[0], *self.event_shape)
+        return self._shaped(self.parts.decode(z, *cond, **kwargs), z.shape[0])
+
+    def _shaped(self, decoded: Decoded, batch: int) -> tuple[Tensor, Tensor | None]:
+        mean, scale = decoded
+        shape = (batch, *self.event_shape)
         return mean.reshape(shape), None if scale is None else scale.expand_as(mean).reshape(shape)
 
     def _join(self, core: Tensor, mean: Tensor) -> Tensor:

@@ -43,6 +43,20 @@ class Decoded(NamedTuple):
     scale: Tensor | None = None
 
 
+class Pass(NamedTuple):
+    """What one pass of a VAE's own forward gives, with u in the place of its noise.
+
+    Attributes:
+        posterior: location and scale, without a transform.
+        z: latents, shape `(batch, *latent)`.
+        decoded: what the decoder says of them.
+    """
+
+    posterior: Posterior
+    z: Tensor
+    decoded: Decoded
+
+
 class VAEParts(abc.ABC):
     """Encoder, decoder and prior of a VAE, in one form whatever the codebase.
 
@@ -52,9 +66,11 @@ class VAEParts(abc.ABC):
         prior: module with `log_prob(z) -> (batch,)` and `sample(n)`; None for the standard normal.
         taken: what was taken from the VAE, a line each; shown by `print(aef)`.
         assumed: what was assumed, a line each.
+        one_pass: the VAE can only be run as a whole: the loss then calls `run` rather than `encode` and `decode`.
     """
 
     prior: nn.Module | None = None
+    one_pass: bool = False
     taken: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
 
@@ -65,6 +81,10 @@ class VAEParts(abc.ABC):
     @abc.abstractmethod
     def decode(self, z: Tensor, *cond: Any, **kwargs: Any) -> Decoded:
         """Decode latents `(batch, *latent)`; conditions are handed on."""
+
+    def run(self, x: Tensor, u: Tensor, *cond: Any, **kwargs: Any) -> Pass:
+        """Encode data `(batch, *event)`, place u `(batch, *latent)` and decode, all at once; only if `one_pass`."""
+        raise NotImplementedError(f"{type(self).__name__} encodes and decodes apart")
 
 
 class CallableParts(VAEParts):

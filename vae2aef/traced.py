@@ -1,0 +1,149 @@
+"""The traced adapter: a VAE nobody has described, run as a whole by its own forward.
+
+The draw of Gaussian noise inside `forward` returns u = n^-1(w) instead; z is what the forward makes of it, its scale
+is dz/du by autograd in the same pass, and the mean of the data is what the forward returns. To decode other latents,
+they are put in the place of z in a pass over placeholder data. `vae2aef.proof.trace` proves once that this is right,
+or refuses.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vae2aef.errors import WrapError
+from vae2aef.parts import MIN_SCALE, Decoded, Pass, Posterior, VAEParts
+from vae2aef.tensors import at_least_float32
+from vae2aef.tracing import Follow, Site
+
+
+class TracedParts(VAEParts):
+    """Parts of a VAE known only by its forward. Made by `vae2aef.proof.trace`, which proves what is assumed here.
+
+    Args:
+        vae: the user's module; `vae(x, *cond)` encodes, draws once, and decodes.
+        site: which call makes z.
+        outputs: where the mean of the data is in what forward returns, in eval and in training mode.
+        placeholder: one event of data, `(1, *event)`, to run the encoder on when only the decoder is wanted.
+        latent_shape: shape of one latent.
+        awake: dotted names of modules that draw only in training mode: these are always in it, alone.
+        lean: whether decoding works with one row of placeholder data for any number of latents.
+    """
+
+    one_pass = True
+
+    def __init__(
+        self,
+        vae: nn.Module,
+        site: Site,
+        outputs: dict[bool, tuple],
+        placeholder: Tensor,
+        latent_shape: Sequence[int],
+        awake: tuple[str, ...] = (),
+        lean: bool = False,
+    ) -> None:
+        self.vae = vae
+        self.site = site
+        self.outputs = outputs
+        self.placeholder = placeholder
+        self.latent_shape = torch.Size(latent_shape)
+        self.awake = awake
+        self.lean = lean
+
+    def run(self, x: Tensor, u: Tensor, *cond: Any, **kwargs: Any) -> Pass:
+        """Encode `x`, `(batch, *event)`, place u, `(batch, *latent)`, and decode, in one pass of forward."""
+        follow, out = self._forward(Follow(u, self.site), x, cond, kwargs)
+        return Pass(_posterior(follow), at_least_float32(follow.z), self._decoded(out))  # type: ignore[arg-type]
+
+    def encode(self, x: Tensor, *cond: Any, **kwargs: Any) -> Posterior:
+        """See `VAEParts.encode`. The decoder runs too; statistics of batch normalisation are left as they are."""
+        u = torch.zeros(x.shape[0], *self.latent_shape, dtype=x.dtype, device=x.device)
+        with own_buffers(self.vae):
+            follow, _ = self._forward(Follow(u, self.site), x, cond, kwargs)
+        return _posterior(follow)
+
+    def decode(self, z: Tensor, *cond: Any, **kwargs: Any) -> Decoded:
+        """See `VAEParts.decode`. The encoder runs on placeholder data, without effect on the result."""
+        rows = 1 if self.lean and not any(m.training for m in self.vae.modules()) else z.shape[0]
+        x = self.placeholder.to(z).expand(rows, *self.placeholder.shape[1:])
+        with own_buffers(self.vae):
+            _, out = self._forward(Follow(None, self.site, replacement=z), x.clone(), cond, kwargs)
+        return self._decoded(out)
+
+    def _forward(self, follow: Follow, x: Tensor, cond: tuple, kwargs: dict) -> tuple[Follow, Any]:
+        """Run forward under `follow`; return it with the mean of the data, a tensor or a distribution."""
+        training = self.vae.training
+        with awake(self.vae, self.awake), follow:
+            out = self.vae(x, *cond, **kwargs)
+        if follow.z is None:
+            drew = "did not draw" if follow.noise is None else "took another path after its draw"
+            raise WrapError(
+                f"the forward of {type(self.vae).__name__} {drew} in this pass, unlike when it was wrapped. Wrap it "
+                "anew if it was changed; a VAE with branches must be described: encoder=, decoder="
+            )
+        return follow, pick(out, self.outputs[training])
+
+    def _decoded(self, out: Any) -> Decoded:
+        if isinstance(out, torch.distributions.Distribution):
+            return Decoded(at_least_float32(out.mean), at_least_float32(out.stddev))
+        return Decoded(at_least_float32(out))
+
+
+def _posterior(follow: Follow) -> Posterior:
+    """Read location and scale from a pass; a scale that is not positive becomes NaN, which the loss reports."""
+    z, scale, u = at_least_float32(follow.z), at_least_float32(follow.scale), follow.u  # type: ignore[arg-type]
+    scale = torch.where(scale < 0, torch.nan, scale).clamp(min=MIN_SCALE)
+    return Posterior(z - scale * u, scale)
+
+
+def pick(out: Any, path: tuple) -> Any:
+    """Take one item out of what forward returned.
+
+    Args:
+        out: nested tuples, lists, dicts and objects.
+        path: from outside to inside; numbers and keys, or attribute names, which begin with a dot.
+
+    Raises:
+        WrapError: if it is not there.
+    """
+    try:
+        for step in path:
+            by_name = isinstance(step, str) and step.startswith(".")
+            out = getattr(out, step[1:]) if by_name else out[step]
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise WrapError(f"forward returns no {say_path(path)}, as it did when it was wrapped") from error
+    return out
+
+
+def say_path(path: tuple) -> str:
+    """Write a path as one would in Python: `forward(x)[0].mean`."""
+    return "forward(x)" + "".join(s if isinstance(s, str) and s.startswith(".") else f"[{s!r}]" for s in path)
+
+
+@contextlib.contextmanager
+def awake(vae: nn.Module, names: Sequence[str]) -> Iterator[None]:
+    """Put single modules, not their children, in training mode, and back afterwards."""
+    modules = [vae.get_submodule(name) for name in names]
+    modes = [m.training for m in modules]
+    for m in modules:
+        m.training = True
+    try:
+        yield
+    finally:
+        for m, mode in zip(modules, modes, strict=True):
+            m.training = mode
+
+
+@contextlib.contextmanager
+def own_buffers(vae: nn.Module) -> Iterator[None]:
+    """Let modules in training mode work on copies of their buffers, so that the pass leaves no trace in them."""
+    saved = [(m, dict(m._buffers)) for m in vae.modules() if m.training and m._buffers]
+    for m, buffers in saved:
+        m._buffers.update({name: None if b is None else b.detach().clone() for name, b in buffers.items()})
+    try:
+        yield
+    finally:
+        for m, buffers in saved:
+            m._buffers.update(buffers)
