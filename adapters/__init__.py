@@ -1,5 +1,21 @@
 """Adapters, one module for each codebase. Importing them imports no codebase."""
 
-from vae2aef.adapters import pytorch_examples
+from vae2aef.adapters import (
+    compvis,
+    diffusers,
+    monai,
+    pythae,
+    pytorch_examples,
+    pytorch_vae,
+    torch_distributions,
+)
 
-__all__ = ["pytorch_examples"]
+__all__ = [
+    "compvis",
+    "diffusers",
+    "monai",
+    "pythae",
+    "pytorch_examples",
+    "pytorch_vae",
+    "torch_distributions",
+]

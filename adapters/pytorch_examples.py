@@ -23,7 +23,7 @@ def has_methods(vae: Any) -> bool:
 
 
 @register_adapter(matches=has_methods)
-def adapt(vae: Any, x: Tensor, *cond: Any, encoder_scale: str | None = None, **kwargs: Any) -> CallableParts:
+def adapt(vae: Any, x: Tensor, *cond: Any, encoder_scale: str | None = None, **kwargs: Any) -> CallableParts | None:
     """Read the parts of such a VAE.
 
     Args:
@@ -40,6 +40,8 @@ def adapt(vae: Any, x: Tensor, *cond: Any, encoder_scale: str | None = None, **k
     module = vae if isinstance(vae, nn.Module) else nn.Module()
     with evaluation_mode(module), torch.no_grad(), own_random_state(x.device):
         out, flatten = _encode(vae, x, cond, kwargs)
+        if isinstance(out, torch.distributions.Distribution):
+            return None  # the adapter for these reads it
         second = two_tensors(out)[1]
         measured = measure_scale(vae.reparameterize, second)
     if measured is None and encoder_scale is None:

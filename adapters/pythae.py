@@ -1,0 +1,287 @@
+"""pythae: VAE and the models derived from it, VAMP with its prior, IAF and LinNF with their posterior flow.
+
+`PythaeModel` makes an AEF a pythae model again, for its trainers, pipelines and samplers.
+"""
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vae2aef.adapters._common import (
+    GIVE_SCALE,
+    NO_POSTERIOR,
+    QUANTISED,
+    USE_GAUSSIAN,
+    refusal,
+)
+from vae2aef.aef import AEF
+from vae2aef.parts import Decoded, Posterior, VAEParts, to_decoded, to_scale
+from vae2aef.registry import register_adapter
+from vae2aef.tensors import at_least_float32
+
+DETERMINISTIC = (
+    "ae.ae_model.AE",
+    "rae_l2.rae_l2_model.RAE_L2",
+    "rae_gp.rae_gp_model.RAE_GP",
+    "wae_mmd.wae_mmd_model.WAE_MMD",
+)
+NOT_GAUSSIAN = {
+    "svae.svae_model.SVAE": "its posterior is von Mises-Fisher, on a sphere",
+    "pvae.pvae_model.PoincareVAE": "its latent space is the Poincare disk",
+    "hvae.hvae_model.HVAE": "its posterior goes through Hamiltonian steps with random momenta",
+    "rhvae.rhvae_model.RHVAE": "its posterior goes through Riemannian Hamiltonian steps with random momenta",
+}
+
+
+def _names(*models: str) -> tuple[str, ...]:
+    return tuple(f"pythae.models.{model}" for model in models)
+
+
+class PythaeParts(VAEParts):
+    """Encoder and decoder of a pythae VAE.
+
+    Args:
+        vae: the pythae model.
+    """
+
+    def __init__(self, vae: Any) -> None:
+        self.vae = vae
+        name = type(vae).__name__
+        self.taken = (
+            f"encoder: {name}.encoder, second output log_covariance = log_var",
+            f"decoder: {name}.decoder, its reconstruction taken as the mean of the data",
+        )
+        self.assumed = (f"the objective is the AEF's; that of {name}, with its weights and extra terms, is not used",)
+        if getattr(vae.model_config, "reconstruction_loss", None) == "bce":
+            self.assumed += (
+                "grey pixels have no Bernoulli density: its mean is used with a residual of its own scale",
+            )
+
+    def encode(self, x: Tensor) -> Posterior:
+        """See `VAEParts.encode`."""
+        out = self.vae.encoder(x)
+        return Posterior(at_least_float32(out.embedding), to_scale(out.log_covariance, "log_var"))
+
+    def decode(self, z: Tensor) -> Decoded:
+        """See `VAEParts.decode`."""
+        return to_decoded(self.vae.decoder(z)["reconstruction"])
+
+
+class IAFParts(PythaeParts):
+    """VAE_IAF: an inverse autoregressive flow after the affine map."""
+
+    def encode(self, x: Tensor) -> Posterior:
+        """See `VAEParts.encode`."""
+        return super().encode(x)._replace(transform=self.flow)
+
+    def flow(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Apply the posterior flow: `(batch, latent)` to the same and `(batch,)`."""
+        out = self.vae.iaf_flow.inverse(z)
+        return out.out, out.log_abs_det_jac
+
+
+class LinNFParts(IAFParts):
+    """VAE_LinNF: planar and radial flows after the affine map."""
+
+    def flow(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Apply the posterior flows: `(batch, latent)` to the same and `(batch,)`."""
+        log_det = z.new_zeros(z.shape[0])
+        for layer in self.vae.net:
+            out = layer(z)
+            z, log_det = out.out, log_det + out.log_abs_det_jac
+        return z, log_det
+
+
+class VampPrior(nn.Module):
+    """The mixture of the posteriors of learned pseudo-inputs, equally weighted (VAMP).
+
+    Args:
+        vae: pythae's VAMP model; its pseudo-inputs and encoder are used and stay its own.
+
+    References:
+        Tomczak, Welling, *VAE with a VampPrior*, AISTATS 2018.
+    """
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self._vae = (vae,)  # in a tuple: not a submodule of the prior, it is the VAE's
+
+    def components(self) -> tuple[Tensor, Tensor]:
+        """Return means and log variances of the components, `(components, latent)` each."""
+        (vae,) = self._vae
+        weight = vae.pseudo_inputs[0].weight
+        one_hot = torch.eye(vae.number_components, dtype=weight.dtype, device=weight.device)
+        inputs = vae.pseudo_inputs(one_hot).reshape(vae.number_components, *vae.model_config.input_dim)
+        out = vae.encoder(inputs)
+        return at_least_float32(out.embedding), at_least_float32(out.log_covariance)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log density in nats: `z` of shape `(batch, latent)` gives `(batch,)`."""
+        mean, log_var = self.components()
+        squares = (z.unsqueeze(1) - mean).square() * (-log_var).exp()
+        each = -0.5 * (squares + log_var + math.log(2 * math.pi)).sum(-1)
+        return each.logsumexp(1) - math.log(mean.shape[0])
+
+    def sample(self, n: int, temperature: float = 1.0) -> Tensor:
+        """Draw `n` latents, shape `(n, latent)`; `temperature` scales the spread of each component."""
+        mean, log_var = self.components()
+        chosen = torch.randint(mean.shape[0], (n,), device=mean.device)
+        return mean[chosen] + temperature * (0.5 * log_var[chosen]).exp() * torch.randn_like(mean[chosen])
+
+
+@register_adapter(*_names("vae.vae_model.VAE"))
+def adapt(vae: Any, x: Tensor) -> VAEParts:
+    """Read a pythae VAE: BetaVAE, IWAE and the others derived from it."""
+    if getattr(vae, "deterministic_posterior", 0):
+        raise refusal(vae, f"with deterministic_posterior=True {NO_POSTERIOR}", GIVE_SCALE)
+    return PythaeParts(vae)
+
+
+@register_adapter(*_names("vamp.vamp_model.VAMP"))
+def adapt_vamp(vae: Any, x: Tensor) -> VAEParts:
+    """Read VAMP, with its prior."""
+    parts = PythaeParts(vae)
+    parts.prior = VampPrior(vae)
+    return parts
+
+
+@register_adapter(*_names("vae_iaf.vae_iaf_model.VAE_IAF"))
+def adapt_iaf(vae: Any, x: Tensor) -> VAEParts:
+    """Read VAE_IAF, with its posterior flow."""
+    parts = IAFParts(vae)
+    parts.taken += ("posterior flow: iaf_flow, after the affine map",)
+    return parts
+
+
+@register_adapter(*_names("vae_lin_nf.vae_lin_nf_model.VAE_LinNF"))
+def adapt_lin_nf(vae: Any, x: Tensor) -> VAEParts:
+    """Read VAE_LinNF, with its posterior flows."""
+    parts = LinNFParts(vae)
+    parts.taken += (f"posterior flow: {len(vae.net)} planar or radial layers, after the affine map",)
+    return parts
+
+
+@register_adapter(*_names(*DETERMINISTIC))
+def refuse_deterministic(vae: Any, x: Tensor) -> VAEParts:
+    """Say why an autoencoder without a posterior is not taken."""
+    raise refusal(vae, NO_POSTERIOR, GIVE_SCALE)
+
+
+@register_adapter(*_names("vq_vae.vq_vae_model.VQVAE"))
+def refuse_quantised(vae: Any, x: Tensor) -> VAEParts:
+    """Say why VQ-VAE is not taken."""
+    raise refusal(vae, QUANTISED, USE_GAUSSIAN)
+
+
+@register_adapter(*_names(*NOT_GAUSSIAN))
+def refuse_other(vae: Any, x: Tensor) -> VAEParts:
+    """Say why models whose posterior is not Gaussian are not taken."""
+    reasons = {f"pythae.models.{name}": reason for name, reason in NOT_GAUSSIAN.items()}
+    found = (reasons.get(f"{cls.__module__}.{cls.__qualname__}") for cls in type(vae).__mro__)
+    raise refusal(vae, next(filter(None, found)), USE_GAUSSIAN)
+
+
+class PythaeModel(nn.Module):
+    """An AEF as a pythae model: for `BaseTrainer`, `TrainingPipeline` and the samplers that call the model.
+
+    Args:
+        aef: made by `vae2aef.wrap` from a pythae VAE.
+    """
+
+    device: Any = None
+
+    def __init__(self, aef: AEF) -> None:
+        super().__init__()
+        self.aef = aef
+        self.model_name = f"AEF_{aef.vae.model_name}"
+        self.model_config = aef.vae.model_config
+        self.latent_dim = aef.vae.latent_dim
+        self.input_dim = aef.vae.input_dim
+
+    def forward(self, inputs: dict[str, Any], **kwargs: Any) -> Any:
+        """Return a ModelOutput with `loss`, `recon_loss`, `reg_loss` (scalars, nats), `recon_x` and `z`.
+
+        Args:
+            inputs: pythae's batch; `inputs["data"]` is `(batch, *event)`.
+            **kwargs: what pythae's trainers hand on (`epoch`, `dataset_size`), unused.
+        """
+        from pythae.models.base.base_utils import ModelOutput
+
+        terms = self.aef(inputs["data"], terms=True)
+        recon_loss = -terms.residual.mean()
+        return ModelOutput(
+            loss=terms.loss,
+            recon_loss=recon_loss,
+            reg_loss=terms.loss - recon_loss,
+            recon_x=terms.reconstruction,
+            z=terms.z,
+        )
+
+    def encoder(self, x: Tensor) -> Any:
+        """Return a ModelOutput with `embedding`: the AEF's latents, `(batch, latent)`."""
+        from pythae.models.base.base_utils import ModelOutput
+
+        return ModelOutput(embedding=self.aef.encode(x))
+
+    def decoder(self, z: Tensor) -> Any:
+        """Return a ModelOutput with `reconstruction`: the AEF's mean, `(batch, *event)`."""
+        from pythae.models.base.base_utils import ModelOutput
+
+        return ModelOutput(reconstruction=self.aef.decode(z))
+
+    def reconstruct(self, inputs: Tensor) -> Tensor:
+        """Return the reconstructions of data, `(batch, *event)`."""
+        return self.aef.reconstruct(inputs)
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        """Return the latents of data, `(batch, latent)`."""
+        return self.aef.encode(inputs)
+
+    def get_nll(self, data: Tensor, n_samples: int = 128, batch_size: int = 100) -> float:
+        """Return the mean log p(x) in nats, with pythae's sign: see `AEF.log_prob`."""
+        proposal = self.aef.tune_proposal(data)
+        rows = data.split(batch_size)
+        return (
+            torch.cat([self.aef.log_prob(x, num_samples=n_samples, proposal=proposal).value for x in rows])
+            .mean()
+            .item()
+        )
+
+    def update(self) -> None:
+        """Do nothing, as pythae's VAE does at the end of an epoch."""
+
+    def save(self, dir_path: str) -> None:
+        """Write what pythae writes for the VAE, and `aef.pt` with the state of the AEF, into a folder.
+
+        The VAE alone is read back by pythae's `AutoModel.load_from_folder`, the AEF by `PythaeModel.load`.
+        """
+        self.aef.vae.save(dir_path)
+        torch.save(self.aef.state_dict(), os.path.join(dir_path, "aef.pt"))
+
+    @classmethod
+    def load(cls, dir_path: "str | os.PathLike[str]", example: Any, **options: Any) -> "PythaeModel":
+        """Read back a saved AEF.
+
+        Args:
+            dir_path: the folder.
+            example: as in `vae2aef.wrap`.
+            **options: those that `vae2aef.wrap` was called with.
+
+        Raises:
+            FileNotFoundError: if the folder holds no AEF.
+            RuntimeError: from torch, if the options are not those of the saved AEF.
+        """
+        from pythae.models import AutoModel
+
+        from vae2aef.wrap import wrap
+
+        path = Path(dir_path) / "aef.pt"
+        if not path.is_file():
+            raise FileNotFoundError(f"expected {path}, written by PythaeModel.save; pass the folder of a saved AEF")
+        aef = wrap(AutoModel.load_from_folder(str(dir_path)), example=example, **options)
+        aef.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        return cls(aef)

@@ -1,0 +1,171 @@
+"""VAEs in the style of `torch.distributions`: the encoder returns a distribution, the decoder may too."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.distributions import (
+    ComposeTransform,
+    Distribution,
+    Independent,
+    Laplace,
+    LowRankMultivariateNormal,
+    MultivariateNormal,
+    Normal,
+    StudentT,
+    TransformedDistribution,
+)
+
+from vae2aef.adapters._common import trial
+from vae2aef.errors import WrapError
+from vae2aef.parts import Decoded, Posterior, VAEParts, describe, to_decoded, to_scale
+from vae2aef.registry import register_adapter
+from vae2aef.tensors import at_least_float32, sum_event
+
+PAIRS = (("encode", "decode"), ("encoder", "decoder"))
+
+
+def find_pair(vae: Any) -> tuple[Callable[..., Any], Callable[..., Any], str, str] | None:
+    """Return encoder, decoder and their names, if an object has them."""
+    for first, second in PAIRS:
+        encoder, decoder = getattr(vae, first, None), getattr(vae, second, None)
+        if callable(encoder) and callable(decoder):
+            return encoder, decoder, first, second
+    return None
+
+
+class DistributionParts(VAEParts):
+    """Encoder that returns a distribution, and a decoder that returns one, or a tensor.
+
+    Args:
+        encoder: `encoder(x, *cond)` returns Normal, MultivariateNormal, either in Independent, or a
+            TransformedDistribution over these.
+        decoder: `decoder(z, *cond)` returns the mean, (mean, scale), or a continuous location-scale distribution.
+    """
+
+    def __init__(self, encoder: Callable[..., Any], decoder: Callable[..., Any]) -> None:
+        self.encoder = encoder
+        self.decoder = decoder
+
+    def encode(self, x: Tensor, *cond: Any, **kwargs: Any) -> Posterior:
+        """See `VAEParts.encode`."""
+        return read_posterior(self.encoder(x, *cond, **kwargs))
+
+    def decode(self, z: Tensor, *cond: Any, **kwargs: Any) -> Decoded:
+        """See `VAEParts.decode`."""
+        out = inner(self.decoder(z, *cond, **kwargs))
+        if isinstance(out, Normal):
+            return to_decoded((out.loc, out.scale.expand_as(out.loc)))
+        if isinstance(out, (Laplace, StudentT, MultivariateNormal, LowRankMultivariateNormal)):
+            return to_decoded(out.loc)
+        return to_decoded(out)
+
+
+def inner(out: Any) -> Any:
+    """Take a distribution out of Independent."""
+    return inner(out.base_dist) if isinstance(out, Independent) else out
+
+
+def read_posterior(out: Any) -> Posterior:
+    """Read location, scale and what comes after them from a distribution of shape `(batch, *latent)`.
+
+    Raises:
+        WrapError: for a distribution that is not a Gaussian, or a transform of one, by bijections that keep
+            the shape.
+    """
+    out = inner(out)
+    if isinstance(out, Normal):
+        return Posterior(at_least_float32(out.loc), to_scale(out.scale, "std"))
+    if isinstance(out, (MultivariateNormal, LowRankMultivariateNormal)):
+        tril = at_least_float32(out.scale_tril)
+        scale = tril.diagonal(dim1=-2, dim2=-1)
+        return Posterior(at_least_float32(out.loc), scale, Correlation(out.loc, tril / scale.unsqueeze(-2)))
+    if isinstance(out, TransformedDistribution) and all(t.bijective for t in out.transforms):
+        base = read_posterior(out.base_dist)
+        parts = list(out.transforms)
+        if ComposeTransform(parts).forward_shape(base.loc.shape) == base.loc.shape:
+            return base._replace(transform=Transforms(base, ComposeTransform(parts)))
+    raise WrapError(
+        f"the encoder returns {describe(out)}: an AEF needs z = transform(g_m(x) + g_s(x) * u), that is Normal, "
+        "MultivariateNormal, or a TransformedDistribution over these by bijections that keep the shape. For "
+        "another location-scale family (Laplace, Student-t) pass encoder=lambda x: (q.loc, q.scale) and "
+        'encoder_scale="std"; for a discrete or bounded latent there is no AEF'
+    )
+
+
+class Correlation:
+    """The part of a full covariance that is not its scale: z -> loc + L D^-1 (z - loc), of determinant 1.
+
+    Args:
+        loc: `(batch, latent)`.
+        unit: L D^-1, L the Cholesky factor and D its diagonal: `(batch, latent, latent)`.
+    """
+
+    def __init__(self, loc: Tensor, unit: Tensor) -> None:
+        self.loc, self.unit = loc, unit
+
+    def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Map `(draws * batch, latent)`, whole batch after whole batch, to the same and `(draws * batch,)`."""
+        offsets = (by_draws(z, self.loc) - self.loc).unsqueeze(-1)
+        return (self.loc + (self.unit @ offsets).squeeze(-1)).reshape(z.shape), z.new_zeros(z.shape[0])
+
+
+class Transforms:
+    """The transforms of a TransformedDistribution, which may depend on the datum.
+
+    Args:
+        base: the posterior before them, with its own transform if it has one.
+        transform: all of them.
+    """
+
+    def __init__(self, base: Posterior, transform: ComposeTransform) -> None:
+        self.base, self.transform = base, transform
+
+    def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Map `(draws * batch, *latent)`, whole batch after whole batch, to the same and `(draws * batch,)`."""
+        log_det = z.new_zeros(z.shape[0])
+        if self.base.transform is not None:
+            z, log_det = self.base.transform(z)
+        before = by_draws(z, self.base.loc)
+        after = self.transform(before)
+        each = self.transform.log_abs_det_jacobian(before, after)
+        return after.reshape(z.shape), log_det + sum_event(each.reshape(z.shape[0], *each.shape[2:]))
+
+
+def by_draws(z: Tensor, like: Tensor) -> Tensor:
+    """Reshape `(draws * batch, *latent)` to `(draws, batch, *latent)`; `like` has the batch size."""
+    return z.reshape(-1, *like.shape) if like.shape[0] else z.reshape(1, *z.shape)
+
+
+@register_adapter(matches=lambda vae: find_pair(vae) is not None)
+def adapt(vae: Any, x: Tensor, *cond: Any, encoder_scale: str | None = None, **kwargs: Any) -> VAEParts | None:
+    """Read the parts, if the encoder returns a distribution; otherwise leave the VAE to others.
+
+    Raises:
+        WrapError: if the distribution is not a Gaussian or a transform of one.
+    """
+    pair = find_pair(vae)
+    if pair is None:
+        return None
+    encoder, decoder, first, second = pair
+    with trial(vae, x):
+        try:
+            out = encoder(x, *cond, **kwargs)
+        except Exception:  # whatever it is, the next adapter meets it too and knows better what to say
+            return None
+        if not isinstance(out, Distribution):
+            return None
+        z = read_posterior(out).loc
+        decoded = inner(decoder(z, *cond, **kwargs))
+    parts = DistributionParts(encoder, decoder)
+    parts.taken = (
+        f"encoder: {first}, {type(inner(out)).__name__}",
+        f"decoder: {second}, "
+        + (f"the mean of {type(decoded).__name__}" if isinstance(decoded, Distribution) else "the mean of the data"),
+    )
+    if isinstance(decoded, Distribution):
+        parts.assumed = ('the decoder\'s own scale is not used, unless residual="decoder" (Gaussian decoders)',)
+    prior = getattr(vae, "prior", None)
+    if isinstance(prior, (Distribution, nn.Module)):
+        parts.assumed += (f"its own prior, {type(prior).__name__}, is not read: pass prior=vae.prior to use it",)
+    return parts
