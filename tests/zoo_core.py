@@ -108,13 +108,18 @@ class LinearGaussianVAE(nn.Module):
         return normal.log_prob(x).detach()
 
     @torch.no_grad()
-    def use_exact_posterior(self, residual_scale: float) -> None:
-        """Set the encoder to p(z | x); `orthogonal` is needed."""
+    def centre_on_posterior(self, residual_scale: float) -> Tensor:
+        """Set the encoder's location to the mean of p(z | x); return that posterior's covariance."""
         covariance = self.exact_posterior(self.b[None], residual_scale)[1]
         gain = covariance @ self.a.t() / residual_scale**2
         self.w.copy_(gain)
         self.c.copy_(-gain @ self.b)
-        self.std.copy_(covariance.diagonal().sqrt())
+        return covariance
+
+    @torch.no_grad()
+    def use_exact_posterior(self, residual_scale: float) -> None:
+        """Set the encoder to p(z | x); `orthogonal` is needed."""
+        self.std.copy_(self.centre_on_posterior(residual_scale).diagonal().sqrt())
 
 
 class FlowPosteriorVAE(SmallVAE):
