@@ -85,14 +85,15 @@ def apply(transform: Any, x: Tensor, inverse: bool = False) -> tuple[Tensor, Ten
 
 def forget(transform: Any) -> None:
     """Empty the caches of a transform: they hold tensors of a graph, which can be neither copied nor pickled."""
-    for part in getattr(transform, "parts", ()):
-        forget(part)
-    inner = getattr(transform, "base_transform", None)
-    if isinstance(inner, Transform):
-        forget(inner)
+    inner = [*getattr(transform, "parts", ()), getattr(transform, "base_transform", None)]
     if isinstance(transform, _InverseTransform):
-        forget(transform._inv)
-    for name in [n for n in vars(transform) if n.startswith("_cached")]:
+        inner.append(transform._inv)
+    if isinstance(transform, nn.Module):
+        inner += transform.children()
+    for part in inner:
+        if isinstance(part, (Transform, nn.ModuleList)):
+            forget(part)
+    for name in [n for n in vars(transform) if n.startswith("_cached") or n == "_cache_log_detJ"]:
         setattr(transform, name, (None, None) if name == "_cached_x_y" else None)
 
 
@@ -112,6 +113,7 @@ class TransformState(Held):
             return
         self._template = copy.copy(transform)
         forget(self._template)
+        self._template._inv = None  # the inverse refers back to the original; not all versions drop it in a copy
         for name, value in list(vars(self._template).items()):
             if isinstance(value, Tensor):
                 self.hold(name, value, type(transform).__name__)
