@@ -30,7 +30,7 @@ class Options:
     data: str = "digits"
     vae: str = "mlp"
     latents: int = 8
-    steps: int = 1500
+    steps: int = 1200
     batch_size: int = 128
     lr: float = 3e-3
     seeds: int = 1

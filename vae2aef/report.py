@@ -70,15 +70,19 @@ def terminal_table(rows: Sequence[Row], title: str) -> Table:
         title: above the table.
     """
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    # Eighty columns must do, so the added parameters are left to the report.
-    headings = ("arm", "bits/dim", f"minus {rows[0].arm}", "ESS (min)", "MSE", "params", "s")
-    kept = [i for i, name in enumerate(COLUMNS) if name != "of these added"]
+    headings = ("arm", "bits/dim", f"minus\n{rows[0].arm}", "ESS (min)", "MSE", "params", "s")
     for name in headings:
         table.add_column(name, justify="left" if name == "arm" else "right", no_wrap=True)
     for row in rows:
-        texts = cells(row, digits=3)
-        table.add_row(*(texts[i] for i in kept))
+        # Eighty columns must do: fewer digits, and the added parameters are left to the report.
+        arm, bits, change, _, error, _, _, seconds = cells(row, digits=3)
+        sizes = f"{row.ess_median:.1f} ({row.ess_min:.0f})"
+        table.add_row(arm, bits, change, sizes, error, _short(row.parameters), seconds)
     return table
+
+
+def _short(count: int) -> str:
+    return f"{count / 1e6:.2f}M" if count >= 1e6 else f"{count / 1e3:.0f}k" if count >= 1e4 else str(count)
 
 
 def markdown_table(rows: Sequence[Row]) -> str:

@@ -1,0 +1,177 @@
+"""Numbers of the table against hand-made ones; the page and the pictures."""
+
+import io
+import math
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("lightning")
+pytest.importorskip("matplotlib")
+
+from rich.console import Console
+
+from vae2aef import report, texts
+from vae2aef.options import Options
+from vae2aef.plots import save_comparison, save_curves, save_sheet, tile
+from vae2aef.summary import mean_and_error, summarise
+
+
+def run(arm, seed, log_prob, ess=64.0, best_step=5):
+    n = len(log_prob)
+    return {
+        "arm": arm,
+        "seed": seed,
+        "parameters": {"total": 1234, "vae": 1000, "added": {"core": 200, "residual": 34}},
+        "best_step": best_step,
+        "seconds": 2.0 + seed,
+        "reconstruction_mse": 0.1 * (seed + 1),
+        "validation_bits_per_dim": [[5, 3.0], [10, 2.5]],
+        "training_loss": [[1, 10.0], [2, 9.0]],
+        "test": {"log_prob": list(log_prob), "std_error": [0.2] * n, "effective_sample_size": [ess] * (n - 1) + [2.0]},
+    }
+
+
+NATS = math.log(2) * 2  # one bit a dimension of two
+
+
+def test_one_seed_by_hand():
+    results = [run("a", 0, [-NATS, -2 * NATS, -3 * NATS]), run("b", 0, [-NATS, -2 * NATS, -6 * NATS], ess=5.0)]
+    first, second = summarise(results, ["a", "b"], (1, 2), 1, 128)
+    assert first.bits_per_dim == pytest.approx(2.0)
+    assert first.std_error == pytest.approx(1 / math.sqrt(3))
+    assert (first.difference, first.difference_std_error) == (None, None)
+    assert second.bits_per_dim == pytest.approx(3.0)
+    assert second.difference == pytest.approx(1.0)
+    assert second.difference_std_error == pytest.approx(1.0)  # of (0, 0, 3), paired
+    assert first.importance_std_error == pytest.approx(0.2 / NATS / math.sqrt(3))
+    assert (first.ess_median, first.ess_min) == (64.0, 2.0)
+    assert (first.parameters, first.added, first.seconds) == (1234, {"core": 200, "residual": 34}, 2.0)
+    assert (first.few_draws, second.few_draws) == (False, True)
+
+
+def test_levels_are_counted():
+    (row,) = summarise([run("a", 0, [-NATS, -NATS])], ["a"], (2,), 256, 128)
+    assert row.bits_per_dim == pytest.approx(1.0 + 8.0)
+
+
+def test_several_seeds_by_hand():
+    """Samples differ by 2 on average over seeds, seeds' means by 2: each contributes a variance of 1."""
+    mean, error = mean_and_error(np.array([[0.0, 2.0], [2.0, 4.0]]))
+    assert mean == 2.0
+    assert error == pytest.approx(math.sqrt(1.0 + 1.0))
+
+
+def test_seeds_are_paired_whatever_their_order():
+    results = [
+        run("b", 1, [-5.0, -9.0]),
+        run("a", 0, [-1.0, -2.0]),
+        run("b", 0, [-2.0, -3.0]),
+        run("a", 1, [-4.0, -8.0]),
+    ]
+    _, second = summarise(results, ["a", "b"], (1,), 1, 128)
+    assert second.difference == pytest.approx(1.0 / math.log(2))
+    assert second.difference_std_error == pytest.approx(0.0, abs=1e-12)
+    assert second.seconds == 2.5
+
+
+@pytest.fixture
+def rows():
+    results = [run("vae", 0, [-NATS, -2 * NATS]), run("aef", 0, [-NATS, -1.5 * NATS], ess=3.0, best_step=10)]
+    return summarise(results, ["vae", "aef"], (2,), 1, 128)
+
+
+def test_the_terminal_table_fits_in_eighty_columns(rows):
+    long = [replace(row, arm="vae+features", parameters=12_345_678, seconds=4321.0) for row in rows]
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(report.terminal_table(long, "title"))
+    text = console.export_text()
+    assert "…" not in text
+    assert "1.500 ± 0.500" in text
+    assert "-0.250 ± 0.250" in text
+
+
+def test_notes_say_what_stands_against_the_numbers(rows):
+    notes = texts.warnings(rows, Options(steps=10))
+    assert [note.split(":")[0] for note in notes] == ["aef", "aef"]
+    assert "3.0 of 128 draws" not in notes[0]  # the median of (3, 2)
+    assert "2.5 of 128 draws" in notes[0]
+    assert "had not converged" in notes[1]
+    assert texts.warnings(rows[:1], Options(steps=10)) == []
+
+
+def test_markdown(rows):
+    lines = report.markdown_table(rows).splitlines()
+    assert len(lines) == 4
+    assert all(line.count("|") == len(report.COLUMNS) + 1 for line in lines)
+    assert "1.5000 ± 0.5000" in lines[2]
+
+
+def test_protocol_says_what_was_done():
+    sizes = {"train": 5, "validation": 6, "test": 7}
+    text = " ".join(texts.protocol(Options(seeds=3, lr=0.5, importance_samples=99), sizes, 17))
+    for part in (
+        "17 levels",
+        "5 training, 6 validation, 7 test",
+        "3 seeds",
+        "0.5",
+        "99 draws",
+        "between seeds",
+        "−log K",
+    ):
+        assert part in text
+    assert "between seeds" not in " ".join(texts.protocol(Options(), sizes, 17))
+
+
+def test_the_page_needs_nothing_else(rows, tmp_path):
+    save_sheet(tmp_path / "a.png", np.random.rand(4, 1, 3, 3))
+    page = report.html_report(
+        "A <title>",
+        rows,
+        ["note & more"],
+        [(tmp_path / "a.png", "caption")],
+        "cmd --x '1'",
+        ["line"],
+        texts.MEANING,
+        "v",
+    )
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert "http" not in page.replace("http-equiv", "")
+    assert "A &lt;title&gt;" in page
+    assert "note &amp; more" in page
+    assert "data:image/png;base64,iVBOR" in page
+    assert "1.5000 ± 0.5000" in page
+    assert "unbounded below" in page
+    assert "prefers-color-scheme" in page or "color-scheme: light dark" in page
+
+
+@pytest.mark.parametrize(
+    ("event", "size"), [((1, 4, 3), (4, 3)), ((3, 4, 3), (4, 3)), ((4, 4, 3), (4, 3)), ((9,), (3, 3)), ((7,), (1, 7))]
+)
+def test_tiles(event, size):
+    samples = np.random.rand(5, *event)
+    sheet = tile(samples, columns=3)
+    gap = 1
+    assert sheet.shape == (2 * size[0] + gap, 3 * size[1] + 2 * gap, 3)
+    first = samples[0].reshape(1, *size) if len(event) == 1 else samples[0]
+    assert np.allclose(sheet[: size[0], : size[1], 0], first[0])
+    assert np.allclose(sheet[size[0] + gap :, -size[1] :], 1)  # the place of the sixth is white
+
+
+def test_values_outside_are_clipped_for_pictures():
+    assert set(np.unique(tile(np.array([[[[-3.0, 7.0, np.nan]]]]), 1))) == {0.0, 1.0}
+
+
+def test_pictures_are_written(rows, tmp_path):
+    shown = {
+        row.arm: {"reconstructions": np.random.rand(3, 1, 4, 4), "samples": np.random.rand(16, 1, 4, 4)} for row in rows
+    }
+    save_comparison(tmp_path / "comparison.png", np.random.rand(3, 1, 4, 4), shown, rows)
+    save_curves(
+        tmp_path / "curves.png", [run("vae", 0, [-1.0]), run("vae", 1, [-1.0]), run("aef", 0, [-1.0])], ["vae", "aef"]
+    )
+    for name in ("comparison.png", "curves.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["comparison.png", "curves.png"]  # no temporary files

@@ -1,0 +1,222 @@
+"""Training: the Lightning task, batches that depend on seed and step only, and runs that can be resumed."""
+
+import os
+import signal
+import warnings
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+pytest.importorskip("lightning")
+
+from lightning.pytorch import Trainer
+
+from vae2aef import wrap
+from vae2aef.arms import ARMS, Recipe
+from vae2aef.batches import Batches, continuous, stream
+from vae2aef.flows import Identity
+from vae2aef.interrupt import Interrupted, deferred_interrupt
+from vae2aef.nets import MLPVAE
+from vae2aef.options import Options
+from vae2aef.run import Held, Show, run_arm
+from vae2aef.training import AEFTask
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+]
+
+EVENT = (1, 2, 3)
+
+
+def small_aef(noise=0.0):
+    vae = MLPVAE(EVENT, 2, hidden=8)
+    return wrap(
+        vae, example=torch.rand(4, *EVENT), encoder=vae.encode, decoder=vae.decode, encoder_scale="log_var",
+        core_flow="none", noise=noise,
+    )  # fmt: skip
+
+
+def quiet_trainer(tmp_path, **kwargs):
+    return Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=tmp_path, **kwargs,
+    )  # fmt: skip
+
+
+def test_the_task_trains_in_a_plain_lightning_loop(tmp_path):
+    aef = small_aef(noise=1.0)
+    data = TensorDataset(torch.rand(64, *EVENT), torch.zeros(64))  # (x, label), as data sets often are
+    with torch.no_grad():
+        before = float(aef(data.tensors[0]))
+    trainer = quiet_trainer(tmp_path, max_epochs=30, gradient_clip_val=200)
+    trainer.fit(AEFTask(aef, lr=1e-2), DataLoader(data, batch_size=16), DataLoader(data, batch_size=32))
+    with torch.no_grad():
+        assert float(aef(data.tensors[0])) < before - 1
+    logged = float(trainer.callback_metrics["val_log_prob"])
+    marginal = aef.log_prob(data.tensors[0], num_samples=64).value.mean().item()
+    assert logged == pytest.approx(marginal, abs=0.5)
+    assert float(trainer.callback_metrics["train_loss"]) >= -marginal - 1  # a bound at sigma > 0
+
+
+def test_the_optimizer_holds_the_vae_and_what_was_added():
+    aef = small_aef()
+    held = {id(p) for group in AEFTask(aef, lr=0.1).configure_optimizers().param_groups for p in group["params"]}
+    assert held == {id(p) for p in aef.parameters()}
+
+
+def test_frozen_parameters_are_left_out():
+    aef = small_aef()
+    frozen = next(aef.vae.parameters()).requires_grad_(False)
+    groups = AEFTask(aef).configure_optimizers().param_groups
+    assert all(p is not frozen for group in groups for p in group["params"])
+
+
+X = torch.arange(20, dtype=torch.uint8).reshape(20, 1)
+
+
+def test_a_batch_depends_on_seed_and_number_only():
+    whole = list(Batches(X, 256, 6, 10, seed=1))
+    rest = list(Batches(X, 256, 6, 10, seed=1, start=4))
+    assert len(whole) == 10
+    assert all(torch.equal(a, b) for a, b in zip(whole[4:], rest, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(whole, Batches(X, 256, 6, 10, seed=2), strict=True))
+
+
+def test_an_epoch_shows_each_sample_once_with_new_noise():
+    batches = list(Batches(X, 256, 5, 8, seed=0))
+    for epoch in (batches[:4], batches[4:]):
+        levels = (torch.cat(epoch) * 256).floor().flatten().sort().values
+        assert torch.equal(levels, X.flatten().float())
+    assert not torch.equal(torch.cat(batches[:4]).sort(0).values, torch.cat(batches[4:]).sort(0).values)
+
+
+def test_few_data_make_one_batch():
+    assert [len(b) for b in Batches(X, 256, 128, 3, seed=0)] == [20, 20, 20]
+
+
+def test_floats_are_not_dequantised():
+    x = torch.rand(5, 2)
+    assert continuous(x, 1, "a") is x
+
+
+def test_streams_differ_by_name_and_fit_a_seed():
+    seeds = {stream("a", i) for i in range(100)} | {stream("b", i) for i in range(100)}
+    assert len(seeds) == 200
+    assert all(0 <= s < 2**63 for s in seeds)
+
+
+def test_the_first_ctrl_c_waits_and_the_second_does_not():
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(Interrupted), deferred_interrupt() as flag:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert flag.pressed
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+# ---------------------------------------------------------------- runs
+
+OPTIONS = Options(steps=120, batch_size=16, latents=2, core_flow="none", importance_samples=8)
+RECIPE = Recipe("mlp", 2, "vae", "none", Identity(), torch.rand(4, *EVENT))
+
+
+@pytest.fixture(scope="module")
+def held():
+    x = torch.randint(0, 256, (80, *EVENT), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    return Held(
+        train=x[:50],
+        validation=continuous(x[50:60], 256, "v"),
+        test=continuous(x[60:], 256, "t"),
+        shown=continuous(x[60:64], 256, "t"),
+        bins=256,
+    )
+
+
+def run(held, folder, arm="aef-noise", seed=0, **show):
+    return run_arm(lambda: RECIPE.build(arm, seed), arm, seed, held, OPTIONS, folder, Show(**show))
+
+
+def without_time(result):
+    return {key: value for key, value in result.items() if key != "seconds"}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(held, tmp_path_factory):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return run(held, tmp_path_factory.mktemp("whole"))
+
+
+@pytest.mark.parametrize("stop", [1, 50, 77, 119])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(held, uninterrupted, tmp_path, stop):
+    seen = []
+
+    def loss(value):
+        seen.append(value)
+        if len(seen) == stop:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(held, tmp_path, loss=loss)
+    assert len(seen) == stop
+    assert not (tmp_path / "result.json").exists()
+    resumed, rest = [], []
+    torch.manual_seed(99)  # nothing may hang on the random state between the two
+    result = run(held, tmp_path, resumed=resumed.append, loss=rest.append)
+    assert resumed == [stop]
+    assert len(rest) == OPTIONS.steps - stop
+    assert without_time(result) == without_time(uninterrupted) | {
+        "validation_bits_per_dim": result["validation_bits_per_dim"],
+        "training_loss": result["training_loss"],
+    }
+    for curve in ("validation_bits_per_dim", "training_loss"):
+        assert [tuple(p) for p in result[curve]] == [tuple(p) for p in uninterrupted[curve]]
+
+
+def test_a_finished_run_is_read_and_not_repeated(held, uninterrupted, tmp_path):
+    (tmp_path / "result.json").write_text('{"arm": "kept"}')
+    assert run(held, tmp_path) == {"arm": "kept"}
+    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_seeds_differ(held, uninterrupted, tmp_path):
+    assert run(held, tmp_path, seed=1)["test"] != uninterrupted["test"]
+
+
+def test_the_best_weights_are_tested_not_the_last(held, tmp_path, monkeypatch):
+    """Measured values are replaced by ones that rise: the first measurement is then the best."""
+    from vae2aef.recorder import Recorder
+
+    values = iter([1.0, 2.0, 3.0])
+    monkeypatch.setattr(Recorder, "_measure", _with_value(Recorder._measure, values))
+    result = run(held, tmp_path)
+    assert [tuple(p) for p in result["validation_bits_per_dim"]] == [(50, 1.0), (100, 2.0), (120, 3.0)]
+    assert result["best_step"] == 50
+    best = torch.load(tmp_path / "best.pt", weights_only=True)
+    last = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    assert any(not torch.equal(best[name], last[f"aef.{name}"]) for name in best)
+
+
+def _with_value(original, values):
+    def measure(self, step, module):
+        self.measure = lambda: next(values)
+        original(self, step, module)
+
+    return measure
+
+
+@pytest.mark.parametrize("flows", ["none", "coupling", "maf"])
+def test_arms_start_from_the_same_weights(flows):
+    recipe = Recipe("mlp", 3, "vae" if flows == "none" else flows, flows, Identity(), torch.rand(4, *EVENT))
+    arms = {arm: recipe.build(arm, 5) for arm in ARMS}
+    assert {arm: aef.noise for arm, aef in arms.items()} == pytest.approx({a: ARMS[a].noise for a in ARMS})
+    reference = arms["aef"].state_dict()
+    for arm, aef in arms.items():
+        for name, value in aef.state_dict().items():
+            if name != "core.sigma":
+                assert torch.equal(value, reference[name]), (arm, name)
+    other = recipe.build("aef", 6).state_dict()
+    assert any(not torch.equal(other[name], reference[name]) for name in reference)
+    assert len({id(aef.vae) for aef in arms.values()}) == len(arms)
