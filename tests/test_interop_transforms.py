@@ -1,4 +1,4 @@
-"""Transforms of torch, Pyro, zuko and nflows as core, prior and posterior flows; each library's trap sprung, avoided."""
+"""Transforms of torch, Pyro, zuko and nflows as core, prior and posterior flows; each trap sprung and avoided."""
 
 import copy
 import pickle
@@ -244,7 +244,7 @@ def test_trap_pyro_cache_cannot_be_copied():
 def test_trap_pyro_maf_inverse_in_float64():
     transform = ZOO["pyro-iaf"]().double()
     y = torch.randn(3, D, dtype=torch.float64)
-    with pytest.raises(RuntimeError, match="dtype|Double"):
+    with pytest.raises(RuntimeError, match=r"dtype|Double"):
         transform.inv(y)  # sprung
     x, _ = as_bijection(transform).inverse(y)
     torch.testing.assert_close(as_bijection(transform)(x)[0], y)  # avoided
