@@ -63,8 +63,8 @@ def check_invertible(model: "AEF | Bijection", example: Any, *, tolerance: float
             _check_bijection(double.preprocess, x, tolerance, "preprocess"),
             _check_bijection(double.core_flow, core, tolerance, "core_flow"),
         ]
-        posterior = double.parts.encode(shell, *cond, **kwargs)
-        joint = double._joint(shell, core, posterior, cond, kwargs)
+        joint = double._joint(shell, core, double._posterior(shell, cond, kwargs), cond, kwargs)
+        posterior = joint.posterior
         errors.append(_compare(double.encode(x, *cond, **kwargs), joint.z, tolerance, "the latent of `encode`"))
         if posterior.transform is None or not isinstance(double.core, Partition):
             double.residual = _Given(double.core.shell(shell - joint.mean))
@@ -238,7 +238,7 @@ def _flat_map(model: Any, x: Tensor, cond: tuple, kwargs: dict[str, Any]) -> tup
         y, log_det = model.preprocess(v[:, :size].reshape(v.shape[0], *model.event_shape))
         core, shell = model.core(y)
         w = core if partition else v[:, size:].reshape(core.shape)
-        joint = model._joint(shell, w, model.parts.encode(shell, *cond, **kwargs), cond, kwargs)
+        joint = model._joint(shell, w, model._posterior(shell, cond, kwargs), cond, kwargs)
         delta = (shell - joint.mean).reshape(v.shape[0], size)
         if isinstance(model.core, Partition):
             delta = delta[:, ~model.core.mask.flatten()]
