@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vae2aef.adapters._common import GIVE_SCALE, NO_POSTERIOR, USE_GAUSSIAN, refusal, trial
+from vae2aef.adapters._common import GIVE_SCALE, NO_POSTERIOR, QUANTISED, USE_GAUSSIAN, refusal, trial
 from vae2aef.parts import Decoded, Posterior, VAEParts, to_decoded, to_scale
 from vae2aef.registry import register_adapter
 from vae2aef.tensors import at_least_float32
@@ -68,3 +68,19 @@ def adapt(vae: Any, x: Tensor, **kwargs: Any) -> VAEParts | None:
     if not all(isinstance(getattr(posterior, name, None), Tensor) for name in ("mean", "std")):
         raise refusal(vae, f"its latent_dist is a {type(posterior).__name__} without mean and std", USE_GAUSSIAN)
     return DiffusersParts(vae)
+
+
+@register_adapter("diffusers.models.autoencoders.vq_model.VQModel")
+def refuse_quantised(vae: Any, x: Tensor, **kwargs: Any) -> VAEParts:
+    """Say why VQModel is not taken."""
+    raise refusal(vae, QUANTISED, USE_GAUSSIAN)
+
+
+@register_adapter("diffusers.models.autoencoders.consistency_decoder_vae.ConsistencyDecoderVAE")
+def refuse_random_decoder(vae: Any, x: Tensor, **kwargs: Any) -> VAEParts:
+    """Say why a decoder that draws noise is not taken."""
+    raise refusal(
+        vae,
+        "its decoder is a diffusion model that draws noise, and an AEF needs a mean f(z)",
+        "Wrap the AutoencoderKL that it was made from",
+    )
