@@ -12,6 +12,7 @@ from vae2aef.errors import require_finite
 from vae2aef.flows import Bijection
 from vae2aef.marginal import LogProb, Proposal
 from vae2aef.parts import Decoded, Posterior, VAEParts
+from vae2aef.preprocess import require_continuous
 from vae2aef.tensors import at_least_float32, sum_event
 
 
@@ -223,7 +224,7 @@ class AEF(nn.Module):
         x: Tensor,
         *cond: Any,
         num_samples: int = 128,
-        proposal: Proposal | None = None,
+        proposal: Proposal | str | None = None,
         chunk_size: int | None = None,
         **kwargs: Any,
     ) -> LogProb:
@@ -235,7 +236,8 @@ class AEF(nn.Module):
             x: data, shape `(batch, *event)`.
             *cond: conditions.
             num_samples: K, importance samples for each datum.
-            proposal: from `tune_proposal`; None tunes one on the first rows of `x` itself.
+            proposal: from `tune_proposal`; None tunes one on the first rows of `x` itself; `"laplace"` fits one to
+                each datum: slower, and far more accurate for up to a few hundred latents.
             chunk_size: most decoder rows in memory at once; see `vae2aef.marginal.log_prob`.
             **kwargs: conditions by name.
         """
@@ -285,11 +287,7 @@ class AEF(nn.Module):
         if x.shape[1:] != self.event_shape:
             raise ValueError(f"expected data of shape (batch, {_csv(self.event_shape)}), got {tuple(x.shape)}")
         y, log_det = self.preprocess(at_least_float32(x))
-        if not y.is_floating_point():
-            raise TypeError(
-                f"x is of {x.dtype}, and a density needs continuous data: pass vae2aef.dequantize(x), or wrap with "
-                'preprocess=["dequantize", ...]'
-            )
+        require_continuous(y)
         return y, log_det
 
     def _decode(self, z: Tensor, cond: tuple, kwargs: dict) -> tuple[Tensor, Tensor | None]:

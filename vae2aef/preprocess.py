@@ -14,6 +14,19 @@ from vae2aef.flows import Bijection, Chain, Identity
 from vae2aef.tensors import at_least_float32, numel, sum_event
 
 
+def require_continuous(x: Tensor) -> None:
+    """Refuse integers: a density needs continuous data.
+
+    Raises:
+        TypeError: says how to dequantise.
+    """
+    if not x.is_floating_point():
+        raise TypeError(
+            f"x is of {x.dtype}, and a density needs continuous data: pass vae2aef.dequantize(x), or wrap with "
+            'preprocess=["dequantize", ...]'
+        )
+
+
 def dequantize(x: Tensor, bins: int = 256, generator: torch.Generator | None = None) -> Tensor:
     """Turn integer grey levels into continuous data: `(x + u) / bins`, u uniform on [0, 1).
 
@@ -88,7 +101,8 @@ class Logit(Bijection):
         self.lam = lam
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map `x` in [0, 1]; see `Bijection.forward` for shapes."""
+        """Map `x` in [0, 1]; see `Bijection.forward` for shapes. Raises TypeError for integers."""
+        require_continuous(x)
         x = torch.where((x >= 0) & (x <= 1), x, math.nan)
         inside = self.lam + (1 - 2 * self.lam) * x
         # 1 - inside from 1 - x, which keeps its digits near x = 1.
@@ -143,7 +157,9 @@ class Standardize(Bijection):
 
         Raises:
             ValueError: if `per` is unknown, or `x` is empty or not finite.
+            TypeError: if `x` holds integers.
         """
+        require_continuous(x)
         if per not in ("all", "channel", "feature"):
             raise ValueError(f'expected per="all", "channel" or "feature", got {per!r}')
         if not x.numel() or not bool(torch.isfinite(x).all()):
@@ -155,7 +171,8 @@ class Standardize(Bijection):
         return cls(shift[0], var.sqrt().clamp(min=floor)[0])
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Standardise; see `Bijection.forward` for shapes."""
+        """Standardise; see `Bijection.forward` for shapes. Raises TypeError for integers."""
+        require_continuous(x)
         return (x - self.shift) / self.scale, -self._log_det(x)
 
     def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -208,7 +225,8 @@ def build_preprocess(kind: "str | Bijection | Sequence[str | Bijection] | None",
     if isinstance(kind, (list, tuple)):
         steps: list[Bijection] = []
         for name in kind:
-            seen = None if example is None else Chain(*steps)(example)[0]
+            # Only statistics need the data: dequantising it draws from torch's generator.
+            seen = Chain(*steps)(example)[0] if name == "standardize" and example is not None else None
             steps.append(build_preprocess(name, seen))
         return Chain(*steps)
     if kind == "dequantize":

@@ -15,7 +15,7 @@ from vae2aef.flows import Bijection, FlowPrior, StandardNormal, build_flow
 from vae2aef.interop import as_prior
 from vae2aef.marginal import evaluation_mode, own_random_state
 from vae2aef.parts import CallableParts, VAEParts, describe
-from vae2aef.preprocess import build_preprocess
+from vae2aef.preprocess import build_preprocess, require_continuous
 from vae2aef.registry import unwrap
 from vae2aef.residual import build_residual
 from vae2aef.tensors import at_least_float32, numel
@@ -65,7 +65,8 @@ def wrap(
 
     Raises:
         WrapError: if the VAE's parts are not found or do not fit together; it is a `ValueError`.
-        TypeError: if `vae` is an AEF already, or an option is of the wrong type.
+        TypeError: if `vae` is an AEF already, an option is of the wrong type, or the example holds integers that no
+            preprocessing dequantises.
         ValueError: for an unknown option.
     """
     vae = unwrap(vae)
@@ -122,11 +123,7 @@ def _rows(x: Tensor, cond: tuple, kwargs: dict, preprocess: Bijection) -> tuple[
     full, x = x.shape[0], x[:PROBE_ROWS]
     with torch.no_grad(), own_random_state(x.device):
         y = preprocess(at_least_float32(x))[0]
-    if not y.is_floating_point():
-        raise WrapError(
-            f"the example is of {x.dtype}, and a density needs continuous data: pass vae2aef.dequantize(x), or "
-            'preprocess=["dequantize", ...]'
-        )
+    require_continuous(y)
     if not bool(y.isfinite().all()):
         raise WrapError(
             f"the example, ranging from {x.min().item():.4g} to {x.max().item():.4g}, is not finite after "
