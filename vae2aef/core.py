@@ -130,7 +130,8 @@ class Partition(nn.Module):
             )
         self.latent_shape = torch.Size(latent_shape)
         self.register_buffer("mask", mask)
-        self.register_buffer("core_index", mask.flatten().nonzero().flatten(), persistent=False)
+        # Saved too: a random mask that is loaded from a checkpoint must bring its index along.
+        self.register_buffer("core_index", mask.flatten().nonzero().flatten())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Split data `(batch, *event)` into core `(batch, *latent)` and shell `(batch, *event)`, core zeroed."""
