@@ -4,6 +4,8 @@
 training of generative autoencoders using invertible layers*, ICLR 2023.
 """
 
+from typing import Any
+
 from vae2aef.aef import AEF, LossTerms
 from vae2aef.errors import NonFiniteError, WrapError
 from vae2aef.flows import (
@@ -50,3 +52,16 @@ __all__ = [
     "register_adapter",
     "wrap",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load what needs Pyro when it is asked for: `import vae2aef` imports only torch."""
+    if name == "AEF_ELBO":
+        from vae2aef.svi import AEF_ELBO
+
+        return AEF_ELBO
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), "AEF_ELBO"])

@@ -1,0 +1,131 @@
+"""Core variables and core flows of the latent sites of a Pyro guide: made once, from the shapes seen."""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vae2aef.core import LinearFeatures, NoFeatures
+from vae2aef.errors import WrapError
+from vae2aef.flows import build_flow
+from vae2aef.pyro_sites import LocationScale, Placement, flow_core, push, sum_after
+from vae2aef.tensors import numel
+
+
+class SiteCore(nn.Module):
+    """h and n^-1 of one site.
+
+    Args:
+        name: the site.
+        features: h, maps data `(batch, *event)` to `(batch, *latent)`.
+        flow: n^-1.
+        placement: where the data's batch is.
+    """
+
+    def __init__(self, name: str, features: nn.Module, flow: nn.Module, placement: Placement) -> None:
+        super().__init__()
+        self.name = name
+        self.features = features
+        self.flow = flow
+        self.placement = placement
+
+    def core(self, data: Tensor, shape: torch.Size) -> Tensor:
+        """Return h(x) in the shape of the site, `(*batch, *core)`.
+
+        Raises:
+            WrapError: if it has another shape than when the site was first met.
+        """
+        axis = len(shape) + self.placement.data
+        others = [i for i in range(len(shape)) if i != axis]
+        latent = self.placement.latent_shape
+        extra = len(others) - len(latent)  # particles, to the left of everything
+        seen = torch.Size(shape[i] for i in others[extra:])
+        if extra < 0 or seen != latent or shape[axis] != data.shape[0]:
+            raise WrapError(
+                f'site "{self.name}": its core variables had the shape {tuple(latent)} for each datum when it was '
+                f"first met, and now the site has the shape {tuple(shape)} for {data.shape[0]} data; a site's shape "
+                "must not change but in the batch: use a name for each shape, or padding and a mask"
+            )
+        w = self.features(data).to(data.dtype)
+        return w.movedim(0, axis - extra).expand(shape)
+
+    def forward(self, site: LocationScale, core: Tensor, batch_dims: int) -> tuple[Tensor, Tensor]:
+        """Map w to z, with log|det dz/dw|; shapes as in `pyro_sites.push`."""
+        axis = core.dim() + self.placement.data
+        u, log_det = flow_core(self.flow, core, batch_dims, axis)  # type: ignore[arg-type]
+        z, more = push(self.name, site, u, batch_dims)
+        return z, log_det + more
+
+
+def perturb(core: Tensor, site: LocationScale, noise: float, batch_dims: int) -> tuple[Tensor, Tensor]:
+    """Add noise to core variables: w + sigma epsilon, epsilon from the site's own standard distribution (Eq. 11).
+
+    With the site's own distribution instead of a Gaussian, h = 0 and sigma = 1 is the guide itself, whatever its
+    family.
+
+    Args:
+        core: w, shape `(*batch, *core)`.
+        site: from `read_site`.
+        noise: sigma.
+        batch_dims: how many of the dimensions are batch.
+
+    Returns:
+        The noisy w, and its entropy given x in nats, shape `(*batch)`; zero at sigma = 0.
+    """
+    if not noise:
+        return core, core.new_zeros(core.shape[:batch_dims])
+    epsilon = site.standard.rsample()
+    entropy = (site.standard.entropy() + torch.log(core.new_tensor(noise))).expand(core.shape)
+    return core + noise * epsilon, sum_after(entropy, batch_dims)
+
+
+def build_core(
+    name: str, core: Any, core_flow: Any, event: Sequence[int], site: LocationScale, batch_dims: int, placed: Placement
+) -> SiteCore:
+    """Make h and n^-1 for a site.
+
+    Args:
+        name: the site.
+        core: `"linear"`, `"noise"` or a module, or a dict of these by site.
+        core_flow: anything `vae2aef.wrap(core_flow=)` takes, or a dict of these by site.
+        event: shape of one datum.
+        site: from `read_site`.
+        batch_dims: how many of the site's dimensions are batch.
+        placed: where the data's batch is.
+
+    Raises:
+        WrapError: for an option that has no meaning for a site; names the site.
+    """
+    core, core_flow = _for_site(name, "core", core), _for_site(name, "core_flow", core_flow)
+    latent = placed.latent_shape
+    if isinstance(core, nn.Module):
+        features = core
+    elif core == "linear":
+        features = LinearFeatures(event, latent)
+    elif core == "noise":
+        features = NoFeatures(latent)
+    else:
+        raise WrapError(
+            f'site "{name}": expected core "linear", "noise" or a module, got {core!r}. The partition family '
+            '("center", "corner", "random", a mask) needs an AEF: vae2aef.from_pyro(model, guide, ..., core=...)'
+        )
+    axis = site.loc.dim() + placed.data
+    inner = [size for i, size in enumerate(site.loc.shape) if i >= batch_dims and i != axis]
+    flow = build_flow(core_flow, numel(inner))
+    # Permutations are no parameters, so Pyro's store does not save them: they follow from the site's name instead.
+    for i, layer in enumerate(flow.modules()):
+        order = getattr(layer, "permutation", None)
+        if isinstance(order, Tensor) and isinstance(core_flow, str):
+            generator = torch.Generator().manual_seed(zlib.crc32(f"{name}/{i}".encode()))
+            order.copy_(torch.randperm(len(order), generator=generator))
+    return SiteCore(name, features, flow, placed).to(device=site.loc.device, dtype=site.loc.dtype)
+
+
+def _for_site(name: str, option: str, value: Any) -> Any:
+    if not isinstance(value, Mapping) or isinstance(value, nn.Module):
+        return value
+    if name not in value:
+        raise WrapError(f'site "{name}": {option}= is a dict without it; it has {sorted(value)}')
+    return value[name]

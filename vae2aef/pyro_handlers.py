@@ -1,0 +1,128 @@
+"""The two effect handlers of `AEF_ELBO`: one gives the guide's sites their values, one watches the model's data."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from pyro.distributions.torch_distribution import MaskedDistribution
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+
+from vae2aef.errors import WrapError
+from vae2aef.pyro_cores import SiteCore, perturb
+from vae2aef.pyro_sites import CoreSite, LocationScale, read_site
+from vae2aef.residual import MIN_SCALE
+
+Core = Callable[[str, SiteCore, LocationScale, int, Tensor], tuple[Tensor, Tensor]]
+"""`(name, cores, site, batch_dims, h(x))` gives w and an entropy (or minus a log density of w), `(*batch)`."""
+
+
+class UnknownSite(Exception):
+    """A site of the guide was met for the first time: look at the guide before going on."""
+
+
+def noisy_core(noise: float) -> Core:
+    """Return the core variables of the loss: h(x) + sigma epsilon, with the entropy of it."""
+
+    def core(_name: str, _cores: SiteCore, site: LocationScale, dims: int, w: Tensor) -> tuple[Tensor, Tensor]:
+        return perturb(w, site, noise, dims)
+
+    return core
+
+
+class GuideHandler(Messenger):
+    """Give every AEF site of a guide the value g_m + g_s n^-1(w) instead of a draw.
+
+    Args:
+        cores: h and n^-1 for the sites that are mapped; None for those that are left to Pyro.
+        data: what h reads, shape `(rows, *event)`.
+        core: makes w of h(x).
+    """
+
+    def __init__(self, cores: dict[str, SiteCore | None], data: Tensor, core: Core) -> None:
+        super().__init__()
+        self.cores, self.data, self.core = cores, data, core
+        self.indices: dict[str, Tensor] = {}
+        self.seen: dict[str, Tensor] = {}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] or msg["done"] or is_subsample(msg["fn"]):
+            return
+        name, fn = msg["name"], msg["fn"]
+        if name not in self.cores:
+            raise UnknownSite(name)
+        cores = self.cores[name]
+        if cores is None:
+            return
+        site = read_site(fn)
+        if site is None:
+            raise WrapError(
+                f'site "{name}": it was a location-scale family before, and is a {type(fn).__name__} now; give '
+                "different sites different names"
+            )
+        dims = len(fn.batch_shape)
+        w = cores.core(self.rows(cores), site.loc.shape)
+        w, entropy = self.core(name, cores, site, dims, w)
+        value, log_det = cores(site, w, dims)
+        self.seen[name] = value
+        replaced = CoreSite(fn, value, (log_det + entropy).expand(fn.batch_shape))
+        msg["fn"] = replaced if site.mask is None else replaced.mask(site.mask)
+        msg["value"] = value
+        msg["done"] = True
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if is_subsample(msg["fn"]):
+            self.indices[msg["name"]] = msg["value"]
+
+    def rows(self, cores: SiteCore) -> Tensor:
+        """Return the rows of the data that the site's plate has drawn."""
+        index = self.indices.get(cores.placement.plate or "")
+        if index is None or len(index) == self.data.shape[0]:
+            return self.data
+        return self.data[index]
+
+
+def is_subsample(fn: Any) -> bool:
+    """Whether it is the pretended distribution by which Pyro's plates draw their rows."""
+    return type(fn).__name__ == "_Subsample"
+
+
+class GaussianScale(nn.Module):
+    """The learned scale, one a feature, of an observed site that was made Gaussian; starts at the data's spread."""
+
+    def __init__(self, values: Tensor, event_shape: torch.Size) -> None:
+        super().__init__()
+        spread = float(values.std(correction=0).clamp(1e-2, 1e2)) if values.numel() else 1.0
+        raw = spread + math.log(-math.expm1(-spread))  # softplus(raw) = spread
+        self.raw_scale = nn.Parameter(torch.full(event_shape, raw, dtype=values.dtype, device=values.device))
+
+    def forward(self) -> Tensor:
+        """Return the scale, at least 1e-5."""
+        return F.softplus(self.raw_scale) + MIN_SCALE
+
+
+class ModelHandler(Messenger):
+    """Replace the density of chosen observed sites by a Gaussian around its mean (`observed="gaussian"`).
+
+    Args:
+        scales: the learned scale of each of these sites, shape of its event.
+    """
+
+    def __init__(self, scales: dict[str, nn.Module]) -> None:
+        super().__init__()
+        self.scales = scales
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] and msg["name"] in self.scales:
+            msg["fn"] = gaussian_around_mean(msg["fn"], self.scales[msg["name"]]())
+            msg["value"] = msg["value"].to(msg["fn"].mean)
+
+
+def gaussian_around_mean(fn: Any, scale: Tensor) -> Any:
+    """Return a Gaussian with the mean of `fn`, its shapes and its mask."""
+    inner = fn.base_dist if isinstance(fn, MaskedDistribution) else fn
+    gaussian = dist.Normal(inner.mean, scale.expand(inner.shape()), validate_args=False).to_event(inner.event_dim)
+    return gaussian.mask(fn._mask) if isinstance(fn, MaskedDistribution) else gaussian

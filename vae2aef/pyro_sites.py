@@ -1,0 +1,225 @@
+"""Latent sites of a Pyro guide as maps: z = transform(loc + scale * u), with the log-determinant of all of it."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.torch_distribution import MaskedDistribution, TorchDistribution
+from torch import Tensor
+
+from vae2aef.distributions import is_transformed
+from vae2aef.errors import WrapError
+from vae2aef.flows import Bijection
+from vae2aef.transforms import apply
+
+PARTICLES = "num_particles_vectorized"
+"""The name of the plate that Pyro puts around model and guide for `vectorize_particles`."""
+
+ELEMENTWISE = (
+    torch.distributions.Normal,
+    torch.distributions.Laplace,
+    torch.distributions.StudentT,
+    torch.distributions.Cauchy,
+)
+TRIANGULAR = (torch.distributions.MultivariateNormal, torch.distributions.LowRankMultivariateNormal)
+
+
+class LocationScale(NamedTuple):
+    """A reparameterised site taken apart.
+
+    Attributes:
+        loc: g_m, shape `(*batch, *core)`, where `*batch` is the batch shape of the site.
+        scale: g_s, the same shape; or a lower-triangular matrix for each, `(*batch, D, D)`.
+        standard: the site's distribution at location 0 and scale 1, shape `(*batch, *core)`: what u is drawn from
+            in the VAE.
+        transforms: a posterior flow after it, in order.
+        mask: from `fn.mask(...)`, or None.
+    """
+
+    loc: Tensor
+    scale: Tensor
+    standard: torch.distributions.Distribution
+    transforms: tuple[Any, ...] = ()
+    mask: Any = None
+
+    @property
+    def triangular(self) -> bool:
+        """Whether the scale is a matrix."""
+        return self.scale.dim() > self.loc.dim()
+
+
+def read_site(fn: Any) -> LocationScale | None:
+    """Take a distribution apart; None if it is no location-scale family, nor a transform of one.
+
+    Args:
+        fn: Normal, Laplace, StudentT, Cauchy, MultivariateNormal or LowRankMultivariateNormal, also under
+            `to_event`, `mask`, `expand`, and as the base of a TransformedDistribution (LogNormal is one).
+    """
+    if isinstance(fn, MaskedDistribution):
+        inner = read_site(fn.base_dist)
+        return None if inner is None else inner._replace(mask=fn._mask)
+    if isinstance(fn, torch.distributions.Independent):
+        return read_site(fn.base_dist)
+    if isinstance(fn, torch.distributions.TransformedDistribution) and (
+        is_transformed(fn) or isinstance(fn, torch.distributions.LogNormal)
+    ):
+        inner = read_site(fn.base_dist)
+        return None if inner is None else inner._replace(transforms=(*inner.transforms, *fn.transforms))
+    if isinstance(fn, TRIANGULAR):
+        loc, zero = fn.loc, torch.zeros_like(fn.loc)
+        # Its own property, computed from the covariance where it is of low rank.
+        return LocationScale(loc, fn.scale_tril, dist.Normal(zero, torch.ones_like(zero), validate_args=False))
+    if isinstance(fn, ELEMENTWISE):
+        loc, scale = torch.broadcast_tensors(fn.loc, fn.scale)
+        zero, one = torch.zeros_like(loc), torch.ones_like(loc)
+        if isinstance(fn, torch.distributions.StudentT):
+            return LocationScale(loc, scale, dist.StudentT(fn.df, zero, one, validate_args=False))
+        standard = next(kind for kind in ELEMENTWISE if isinstance(fn, kind))
+        return LocationScale(loc, scale, standard(zero, one, validate_args=False))
+    return None
+
+
+class Placement(NamedTuple):
+    """Where the data's batch is among the dimensions of a site's core variables; axes count from the right.
+
+    Attributes:
+        data: the axis of the batch.
+        plate: the name of the plate it comes from; None if it was found by its size.
+        latent_shape: the shape of the core variables of one datum: all other axes, particles left out.
+    """
+
+    data: int
+    plate: str | None
+    latent_shape: torch.Size
+
+
+def place(name: str, core: Sequence[int], batch_dims: int, frames: Any, rows: int, plate: str | None) -> Placement:
+    """Find the axis of the data's batch in a site.
+
+    Args:
+        name: the site, for the errors.
+        core: shape of its core variables.
+        batch_dims: how many of these dimensions are batch.
+        frames: `cond_indep_stack` of the site.
+        rows: the leading size of the data.
+        plate: the name of the data's plate, if the user gave it.
+
+    Raises:
+        WrapError: if the axis is not found, or there are several; names the site and the fix.
+    """
+    particles = [batch_dims + f.dim for f in frames if f.name == PARTICLES]
+    frames = [f for f in frames if f.vectorized and f.name != PARTICLES]
+    named = [f for f in frames if f.name == plate] if plate is not None else frames
+    fitting = [f for f in named if f.size == rows] or [f for f in named if f.full_size == rows]
+    if plate is not None and not fitting:
+        raise WrapError(
+            f'site "{name}": expected it inside the plate "{plate}" with {rows} rows, which is the leading size of '
+            f"the data; its plates are {_plates(frames)}"
+        )
+    if len(fitting) > 1:
+        raise WrapError(
+            f'site "{name}": which plate holds the batch of {rows} data? {_plates(fitting)} all fit; pass plate="..."'
+        )
+    if fitting:
+        axis = batch_dims + fitting[0].dim
+        found: str | None = fitting[0].name
+    else:
+        sizes = [i for i, size in enumerate(core) if size == rows and i not in particles]
+        if not sizes:
+            raise WrapError(
+                f'site "{name}": the batch dimension is not found. The data have {rows} rows, the site has the shape '
+                f'{tuple(core)} and the plates {_plates(frames)}. Put the site inside pyro.plate("data", x.shape[0]), '
+                "or name the data it encodes with data="
+            )
+        axis, found = sizes[0], None
+    drop = {axis, *particles}
+    latent = torch.Size(size for i, size in enumerate(core) if i not in drop)
+    return Placement(axis - len(core), found, latent)
+
+
+def _plates(frames: Any) -> str:
+    return ", ".join(f'"{f.name}" (size {f.size}, dim {f.dim})' for f in frames) or "none"
+
+
+class CoreSite(TorchDistribution):
+    """What a latent site is after the change of variables: a value, with -(log|det J| + entropy) for a log density.
+
+    In Pyro's sums it stands where the guide's density was.
+    """
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
+    has_rsample = True
+
+    def __init__(self, fn: Any, value: Tensor, gain: Tensor) -> None:
+        self.value, self.gain, self.original = value, gain, fn
+        super().__init__(fn.batch_shape, fn.event_shape, validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        """The support of the guide's distribution."""
+        return self.original.support
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Return the value."""
+        return self.value
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return -(log|det J| + entropy), shape `(*batch)`, in nats."""
+        return -self.gain
+
+
+def flow_core(flow: Bijection, core: Tensor, batch_dims: int, data_axis: int) -> tuple[Tensor, Tensor]:
+    """Apply n^-1 to the core variables of every element of the batch, each on its own.
+
+    Args:
+        flow: n^-1.
+        core: w, shape `(*batch, *core)`.
+        batch_dims: how many dimensions are batch.
+        data_axis: the axis of the data's batch; where it is not among these, it is a batch here all the same.
+
+    Returns:
+        u, shaped like w, and log|det|, shape `(*batch)`, nats.
+    """
+    batch = core.shape[:batch_dims]
+    inside = data_axis >= batch_dims
+    w = core.movedim(data_axis, batch_dims) if inside else core
+    rows = w.shape[: batch_dims + inside]
+    u, log_det = flow(w.reshape(rows.numel(), *w.shape[len(rows) :]))
+    u = u.reshape(w.shape)
+    return (u.movedim(batch_dims, data_axis) if inside else u), sum_after(log_det.reshape(rows), len(batch))
+
+
+def push(name: str, site: LocationScale, u: Tensor, batch_dims: int) -> tuple[Tensor, Tensor]:
+    """Map u to the latent of one site, z = T(loc + scale u).
+
+    Args:
+        name: the site, for the errors.
+        site: from `read_site`.
+        u: shape `(*batch, *core)`.
+        batch_dims: how many of these dimensions are batch.
+
+    Returns:
+        z, shape `(*batch, *event)`, and log|det dz/du|, shape `(*batch)`, nats.
+
+    Raises:
+        WrapError: for a transform whose log-determinant is not known; names the site.
+    """
+    if site.triangular:
+        z = site.loc + (site.scale @ u.unsqueeze(-1)).squeeze(-1)
+        log_scale = site.scale.diagonal(dim1=-2, dim2=-1).log()
+    else:
+        z, log_scale = site.loc + site.scale * u, site.scale.log()
+    log_det = sum_after(log_scale, batch_dims)
+    for transform in site.transforms:
+        try:
+            z, change = apply(transform, z)
+        except WrapError as error:
+            raise WrapError(f'site "{name}": {error}') from error
+        log_det = log_det + sum_after(change, batch_dims)
+    return z, log_det
+
+
+def sum_after(values: Tensor, dims: int) -> Tensor:
+    """Sum over all but the first `dims` dimensions."""
+    return values.flatten(dims).sum(-1) if values.dim() > dims else values
