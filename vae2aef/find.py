@@ -30,7 +30,7 @@ def find_parts(vae: Any, x: Tensor, cond: tuple, kwargs: dict[str, Any], given: 
             encoder's second output is not known, showing its range.
     """
     encoder, decoder, scale = given["encoder"], given["decoder"], given["encoder_scale"]
-    tried = []
+    tried, untraced = [], ""
     said = {} if scale is None else {"encoder_scale": scale}
     if encoder is None and decoder is None and vae is not None:
         for adapter in find_adapters(vae):
@@ -38,6 +38,15 @@ def find_parts(vae: Any, x: Tensor, cond: tuple, kwargs: dict[str, Any], given: 
             if parts is not None:
                 return parts
         tried.append(f"an adapter for {type(vae).__module__}.{type(vae).__qualname__}: none is registered")
+        described = scale is not None and any(_callable(vae, a) and _callable(vae, b) for a, b in PAIRS)
+        if isinstance(vae, nn.Module) and not described:
+            from vae2aef.proof import trace
+
+            try:
+                return trace(vae, x, cond, kwargs)
+            except WrapError as error:
+                untraced = str(error)
+                tried.append(f"tracing: {untraced}")
     for first, second in PAIRS:
         found = [given or _callable(vae, name) for given, name in ((encoder, first), (decoder, second))]
         if found[0] is None or found[1] is None:
@@ -54,7 +63,8 @@ def find_parts(vae: Any, x: Tensor, cond: tuple, kwargs: dict[str, Any], given: 
                 if parts is not None:
                     return parts
         if scale is None:
-            raise WrapError(_ask_for_scale(vae, found[0], x, cond, kwargs, names[0]))
+            asked = _ask_for_scale(vae, found[0], x, cond, kwargs, names[0])
+            raise WrapError(asked + (f"\nTracing was tried: {untraced}" if untraced else ""))
         parts = CallableParts(found[0], found[1], scale)
         parts.taken = (f"encoder: {names[0]}, second output {scale} (as you said)", f"decoder: {names[1]}")
         return parts
@@ -74,7 +84,10 @@ def _callable(vae: Any, name: str) -> Callable[..., Any] | None:
 def _ask_for_scale(vae: Any, encoder: Callable, x: Tensor, cond: tuple, kwargs: dict, name: str) -> str:
     module = vae if isinstance(vae, nn.Module) else nn.Module()
     with evaluation_mode(module), torch.no_grad(), own_random_state(x.device):
-        raw = two_tensors(encoder(x, *cond, **kwargs))[1]
+        try:
+            raw = two_tensors(encoder(x, *cond, **kwargs))[1]
+        except WrapError as error:
+            return str(error)
     return (
         f"what is the second output of {name}? On the example it ranges from {raw.min().item():.4g} to "
         f"{raw.max().item():.4g}, and it cannot be told from that alone. Pass encoder_scale=, one of "

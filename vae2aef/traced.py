@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vae2aef.errors import WrapError
+from vae2aef.outputs import pick
 from vae2aef.parts import MIN_SCALE, Decoded, Pass, Posterior, VAEParts
 from vae2aef.tensors import at_least_float32
 from vae2aef.tracing import Follow, Site
@@ -54,14 +55,14 @@ class TracedParts(VAEParts):
 
     def run(self, x: Tensor, u: Tensor, *cond: Any, **kwargs: Any) -> Pass:
         """Encode `x`, `(batch, *event)`, place u, `(batch, *latent)`, and decode, in one pass of forward."""
-        follow, out = self._forward(Follow(u, self.site), x, cond, kwargs)
-        return Pass(_posterior(follow), at_least_float32(follow.z), self._decoded(out))  # type: ignore[arg-type]
+        follow, out = self.follow(x, cond, kwargs, u)
+        return Pass(_posterior(follow), at_least_float32(follow.z), self._decoded(out))
 
     def encode(self, x: Tensor, *cond: Any, **kwargs: Any) -> Posterior:
         """See `VAEParts.encode`. The decoder runs too; statistics of batch normalisation are left as they are."""
         u = torch.zeros(x.shape[0], *self.latent_shape, dtype=x.dtype, device=x.device)
         with own_buffers(self.vae):
-            follow, _ = self._forward(Follow(u, self.site), x, cond, kwargs)
+            follow, _ = self.follow(x, cond, kwargs, u)
         return _posterior(follow)
 
     def decode(self, z: Tensor, *cond: Any, **kwargs: Any) -> Decoded:
@@ -69,16 +70,23 @@ class TracedParts(VAEParts):
         rows = 1 if self.lean and not any(m.training for m in self.vae.modules()) else z.shape[0]
         x = self.placeholder.to(z).expand(rows, *self.placeholder.shape[1:])
         with own_buffers(self.vae):
-            _, out = self._forward(Follow(None, self.site, replacement=z), x.clone(), cond, kwargs)
+            _, out = self.follow(x.clone(), cond, kwargs, replacement=z)
         return self._decoded(out)
 
-    def _forward(self, follow: Follow, x: Tensor, cond: tuple, kwargs: dict) -> tuple[Follow, Any]:
-        """Run forward under `follow`; return it with the mean of the data, a tensor or a distribution."""
+    def follow(
+        self, x: Tensor, cond: tuple, kwargs: dict, u: Tensor | None = None, replacement: Tensor | None = None
+    ) -> tuple[Follow, Any]:
+        """Run one pass; return what was followed, and the mean of the data: a tensor or a distribution."""
+        if torch.is_inference_mode_enabled():  # where autograd cannot say dz/du
+            with torch.inference_mode(False), torch.no_grad():
+                x, u, replacement, cond, kwargs = _cloned((x, u, replacement, cond, kwargs))
+                return self.follow(x, cond, kwargs, u, replacement)
+        follow = Follow(u, self.site, replacement)
         training = self.vae.training
         with awake(self.vae, self.awake), follow:
             out = self.vae(x, *cond, **kwargs)
-        if follow.z is None:
-            drew = "did not draw" if follow.noise is None else "took another path after its draw"
+        if not follow.done:
+            drew = "did not draw" if not follow.drew else "took another path after its draw"
             raise WrapError(
                 f"the forward of {type(self.vae).__name__} {drew} in this pass, unlike when it was wrapped. Wrap it "
                 "anew if it was changed; a VAE with branches must be described: encoder=, decoder="
@@ -93,33 +101,16 @@ class TracedParts(VAEParts):
 
 def _posterior(follow: Follow) -> Posterior:
     """Read location and scale from a pass; a scale that is not positive becomes NaN, which the loss reports."""
-    z, scale, u = at_least_float32(follow.z), at_least_float32(follow.scale), follow.u  # type: ignore[arg-type]
-    scale = torch.where(scale < 0, torch.nan, scale).clamp(min=MIN_SCALE)
-    return Posterior(z - scale * u, scale)
+    z, scale, u = at_least_float32(follow.z), at_least_float32(follow.scale), follow.u
+    return Posterior(z - scale * u, torch.where(scale < 0, torch.nan, scale).clamp(min=MIN_SCALE))
 
 
-def pick(out: Any, path: tuple) -> Any:
-    """Take one item out of what forward returned.
-
-    Args:
-        out: nested tuples, lists, dicts and objects.
-        path: from outside to inside; numbers and keys, or attribute names, which begin with a dot.
-
-    Raises:
-        WrapError: if it is not there.
-    """
-    try:
-        for step in path:
-            by_name = isinstance(step, str) and step.startswith(".")
-            out = getattr(out, step[1:]) if by_name else out[step]
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
-        raise WrapError(f"forward returns no {say_path(path)}, as it did when it was wrapped") from error
-    return out
-
-
-def say_path(path: tuple) -> str:
-    """Write a path as one would in Python: `forward(x)[0].mean`."""
-    return "forward(x)" + "".join(s if isinstance(s, str) and s.startswith(".") else f"[{s!r}]" for s in path)
+def _cloned(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(_cloned, value))
+    return {key: _cloned(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 @contextlib.contextmanager

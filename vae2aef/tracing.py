@@ -27,9 +27,9 @@ DETACH = {torch.Tensor.detach, torch.Tensor.data.__get__, torch.detach}  # type:
 
 
 class Site(NamedTuple):
-    """Which call makes z: the `index`-th one that touches the noise, a function called `name`."""
+    """Which call makes z: the `call`-th one that touches the noise, a function called `name`."""
 
-    index: int
+    call: int
     name: str
 
 
@@ -54,20 +54,25 @@ class Follow(TorchFunctionMode):
         replacement: put these latents, `(batch, *latent)`, in the place of z.
 
     Attributes:
-        z: latents after the pass, `(batch, *latent)`.
-        scale: dz/du, `(batch, *latent)`; with gradients if gradients are on. None with a replacement.
+        drew: whether forward has drawn.
+        done: whether z was reached; only then are there z and scale.
+        u: what the draw returned, `(batch, *latent)`.
+        z: latents, `(batch, *latent)`.
+        scale: dz/du, `(batch, *latent)`; with gradients if gradients are on. Not there with a replacement.
     """
+
+    u: Tensor
+    z: Tensor
+    scale: Tensor
+    noise: Tensor
 
     def __init__(self, u: Tensor | None, site: Site | None, replacement: Tensor | None = None) -> None:
         super().__init__()
-        if u is not None:
-            u = u if u.requires_grad else u.detach().requires_grad_()
-        self.u = u
-        self.site, self.replacement = site, replacement
+        if u is not None and not u.requires_grad:
+            u = u.detach().requires_grad_()
+        self.given, self.site, self.replacement = u, site, replacement
         self.grad = torch.is_grad_enabled()
-        self.noise: Tensor | None = None
-        self.z: Tensor | None = None
-        self.scale: Tensor | None = None
+        self.drew = self.done = False
         self.count = 0
         # Kept alive, so that an id stays that of one tensor.
         self.touched: dict[int, Tensor] = {}
@@ -77,13 +82,13 @@ class Follow(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in DRAWS:
             return self.draw(func, args, kwargs)
-        if self.noise is None or self.z is not None:
+        if not self.drew or self.done:
             return func(*args, **kwargs)
         return self.step(func, args, kwargs)
 
     def draw(self, func: Any, args: tuple, kwargs: dict) -> Any:
         """Answer a random draw."""
-        if self.noise is not None or func not in GAUSSIAN:
+        if self.drew or func not in GAUSSIAN:
             raise WrapError(
                 f"forward draws noise again, by {func.__name__}; it drew once when it was wrapped. Wrap it anew if "
                 "it was changed"
@@ -92,9 +97,8 @@ class Follow(TorchFunctionMode):
 
     def substitute(self, func: Any, args: tuple, kwargs: dict) -> Tensor:
         """Return u in the shape and type that was asked for, and start to follow it."""
-        asked = func(*args, **kwargs)
-        if self.u is None:
-            self.u = self.fresh(asked).requires_grad_()
+        asked = _blank(func, args, kwargs)
+        self.u = self.fresh(asked).requires_grad_() if self.given is None else self.given
         if self.u.shape != asked.shape:
             raise WrapError(f"forward draws noise of shape {tuple(asked.shape)}, but u has {tuple(self.u.shape)}")
         with torch.enable_grad():
@@ -107,7 +111,7 @@ class Follow(TorchFunctionMode):
             if func is torch.Tensor.normal_ or kwargs.get("out") is not None:
                 asked.requires_grad_(False).copy_(noise)
                 noise = asked
-        self.noise = noise
+        self.noise, self.drew = noise, True
         self.touched[id(noise)] = noise
         return noise
 
@@ -127,7 +131,7 @@ class Follow(TorchFunctionMode):
             return result
         self.count += 1
         self.touched.update((id(t), t) for t in made)
-        if self.site is not None and self.count == self.site.index:
+        if self.site is not None and self.count == self.site.call:
             return self.arrive(func, args, result)
         return result
 
@@ -137,7 +141,7 @@ class Follow(TorchFunctionMode):
         for t in tensors((args, kwargs)):
             if id(t) in self.touched:
                 hit = True
-            elif self._is_alias(t):
+            elif self.drew and self._is_alias(t):
                 hit = alias = True
         if alias:
             args, kwargs = self._swap(args), self._swap(kwargs)
@@ -152,26 +156,23 @@ class Follow(TorchFunctionMode):
             )
         in_place = bool(args) and result is args[0]
         if self.replacement is not None:
-            self.z = self.replacement
+            self.z, self.done = self.replacement, True
             new = self.replacement.to(result)
             # A copy: the decoder may begin with an operation in place.
             return result.detach_().copy_(new) if in_place else new.clone()
         one = torch.ones_like(result)
-        (self.scale,) = torch.autograd.grad(result, self.u, one, create_graph=self.grad, retain_graph=True)  # type: ignore[arg-type]
+        (self.scale,) = torch.autograd.grad(result, self.u, one, create_graph=self.grad, retain_graph=True)
         if not self.grad:
             result = result.detach_() if in_place else result.detach()
-        self.z = result.clone()
+        self.z, self.done = result.clone(), True
         return result
 
     def _is_alias(self, t: Tensor) -> bool:
         """Whether `t` is the draw in another object, cut from the graph: by `Variable(...)`, `.data`, `.detach()`."""
         noise = self.noise
-        return (
-            noise is not None
-            and t.shape == noise.shape
-            and not t.requires_grad
-            and (t.data_ptr(), t.stride()) == (noise.data_ptr(), noise.stride())
-        )
+        if t.requires_grad or t.shape != noise.shape:
+            return False
+        return t.data_ptr() == noise.data_ptr() and t.stride() == noise.stride()
 
     def _swap(self, value: Any) -> Any:
         if isinstance(value, Tensor):
@@ -195,7 +196,7 @@ class Record(Follow):
         parents: for each node the nodes it was made from; node 0 is the data.
         source: the node of the substituted draw, None before it.
         affine: nodes that are elementwise affine in the noise, proved from the calls: {node: call index}.
-        breaks: the first call on the way of the noise that is not elementwise affine, for the error.
+        breaks: nodes made by calls that are not elementwise affine in the noise, {node: name}, for the error.
         calls: names of the calls that touch the noise, the first has index 1.
         grad_off: indices of those made with gradients off.
         values: what the affine ones returned, by index.
@@ -212,7 +213,7 @@ class Record(Follow):
         self.alive: list[Tensor] = [x]
         self.source: int | None = None
         self.affine: dict[int, int] = {}
-        self.breaks = ""
+        self.breaks: dict[int, str] = {}
         self.calls: list[str] = []
         self.grad_off: set[int] = set()
         self.values: dict[int, Tensor] = {}
@@ -275,13 +276,13 @@ class Record(Follow):
         if name in self.LOSSES and id(operands[0]) in self.nodes:
             self.losses[name] = self.nodes[id(operands[0])]
         diagonal = noisy and len(made) == 1 and self._is_affine(name, operands, made[0])
-        if noisy and not diagonal and not self.breaks:
-            self.breaks = name
         for t in made:
             new = self.node(t, set(known))
             if diagonal:
                 self.affine[new] = self.count
                 self.values[self.count] = t.detach().clone()
+            elif noisy:
+                self.breaks[new] = name
 
     def reaches(self, node: int, avoiding: int | None = None) -> set[int]:
         """Return all nodes that `node` was made from, itself included, on ways that avoid one node."""
@@ -296,7 +297,7 @@ class Record(Follow):
 
     def _is_affine(self, name: str, operands: list[Tensor], made: Tensor) -> bool:
         """Whether a call is elementwise affine in the noise, given that it was before: by the function alone."""
-        if self.noise is None or made.shape != self.noise.shape:
+        if not self.drew or made.shape != self.noise.shape:
             return False
         on_the_way = [id(t) in self.touched for t in operands]
         affine = [self.nodes.get(id(t)) in self.affine for t in operands]
@@ -314,29 +315,10 @@ class Record(Follow):
 
 
 # Functions that return the values they were given; with the same shape, in the same places.
-COPIES = frozenset(
-    {
-        "clone",
-        "contiguous",
-        "to",
-        "type",
-        "type_as",
-        "float",
-        "double",
-        "half",
-        "bfloat16",
-        "cpu",
-        "cuda",
-        "requires_grad",
-        "view",
-        "view_as",
-        "reshape",
-        "expand",
-        "expand_as",
-        "flatten",
-        "squeeze",
-    }  # fmt: skip
-)
+COPIES = {
+    "clone", "contiguous", "to", "type", "type_as", "float", "double", "half", "bfloat16", "cpu", "cuda",
+    "requires_grad", "view", "view_as", "reshape", "expand", "expand_as", "flatten", "squeeze",
+}  # fmt: skip
 SAME_NAME = {
     "multiply": "mul", "subtract": "sub", "divide": "div", "true_divide": "div", "negative": "neg",
 }  # fmt: skip
@@ -367,6 +349,22 @@ def _values(func: Any, args: tuple, kwargs: dict) -> list[Tensor]:
     if name.endswith("_as") or name == "to":
         return tensors(args[:1])
     return tensors((args, kwargs))
+
+
+def _blank(func: Any, args: tuple, kwargs: dict) -> Tensor:
+    """Return a tensor such as the draw would, without drawing: torch's random state stays as it was."""
+    if func is torch.Tensor.normal_:
+        return args[0]
+    kwargs = {name: value for name, value in kwargs.items() if name != "generator"}
+    if func is torch.randn:
+        return torch.empty(*args, **kwargs)
+    if func is torch.randn_like:
+        return torch.empty_like(*args, **kwargs)
+    mean, std = _moments(func, args, kwargs)
+    size = kwargs.get("size", next((a for a in args if isinstance(a, (tuple, list))), None))
+    if size is not None:
+        return torch.empty(size, **{k: v for k, v in kwargs.items() if k not in ("size", "mean", "std")})
+    return torch.empty_like(mean + std)
 
 
 def _moments(func: Any, args: tuple, kwargs: dict) -> tuple[Any, Any]:

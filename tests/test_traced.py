@@ -1,0 +1,346 @@
+"""The traced adapter on the zoo: equal to the described VAE, or refused with the right reason; it leaves no trace."""
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+import zoo
+from torch import Tensor, nn
+
+import vae2aef
+from vae2aef.traced import TracedParts
+
+
+@pytest.fixture(autouse=True)
+def double():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def make(cls: type[nn.Module], **options) -> tuple[nn.Module, tuple, vae2aef.AEF]:
+    torch.manual_seed(0)
+    vae = cls()
+    x = zoo.example(vae)
+    torch.manual_seed(1)
+    aef = vae2aef.wrap(vae, example=x, **options)
+    assert isinstance(aef.parts, TracedParts)
+    return vae, x, aef
+
+
+def described(vae: nn.Module, x: tuple, **options) -> vae2aef.AEF:
+    torch.manual_seed(1)
+    return vae2aef.wrap(vae, example=x, **vae.described(), **options)
+
+
+def gradients(aef: vae2aef.AEF, x: tuple) -> dict[str, Tensor | None]:
+    aef.zero_grad()
+    torch.manual_seed(2)
+    aef(*x).backward()
+    return {name: p.grad for name, p in aef.named_parameters()}
+
+
+def close(a: Tensor, b: Tensor, name: str = "") -> None:
+    torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, msg=lambda text: f"{name}: {text}")
+
+
+every = pytest.mark.parametrize("cls", zoo.CONVERTIBLE.values(), ids=zoo.CONVERTIBLE.keys())
+
+
+@every
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_equals_the_described_vae(cls, training):
+    vae, x, traced = make(cls, prior="coupling")
+    by_hand = described(vae, x, prior="coupling")
+    traced.train(training), by_hand.train(training)
+    terms = []
+    for aef in (traced, by_hand):
+        torch.manual_seed(2)  # for dropout
+        terms.append(aef(*x, terms=True))
+    for one, other in zip(*terms, strict=True):
+        close(one, other)
+    z = torch.randn(x[0].shape[0], *traced.latent_shape)
+    close(traced.encode(*x), by_hand.encode(*x), "encode")
+    if not (training and cls is zoo.OnlyWhenTraining):  # dropout acts alone, elsewhere in the random stream
+        close(traced.decode(z, *x[1:]), by_hand.decode(z, *x[1:]), "decode")
+        close(traced.expanded_log_prob(*x), by_hand.expanded_log_prob(*x), "expanded_log_prob")
+    expected, got = gradients(by_hand, x), gradients(traced, x)
+    assert expected.keys() == got.keys()
+    for name, grad in expected.items():
+        assert (grad is None) == (got[name] is None), name
+        if grad is not None:
+            close(got[name], grad, name)
+
+
+@every
+def test_marginal_and_samples(cls):
+    """With the same importance samples, the same marginal."""
+    vae, x, traced = make(cls)
+    by_hand = described(vae, x)
+    proposal = by_hand.tune_proposal(*x)
+    values = []
+    for aef in (traced, by_hand):
+        torch.manual_seed(2)
+        values.append(aef.log_prob(*x, num_samples=64, proposal=proposal))
+    close(values[0].value, values[1].value)
+    assert values[0].value.isfinite().all()
+    n = x[0].shape[0]
+    assert traced.sample(n, *x[1:]).shape == x[0].shape
+
+
+@every
+def test_with_white_noise_it_is_the_vae(cls):
+    """core="noise": u is drawn, z = loc + scale * u for what the person who knows the VAE calls loc and scale."""
+    vae, x, aef = make(cls, core="noise", core_flow="none")
+    aef.eval()
+    given = vae.described()
+    by_hand = vae2aef.parts.CallableParts(given["encoder"], given["decoder"], given["encoder_scale"])
+    with torch.no_grad():
+        torch.manual_seed(3)
+        terms = aef(*x, terms=True)
+        loc, scale = by_hand.encode(*x)[:2]
+        torch.manual_seed(3)
+        u = torch.randn(loc.shape)
+        close(terms.z, loc + scale * u)
+        close(terms.log_det, scale.log().flatten(1).sum(1))
+        close(terms.prior, torch.distributions.Normal(0.0, 1.0).log_prob(terms.z).flatten(1).sum(1))
+        close(terms.reconstruction, by_hand.decode(terms.z, *x[1:]).mean.reshape(x[0].shape))
+
+
+@pytest.mark.parametrize("cls", zoo.REFUSED, ids=lambda cls: cls.__name__)
+def test_refused(cls):
+    torch.manual_seed(0)
+    vae = cls()
+    before = snapshot(vae)
+    with pytest.raises(vae2aef.WrapError, match=zoo.REFUSED[cls]) as error:
+        vae2aef.wrap(vae, example=zoo.example(vae))
+    assert "Random draws seen" in str(error.value)
+    assert_same(snapshot(vae), before)
+
+
+def snapshot(vae: nn.Module) -> list:
+    return [
+        (dict(m.__dict__), list(m._buffers.items()), list(m._parameters.items()), list(m._forward_hooks))
+        for m in vae.modules()
+    ] + [{name: t.clone() for name, t in vae.state_dict().items()}]
+
+
+def assert_same(after: list, before: list) -> None:
+    *modules, state = after
+    *modules_before, state_before = before
+    for one, other in zip(modules, modules_before, strict=True):
+        for a, b in zip(one[:3], other[:3], strict=True):
+            pairs = zip(a.items(), b.items(), strict=True) if isinstance(a, dict) else zip(a, b, strict=True)
+            for (key, value), (key_before, value_before) in pairs:
+                assert key == key_before and value is value_before, key
+    assert state.keys() == state_before.keys()
+    assert all(torch.equal(state[name], state_before[name]) for name in state)
+
+
+@every
+def test_the_vae_is_left_as_it_was(cls):
+    torch.manual_seed(0)
+    vae = cls()
+    x = zoo.example(vae)
+    modes = [m.training for m in vae.modules()]
+    before, random_state = snapshot(vae), torch.get_rng_state()
+    vae2aef.proof.trace(vae, x[0], x[1:])
+    assert_same(snapshot(vae), before)
+    assert modes == [m.training for m in vae.modules()]
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def test_batch_statistics_are_taken_once_a_step():
+    vae, (x,), aef = make(zoo.BatchNormAndInPlace)
+    aef.train()
+    counts = [m.num_batches_tracked for m in vae.modules() if isinstance(m, nn.BatchNorm1d)]
+    before = [c.item() for c in counts]
+    z = aef.encode(x)
+    aef.decode(z)
+    assert [c.item() for c in counts] == before
+    aef(x).backward()
+    assert [c.item() for c in counts] == [c + 1 for c in before]
+
+
+@pytest.mark.parametrize("name", ["LogVar", "Chunked", "Rsample", "OldVariable", "OnlyWhenTraining"])
+def test_without_gradients(name):
+    _, (x,), aef = make(zoo.CONVERTIBLE[name])
+    aef.eval()
+    expected = aef(x).detach()
+    with torch.no_grad():
+        close(aef(x), expected)
+        assert not aef.encode(x).requires_grad
+        assert not aef(x, terms=True).reconstruction.requires_grad
+    with torch.inference_mode():
+        close(aef(x), expected)
+        close(aef(x.clone()), expected)
+
+
+def test_saved_copied_and_converted():
+    _, (x,), aef = make(zoo.Rsample)
+    expected = aef(x)
+    close(copy.deepcopy(aef)(x), expected)
+    close(pickle.loads(pickle.dumps(aef))(x), expected)
+    buffer = io.BytesIO()
+    torch.save(aef.state_dict(), buffer)
+    buffer.seek(0)
+    _, _, other = make(zoo.Rsample)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.zero_()
+    other.load_state_dict(torch.load(buffer))
+    close(other(x), expected)
+    single = copy.deepcopy(aef).float()
+    torch.testing.assert_close(single(x.float()).double(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(single.decode(single.encode(x.float())).double(), aef.reconstruct(x), atol=1e-5, rtol=0)
+
+
+def test_empty_batch_and_one_row():
+    _, (x,), aef = make(zoo.LogVar)
+    assert aef(x[:0]) == 0
+    close(aef.expanded_log_prob(x[:1]), aef.expanded_log_prob(x)[:1])
+
+
+def test_autocast():
+    _, (x,), aef = make(zoo.Rsample)
+    aef.float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = aef(x.float())
+    loss.backward()
+    assert loss.isfinite() and loss.dtype == torch.float32
+    torch.testing.assert_close(loss, aef(x.float()), rtol=0.05, atol=0.05)
+
+
+def test_half_precision_latents_count_in_full():
+    """The log-determinant is taken in float32 though the forward runs in bfloat16."""
+    _, (x,), aef = make(zoo.LogVar)
+    aef.float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        terms = aef(x.float(), terms=True)
+    assert terms.log_det.dtype == terms.z.dtype == torch.float32
+
+
+def test_every_parameter_trains():
+    vae, (x,), aef = make(zoo.BatchNormAndInPlace, noise=0.1)
+    aef.train()
+    optimizer = torch.optim.Adam(aef.parameters(), 1e-2)
+    losses = []
+    for _ in range(50):
+        optimizer.zero_grad()
+        loss = aef(x)
+        loss.backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in aef.parameters())
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 1
+
+
+class Branches(zoo.Base):
+    """Its path changes after it was wrapped."""
+
+    mode = ""
+
+    def draw(self, loc: Tensor, log_var: Tensor) -> Tensor:
+        if self.mode == "no draw":
+            return loc
+        if self.mode == "no z":
+            torch.randn_like(loc)
+            return loc
+        z = super().draw(loc, log_var)
+        if self.mode == "other call":
+            return (0.5 * log_var).exp() * torch.randn_like(loc).sub(loc)
+        return z + torch.randn_like(z) if self.mode == "noise after z" else z
+
+
+@pytest.mark.parametrize(
+    ("mode", "says"),
+    [
+        ("no draw", "did not draw"),
+        ("no z", "another path"),
+        ("noise after z", "draws noise again"),
+        ("other call", "draws noise again"),
+    ],
+)
+def test_a_path_that_changes_later_is_noticed(mode, says):
+    vae, (x,), aef = make(Branches)
+    vae.mode = mode
+    for call in (aef, aef.encode, lambda x: aef.decode(torch.zeros(5, 4)), aef.log_prob):
+        with pytest.raises(vae2aef.WrapError, match=says):
+            call(x)
+
+
+class Swapped(zoo.Base):
+    subtract = False
+
+    def draw(self, loc: Tensor, log_var: Tensor) -> Tensor:
+        noise = (0.5 * log_var).exp() * torch.randn_like(loc)
+        return noise - loc if self.subtract else noise + loc
+
+
+def test_another_function_at_the_place_of_z_is_noticed():
+    vae, (x,), aef = make(Swapped)
+    vae.subtract = True
+    with pytest.raises(vae2aef.WrapError, match="made by add, now sub"):
+        aef(x)
+
+
+def test_a_scale_that_turns_negative_is_named():
+    class AnySign(zoo.Base):
+        def draw(self, loc: Tensor, raw: Tensor) -> Tensor:
+            return loc + (raw + 5) * torch.randn_like(loc)
+
+    vae, (x,), aef = make(AnySign)
+    with torch.no_grad():
+        vae.head.bias -= 10
+    with pytest.raises(vae2aef.NonFiniteError, match="encoder_scale"):
+        aef(x)
+
+
+def test_is_deterministic():
+    _, (x,), aef = make(zoo.LogVar)
+    assert torch.equal(aef(x), aef(x))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_compiled_and_scripted_modules_are_refused():
+    vae = zoo.LogVar()
+    vae.body.compile()
+    with pytest.raises(vae2aef.WrapError, match="`body` is compiled"):
+        vae2aef.wrap(vae, example=zoo.example(vae))
+    (x,) = zoo.example(vae)
+    scripted = torch.jit.trace(zoo.LogVar(), x, check_trace=False)
+    with pytest.raises(vae2aef.WrapError, match="it is scripted"):
+        vae2aef.wrap(scripted, example=x)
+    holder = zoo.Base()
+    holder.draw = torch.jit.script(scripted_draw)
+    with pytest.raises(vae2aef.WrapError, match="no draw is seen"):
+        vae2aef.wrap(holder, example=x)
+
+
+def scripted_draw(loc: Tensor, log_var: Tensor) -> Tensor:
+    return loc + (0.5 * log_var).exp() * torch.randn_like(loc)
+
+
+def test_order_adapter_then_callables_then_tracing():
+    vae = zoo.Variance()
+    x = zoo.example(vae)
+    assert not isinstance(vae2aef.wrap(vae, example=x, **vae.described()).parts, TracedParts)
+    vae.encoder, vae.decoder = zoo.Variance().body, vae.tail  # a pair by name that is no encoder
+    assert isinstance(vae2aef.wrap(vae, example=x).parts, TracedParts)
+    refused = zoo.Deterministic()
+    with pytest.raises(
+        vae2aef.WrapError, match="(?s)an adapter for.*tracing:.*draws no noise.*`encode` and.*Pass them"
+    ):
+        vae2aef.wrap(refused, example=x)
+    refused.encode, refused.decode = refused.split, refused.data
+    with pytest.raises(vae2aef.WrapError, match="(?s)Pass encoder_scale=.*draws no noise"):
+        vae2aef.wrap(refused, example=x)
+
+
+def test_print_says_what_was_traced():
+    text = repr(make(zoo.OnlyWhenTraining)[2])
+    assert "z is what `add` makes of it, its scale dz/du" in text
+    assert "forward(x)[0], the only output shaped like the data" in text
+    assert "draws in training mode only" in text

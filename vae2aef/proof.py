@@ -1,0 +1,368 @@
+"""Prove, once, that a VAE's own forward can be traced, or say why not.
+
+What is proved, on a few rows of the example, in eval mode, and for the first and last point in training mode too:
+
+1. forward draws noise once, Gaussian, of the batch's size, with gradients on, and nothing else is random;
+2. z is elementwise affine in that noise: by the functions it went through, whatever the weights, and by numbers,
+   with dz/du > 0;
+3. data and noise reach the output through z alone: in the graph of calls, in autograd's graph, and by numbers: with
+   z put in its place, other data give the same output;
+4. exactly one output is shaped like the data and depends on z;
+5. values and gradients do not change with the random state, as they would if a draw were repeated in the backward
+   pass (checkpointing), and those of decoding alone are those of the whole pass.
+"""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vae2aef.errors import WrapError
+from vae2aef.marginal import evaluation_mode, own_random_state
+from vae2aef.outputs import candidates, leaves, say_path
+from vae2aef.parts import describe
+from vae2aef.traced import TracedParts, awake
+from vae2aef.tracing import Draw, Follow, Record, Site
+
+ROWS, TRAINING_ROWS = 3, 2
+
+
+class Refusal(Exception):
+    """Why a forward cannot be traced; becomes a `WrapError` that lists the draws seen."""
+
+
+class Case(NamedTuple):
+    """What a VAE is run on."""
+
+    x: Tensor
+    cond: tuple
+    kwargs: dict[str, Any]
+
+    def rows(self, n: int) -> "Case":
+        """Return `n` rows, repeated if there are fewer."""
+        batch = self.x.shape[0]
+
+        def take(value: Any) -> Any:
+            has_batch = isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == batch
+            return value[torch.arange(n, device=value.device) % batch] if has_batch else value
+
+        return Case(take(self.x), tuple(map(take, self.cond)), {name: take(v) for name, v in self.kwargs.items()})
+
+
+class Seen(NamedTuple):
+    """One recorded pass: where z is made, where the mean of the data is, and its value."""
+
+    record: Record
+    site: Site
+    path: tuple
+    mean: Tensor
+
+
+def trace(vae: Any, x: Tensor, cond: tuple = (), kwargs: dict[str, Any] | None = None) -> TracedParts:
+    """Trace a VAE's forward. The VAE, its buffers and torch's random state are left as they were.
+
+    Args:
+        vae: the user's module, called as `vae(x, *cond, **kwargs)`.
+        x: example of the data as the VAE sees it, shape `(batch, *event)`.
+        cond: conditions.
+        kwargs: conditions by name.
+
+    Raises:
+        WrapError: if it cannot be proved that tracing is right; says which point fails, lists the random draws
+            seen.
+    """
+    draws: list[Draw] = []
+    try:
+        _require_eager(vae)
+        case = Case(x, cond, kwargs or {})
+        with untouched(vae), own_random_state(x.device), torch.enable_grad():
+            with evaluation_mode(vae):
+                names = _find_awake(vae, case.rows(ROWS), draws)
+                seen = _record(vae, case.rows(ROWS), names, draws)
+                parts = _parts(vae, seen, case, names)
+                with _refusing("a pass with its noise replaced"):
+                    _prove(parts, seen, case.rows(ROWS))
+            _prove_training(parts, seen, case.rows(TRAINING_ROWS), draws)
+    except Refusal as reason:
+        # What went wrong inside the user's code, if it did, is shown as the cause.
+        listed = "; ".join(map(str, draws)) or "none"
+        raise WrapError(
+            f"the forward of {type(vae).__name__} cannot be traced: {reason}. Random draws seen: {listed}"
+        ) from reason.__cause__
+    return parts
+
+
+def _require_eager(vae: Any) -> None:
+    if not isinstance(vae, nn.Module):
+        raise Refusal(f"expected an nn.Module, got {describe(vae)}")
+    if isinstance(vae, torch.jit.ScriptModule):
+        raise Refusal("it is scripted, and random draws in it cannot be seen; wrap the module it was made from")
+    for name, m in vae.named_modules():
+        if type(m).__name__ == "OptimizedModule" or getattr(m, "_compiled_call_impl", None) is not None:
+            raise Refusal(
+                f"`{name or 'the module'}` is compiled, and draws in it cannot be seen; wrap first, compile after"
+            )
+
+
+@contextlib.contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    """Turn any error of the user's code into a refusal."""
+    try:
+        yield
+    except Refusal:
+        raise
+    except Exception as error:
+        first_line = str(error).split("\n", 1)[0]
+        raise Refusal(f"{what} fails with {type(error).__name__}: {first_line}") from error
+
+
+def _watch(vae: nn.Module, case: Case, names: tuple[str, ...]) -> tuple[Record, list[tuple[tuple, Any, Tensor]]]:
+    """Run forward under a fresh `Record`; return it with all that forward returned."""
+    x = case.x.detach().clone()
+    record = Record(None, x)
+    with _refusing(f"(conditions are passed as example=(x, *conditions)) its pass on {tuple(x.shape)}"):
+        with awake(vae, names), record:
+            found = leaves(vae(x, *case.cond, **case.kwargs))
+    if not torch.equal(x, case.x):
+        raise Refusal("it changes its input in place")
+    return record, found
+
+
+def _find_awake(vae: nn.Module, case: Case, draws: list[Draw]) -> tuple[str, ...]:
+    """Return the modules that must be in training mode for the noise to be drawn: none, or the first that does it."""
+    own = [n for n, m in vae.named_modules() if not type(m).__module__.startswith("torch.nn")]
+    for names in [(), *((name,) for name in own)]:
+        record, found = _watch(vae, case, names)
+        if record.draws:
+            return names
+    _, again = _watch(vae, case, ())
+    if any(a[2].shape != b[2].shape or not torch.equal(a[2], b[2]) for a, b in zip(found, again, strict=False)):
+        raise Refusal(
+            "its output is random, but no draw is seen: noise from scripted or compiled code, or from NumPy, cannot "
+            "be replaced"
+        )
+    raise Refusal(
+        "it draws no noise, neither in eval mode nor in training mode. A deterministic or vector-quantised "
+        "autoencoder has no posterior scale, and an AEF needs one: if there is an encoder with a location and a scale, "
+        "pass it"
+    )
+
+
+def _record(vae: nn.Module, case: Case, names: tuple[str, ...], draws: list[Draw]) -> Seen:
+    """Record a pass and decide which call makes z and which output is the mean of the data."""
+    record, found = _watch(vae, case, names)
+    draws[:] = record.draws
+    _require_one_draw(record, case.x.shape[0])
+    path, mean, node = _output(record, found, case.x)
+    return Seen(record, _site(record, node), path, mean.detach())
+
+
+def _require_one_draw(record: Record, batch: int) -> None:
+    gaussian = [d for d in record.draws if d.gaussian]
+    others = [d.name for d in record.draws if not d.gaussian]
+    if others and not gaussian:
+        raise Refusal(
+            f"its noise is drawn by {others[0]}, which is not Gaussian: a categorical, gamma, von Mises or other "
+            "posterior that is no location plus scale times Gaussian noise has no AEF"
+        )
+    if others:
+        raise Refusal(f"it also draws by {others[0]}, so that its output is random beyond the Gaussian noise")
+    if len(gaussian) != 1:
+        raise Refusal(
+            f"expected one Gaussian draw, got {len(gaussian)}: several latents, noise after z, or several samples"
+        )
+    (draw,) = gaussian
+    if not draw.shape or draw.shape[0] != batch:
+        raise Refusal(f"expected a draw of the batch's size, {batch} rows, got {draw}")
+    if not draw.grad:
+        raise Refusal(
+            "the noise is drawn without gradients: Normal.sample, torch.normal(loc, scale) and no_grad pass none to "
+            "the encoder; draw by rsample, or loc + scale * randn_like(scale)"
+        )
+
+
+def _output(record: Record, found: list[tuple[tuple, Any, Tensor]], x: Tensor) -> tuple[tuple, Tensor, int]:
+    """Find the one output that is shaped like the data and depends on the noise: its path, value and node."""
+    source = record.source
+    shaped = candidates(found, x.shape)
+    fit = [item for item in shaped if source in record.reaches(record.nodes.get(id(item[2]), 0))]
+    # Latents may be shaped like the data too.
+    fit = [item for item in fit if record.nodes[id(item[2])] not in record.affine]
+    fit = list({id(item[2]): item for item in reversed(fit)}.values())
+    if len(fit) != 1:
+        have = ", ".join(f"{say_path(path)}: {describe(out)}" for path, out, _ in fit or found) or "nothing"
+        if fit:
+            why = "several outputs are shaped like the data and depend on the noise"
+        elif shaped:
+            why = "no output shaped like the data depends on the noise, as far as it can be followed"
+        else:
+            why = f"no output is shaped like the data, {tuple(x.shape)}, or flattened"
+        raise Refusal(f"{why}; it returns {have}")
+    path, out, mean = fit[0]
+    if isinstance(out, torch.distributions.Distribution) and getattr(out.support, "is_discrete", False):
+        raise Refusal(
+            f"{say_path(path)} is {describe(out)}: a probability of discrete data, not a density on the reals, and an "
+            "AEF needs residuals x - f(z). Its mean can be used with a Gaussian residual of learned scale: pass it as "
+            "decoder="
+        )
+    node = record.nodes[id(mean)]
+    for loss, logits in record.losses.items():
+        if logits == node:
+            raise Refusal(
+                f"{say_path(path)} goes into {loss}: it is no mean of continuous data. Pass a decoder that ends in the "
+                "mean, such as torch.sigmoid of logits, used with a Gaussian residual of learned scale"
+            )
+    return path, mean, node
+
+
+def _site(record: Record, output: int) -> Site:
+    """Find z: the first elementwise affine image of the noise after which neither data nor noise enters again."""
+    on_the_way = record.reaches(output)
+    for node, index in sorted(record.affine.items()):
+        left = record.reaches(output, avoiding=node)
+        if node not in on_the_way or 0 in left or record.source in left:
+            continue
+        if not index:
+            raise Refusal("the output depends on the noise alone, and not on the data")
+        if any(i <= index for i in record.grad_off):
+            raise Refusal(f"z is made with gradients off, by {record.calls[index - 1]}")
+        return Site(index, record.calls[index - 1])
+    name = min((n, name) for n, name in record.breaks.items() if n in on_the_way)[1]
+    raise Refusal(
+        f"`{name}` is no elementwise affine map of the noise, and after it the data or the noise still enters on the "
+        "way to the output, so that no z = loc + scale * u is found: a full covariance, a posterior flow, noise "
+        "after z, or a decoder that sees the data beside z"
+    )
+
+
+def _parts(vae: nn.Module, seen: Seen, case: Case, names: tuple[str, ...]) -> TracedParts:
+    z = seen.record.values[seen.site.call]
+    parts = TracedParts(vae, seen.site, {False: seen.path}, _other(case.x[:1]), z.shape[1:], names)
+    draw = seen.record.draws[0]
+    parts.taken = (
+        f"encoder: forward with {draw.name} replaced; z is what `{seen.site.name}` makes of it, its scale dz/du",
+        f"decoder: {say_path(seen.path)}, the only output shaped like the data that depends on the noise",
+    )
+    parts.assumed = ("traced: VAE's own prior and loss are not seen in its forward",)
+    if names:
+        parts.assumed += (f"`{names[0] or 'the module'}` draws in training mode only, and is kept in it alone",)
+    return parts
+
+
+def _prove(parts: TracedParts, seen: Seen, case: Case) -> None:
+    """Points 2, 3 and 5, by numbers and by autograd's graph."""
+    u = seen.record.u
+    z_seen = seen.record.values[seen.site.call]
+    torch.manual_seed(0)
+    first, mean, grads = _grads(parts, case, u)
+    if not (_close(first.z, z_seen) and _close(mean, seen.mean)):
+        raise Refusal(
+            "with the same noise it returns something else: it is random or remembers earlier calls (functional "
+            "dropout without training=self.training?)"
+        )
+    scale = first.scale
+    if not bool((scale > 0).all() & scale.isfinite().all()):
+        raise Refusal(
+            f"expected dz/du > 0, got values from {scale.min().item():.4g} to {scale.max().item():.4g}: the scale is "
+            "negative, zero or not finite on the example"
+        )
+    loc = first.z - scale * u
+    other_u = torch.randn_like(loc)
+    second, _ = parts.follow(case.x, case.cond, case.kwargs, other_u)
+    if not _close(second.z, loc + scale * other_u):
+        raise Refusal("z is not loc + scale * u on the example")
+    torch.manual_seed(1)
+    _, _, again = _grads(parts, case, u)
+    if not all(_close(a, b) for a, b in zip(grads, again, strict=True)):
+        raise Refusal(
+            "its gradients change with the random state though the noise is fixed: is there a draw inside "
+            "torch.utils.checkpoint, repeated in the backward pass?"
+        )
+    _prove_decoding(parts, first.z.detach(), mean, grads[0] / scale, case)
+
+
+def _grads(parts: TracedParts, case: Case, u: Tensor) -> tuple[Follow, Tensor, list[Tensor]]:
+    """One pass with its gradients: to u of the output, to the parameters of output, z and scale."""
+    follow, out = parts.follow(case.x, case.cond, case.kwargs, u)
+    mean = parts._decoded(out).mean
+    wanted = [p for p in parts.vae.parameters() if p.requires_grad]
+    with _refusing("its gradient"):
+        (to_u,) = torch.autograd.grad(mean.sum(), follow.u, retain_graph=True, allow_unused=True)
+        if to_u is None:
+            raise Refusal("no gradient flows from the output to the noise")
+        total = mean.square().sum() + follow.z.square().sum() + follow.scale.sum()
+        found = torch.autograd.grad(total, wanted, allow_unused=True) if wanted else ()
+    return follow, mean.detach(), [to_u.detach(), *(g for g in found if g is not None)]
+
+
+def _prove_decoding(parts: TracedParts, z: Tensor, mean: Tensor, to_z: Tensor, case: Case) -> None:
+    """With z in its place, other data and noise change nothing, and the decoder's gradient is that of the pass."""
+    x = _other(case.x).requires_grad_()
+    z = z.clone().requires_grad_()
+    follow, out = parts.follow(x.clone(), case.cond, case.kwargs, replacement=z)
+    decoded = parts._decoded(out).mean
+    to_x, to_u, found = torch.autograd.grad(decoded.sum(), [x, follow.u, z], allow_unused=True)
+    if to_x is not None or to_u is not None:
+        raise Refusal(f"the {'data' if to_u is None else 'noise'} reaches the decoder beside z")
+    if found is None:
+        raise Refusal("the output does not depend on z")
+    if not _close(decoded, mean):
+        raise Refusal("with the same z, other data give another output: the decoder sees the data beside z")
+    if not _close(found, to_z):
+        raise Refusal("the gradient of decoding alone is not that of the whole pass: is z made inside a checkpoint?")
+    with contextlib.suppress(Exception), warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("error")
+        parts.lean = True
+        parts.lean = _close(parts.decode(z.detach(), *case.cond, **case.kwargs).mean, mean)
+        return
+    parts.lean = False
+
+
+def _prove_training(parts: TracedParts, seen: Seen, case: Case, draws: list[Draw]) -> None:
+    """In training mode the same call makes z; note where the mean is then."""
+    modes = [(m, m.training) for m in parts.vae.modules()]
+    parts.vae.train()
+    try:
+        again = _record(parts.vae, case, (), draws)
+    except Refusal as reason:
+        raise Refusal(f"in training mode {reason}") from reason.__cause__
+    finally:
+        for m, mode in modes:
+            m.training = mode
+    if again.site != seen.site:
+        raise Refusal(f"z is made by {seen.site.name} in eval mode and by {again.site.name} in training mode")
+    parts.outputs[True] = again.path
+
+
+def _other(x: Tensor) -> Tensor:
+    """Return other data in the same range: half each of the reversed data and noise."""
+    low, high = x.min(), x.max()
+    high = torch.where(high > low, high, low + 1)
+    return 0.5 * x.flatten(1).flip(1).reshape(x.shape) + 0.5 * (low + (high - low) * torch.rand_like(x))
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    """Whether two results are one up to rounding."""
+    if a.shape != b.shape:
+        return False
+    size = float(b.detach().abs().nan_to_num().amax()) if b.numel() else 0.0
+    return torch.allclose(a, b, rtol=0.0, atol=1000 * torch.finfo(b.dtype).eps * (1 + size), equal_nan=True)
+
+
+@contextlib.contextmanager
+def untouched(vae: nn.Module) -> Iterator[None]:
+    """Leave a module's attributes and buffers as they were, whatever its forward keeps in them."""
+    saved = [(m, dict(m.__dict__), dict(m._buffers)) for m in vae.modules()]
+    for m, _, buffers in saved:
+        m._buffers.update({name: None if b is None else b.detach().clone() for name, b in buffers.items()})
+    try:
+        yield
+    finally:
+        for m, attributes, buffers in saved:
+            m.__dict__.clear()
+            m.__dict__.update(attributes)
+            m._buffers.clear()
+            m._buffers.update(buffers)
