@@ -32,7 +32,7 @@ class Options:
     latents: int = 8
     steps: int = 1200
     batch_size: int = 128
-    lr: float = 3e-3
+    lr: float = 1e-3
     seeds: int = 1
     arms: tuple[str, ...] = tuple(ARMS)
     preprocess: str = "logit"

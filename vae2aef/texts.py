@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from vae2aef.arms import ARMS
 from vae2aef.options import Options
+from vae2aef.run import GRADIENT_CLIP
 from vae2aef.summary import Row
+from vae2aef.training import RESIDUAL_SPEED
 
 MEANING = (
     "The number compared is the marginal log p(x), the same quantity for every arm, estimated by one method: "
@@ -43,8 +45,8 @@ def protocol(options: Options, sizes: dict[str, int], bins: int) -> list[str]:
         f"{sizes['test']} test samples. Preprocessing: {steps[options.preprocess]}; its log-determinant is counted.",
         f"Arms: {arms}.",
         f"The arms share networks, initial weights, order of the data and dequantisation noise. {seeds}, "
-        f"{options.steps} steps of Adam at {options.lr:g}, batches of {options.batch_size}, gradients clipped at "
-        "norm 200.",
+        f"{options.steps} steps of Adam at {options.lr:g} ({RESIDUAL_SPEED:g} times that for the residual's scale), "
+        f"batches of {options.batch_size}, gradients clipped at norm {GRADIENT_CLIP:g}.",
         "Weights were chosen by the marginal on validation data, measured up to ten times in a run "
         "(importance sampling, 64 draws, proposal tuned on the same data).",
         f"Test: marginal by importance sampling with {options.importance_samples} draws for each sample (Eq. 17-18 "

@@ -1,0 +1,200 @@
+"""The command line as a user meets it, interruption included."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("lightning")
+pytest.importorskip("typer")
+
+from typer.testing import CliRunner
+
+from vae2aef import __main__ as entry
+from vae2aef.cli import app
+
+TINY = """
+from vae2aef.nets import MLPVAE
+
+def make(event_shape, latents):
+    vae = MLPVAE(event_shape, latents, hidden=6)
+    return {"vae": vae, "encoder": vae.encode, "decoder": vae.decode, "encoder_scale": "log_var"}
+"""
+SMALL = [
+    "--vae",
+    "tiny:make",
+    "--latents",
+    "2",
+    "--core-flow",
+    "none",
+    "--importance-samples",
+    "8",
+    "--test-limit",
+    "20",
+]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The working folder, with a VAE of the user's own in it."""
+    (tmp_path / "tiny.py").write_text(TINY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "tiny", raising=False)
+    return tmp_path
+
+
+def start(folder, *args):
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "vae2aef", *args],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"},
+    )  # fmt: skip
+
+
+def invoke(*args):
+    """In this process, which saves the seconds that importing takes."""
+    result = CliRunner().invoke(app, list(args))
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_ctrl_c_loses_nothing(folder):
+    """Stopped in the second of two runs and started again, it ends like one that was never stopped."""
+    command = ["compare", *SMALL, "--steps", "200", "--arms", "aef,aef-noise", "--out"]
+    process = start(folder, *command, "stopped")
+    checkpoint = folder / "stopped" / "runs" / "seed0-aef-noise" / "last.ckpt"
+    wait_for(checkpoint, process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=100)
+    assert (process.returncode, err) == (130, "")
+    assert "Run the same command again to go on" in out
+    assert not (folder / "stopped" / "results.json").exists()
+    assert not checkpoint.with_name("result.json").exists()
+    stopped_at = torch.load(checkpoint, weights_only=True)["global_step"]
+    assert 50 <= stopped_at < 200
+
+    process = start(folder, *command, "stopped")
+    out, err = process.communicate(timeout=300)
+    assert (process.returncode, err) == (0, "")
+    assert "aef, seed 0: test" in out
+    assert "(from before)" in out
+    assert "VAE and AEF on digits" in out
+    assert (folder / "stopped" / "report.html").stat().st_size > 10_000
+    assert len(json.loads((folder / "stopped" / "results.json").read_text())["rows"]) == 2
+    assert [p.name for p in folder.glob("**/.*")] == []
+
+    assert invoke(*command, "whole")[0] == 0
+    for arm in ("aef", "aef-noise"):
+        stopped, whole = (
+            json.loads((folder / name / "runs" / f"seed0-{arm}" / "result.json").read_text())
+            for name in ("stopped", "whole")
+        )
+        del stopped["seconds"], whole["seconds"]
+        assert stopped == whole
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    for _ in range(20_000):
+        if path.exists():
+            return
+        if process.poll() is not None:
+            pytest.fail(f"ended before {path.name} was there: {process.communicate()}")
+        time.sleep(0.01)
+    process.kill()
+    pytest.fail(f"no {path.name} in time: {process.communicate()}")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--data", "nowhere.npz"], "no such file or folder: nowhere.npz. Accepted: digits"),
+        (["--out", "tiny.py/sub"], "tiny.py is a file, expected a folder"),
+        (["--out", "tiny.py"], "tiny.py is a file, expected a folder"),
+        (["--vae", "tiny:missing"], "tiny has no missing"),
+        (["--arms", "gan"], "unknown gan; known are vae, vae+features, aef, aef-noise"),
+        (["--data", "wide.npy"], "--preprocess logit takes data within 0 and 1"),
+        (["--data", "nan.npy"], "NaN"),
+    ],
+)
+def test_wrong_input_is_one_line_and_leaves_nothing(folder, args, message):
+    np.save(folder / "wide.npy", np.linspace(-1, 2, 80).reshape(20, 4))
+    np.save(folder / "nan.npy", np.full((20, 4), np.nan))
+    before = contents(folder)
+    code, out, err = invoke("compare", *SMALL, *([] if "--out" in args else ["--out", "result"]), *args)
+    assert (code, out) == (2, "")
+    assert err.startswith("error ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert contents(folder) == before
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc, where nobody can make folders")
+def test_a_folder_that_cannot_be_made(folder):
+    code, out, err = invoke("compare", *SMALL, "--out", "/proc/vae2aef/out")
+    assert (code, out) == (2, "")
+    assert err.startswith("error --out /proc/vae2aef/out: ")
+    assert err.count("\n") == 1
+
+
+def contents(folder):
+    return {p.name: p.stat().st_mtime_ns for p in folder.iterdir() if p.name != "__pycache__"}
+
+
+def test_other_options_in_the_same_folder_are_refused(folder):
+    command = ["compare", *SMALL, "--arms", "aef", "--out", "result", "--steps"]
+    assert invoke(*command, "2")[0] == 0
+    code, _, err = invoke(*command, "3")
+    assert code == 2
+    assert "--steps is 2 there and 3 now" in err
+    assert invoke(*command, "3", "--overwrite")[0] == 0
+
+
+def test_a_diverged_run_is_one_line(folder):
+    code, _, err = invoke("compare", *SMALL, "--arms", "aef", "--out", "result", "--steps", "5", "--lr", "1e30")
+    assert code == 2
+    assert err.startswith("error aef, seed 0: ")
+    assert "smaller --lr" in err
+
+
+def test_bugs_keep_their_traceback(folder, monkeypatch):
+    def bug(*args):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("vae2aef.compare.compare", bug)
+    with pytest.raises(ZeroDivisionError):
+        invoke("compare", *SMALL)
+
+
+def test_version_and_help():
+    assert invoke("--version")[1].startswith("vae2aef ")
+    code, out, _ = invoke("compare", "--help")
+    assert code == 0
+    for option in (
+        "--data",
+        "--vae",
+        "--latents",
+        "--steps",
+        "--seeds",
+        "--arms",
+        "--preprocess",
+        "--prior",
+        "--core-flow",
+    ):
+        assert option in out
+
+
+def test_missing_packages_are_named(monkeypatch, capsys):
+    monkeypatch.setattr(entry, "NEEDED", ("json", "no_such_package", "nor_this_one"))
+    with pytest.raises(SystemExit) as caught:
+        entry.main()
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == 'vae2aef needs no_such_package, nor_this_one: pip install "vae2aef[demo]"\n'
