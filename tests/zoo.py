@@ -475,6 +475,31 @@ class CheckpointedDraw(Base):
         return checkpoint(super().draw, loc, log_var, use_reentrant=False)
 
 
+class CheckpointedDrawWhenTraining(Base):
+    def draw(self, loc: Tensor, log_var: Tensor) -> Tensor:
+        return (
+            checkpoint(super().draw, loc, log_var, use_reentrant=False) if self.training else super().draw(loc, log_var)
+        )
+
+
+class Rematerialised(torch.autograd.Function):
+    """Somebody's own checkpoint: forgets the noise, and draws other noise in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, loc: Tensor, log_var: Tensor) -> Tensor:
+        ctx.save_for_backward(log_var)
+        return log_var
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        return grad, grad * torch.randn_like(grad)
+
+
+class RepeatedDraw(Base):
+    def draw(self, loc: Tensor, log_var: Tensor) -> Tensor:
+        return super().draw(loc, Rematerialised.apply(loc, log_var))
+
+
 class FullCovariance(Base):
     def draw(self, loc: Tensor, log_var: Tensor) -> Tensor:
         lower = torch.diag_embed((0.5 * log_var).exp()) + torch.ones(LATENTS, LATENTS, dtype=loc.dtype).tril(-1)
@@ -598,7 +623,9 @@ REFUSED: dict[type[nn.Module], str] = {
     TwoLatents: "expected one Gaussian draw, got 2",
     SameNoiseForAll: "expected a draw of the batch's size",
     NoiseReachesDecoder: "the data or the noise still enters",
-    CheckpointedDraw: "Checkpoint",
+    CheckpointedDraw: "inside torch.utils.checkpoint",
+    CheckpointedDrawWhenTraining: "in training mode z is made inside torch.utils.checkpoint",
+    RepeatedDraw: "gradients change with the random state",
     ReentrantCheckpoint: "set use_reentrant=False",
     FullCovariance: "no elementwise affine map",
     PosteriorFlow: "no elementwise affine map",

@@ -22,16 +22,14 @@ from torch import Tensor, nn
 
 from vae2aef.errors import WrapError
 from vae2aef.marginal import evaluation_mode, own_random_state
-from vae2aef.outputs import candidates, leaves, say_path
+from vae2aef.outputs import leaves, say_path
 from vae2aef.parts import describe
+from vae2aef.recording import Draw, Record
+from vae2aef.sites import Refusal, Seen, decide
 from vae2aef.traced import TracedParts, awake
-from vae2aef.tracing import Draw, Follow, Record, Site
+from vae2aef.tracing import Follow
 
 ROWS, TRAINING_ROWS = 3, 2
-
-
-class Refusal(Exception):
-    """Why a forward cannot be traced; becomes a `WrapError` that lists the draws seen."""
 
 
 class Case(NamedTuple):
@@ -50,15 +48,6 @@ class Case(NamedTuple):
             return value[torch.arange(n, device=value.device) % batch] if has_batch else value
 
         return Case(take(self.x), tuple(map(take, self.cond)), {name: take(v) for name, v in self.kwargs.items()})
-
-
-class Seen(NamedTuple):
-    """One recorded pass: where z is made, where the mean of the data is, and its value."""
-
-    record: Record
-    site: Site
-    path: tuple
-    mean: Tensor
 
 
 def trace(vae: Any, x: Tensor, cond: tuple = (), kwargs: dict[str, Any] | None = None) -> TracedParts:
@@ -155,91 +144,11 @@ def _record(vae: nn.Module, case: Case, names: tuple[str, ...], draws: list[Draw
     """Record a pass and decide which call makes z and which output is the mean of the data."""
     record, found = _watch(vae, case, names)
     draws[:] = record.draws
-    _require_one_draw(record, case.x.shape[0])
-    path, mean, node = _output(record, found, case.x)
-    return Seen(record, _site(record, node), path, mean.detach())
-
-
-def _require_one_draw(record: Record, batch: int) -> None:
-    gaussian = [d for d in record.draws if d.gaussian]
-    others = [d.name for d in record.draws if not d.gaussian]
-    if others and not gaussian:
-        raise Refusal(
-            f"its noise is drawn by {others[0]}, which is not Gaussian: a categorical, gamma, von Mises or other "
-            "posterior that is no location plus scale times Gaussian noise has no AEF"
-        )
-    if others:
-        raise Refusal(f"it also draws by {others[0]}, so that its output is random beyond the Gaussian noise")
-    if len(gaussian) != 1:
-        raise Refusal(
-            f"expected one Gaussian draw, got {len(gaussian)}: several latents, noise after z, or several samples"
-        )
-    (draw,) = gaussian
-    if not draw.shape or draw.shape[0] != batch:
-        raise Refusal(f"expected a draw of the batch's size, {batch} rows, got {draw}")
-    if not draw.grad:
-        raise Refusal(
-            "the noise is drawn without gradients: Normal.sample, torch.normal(loc, scale) and no_grad pass none to "
-            "the encoder; draw by rsample, or loc + scale * randn_like(scale)"
-        )
-
-
-def _output(record: Record, found: list[tuple[tuple, Any, Tensor]], x: Tensor) -> tuple[tuple, Tensor, int]:
-    """Find the one output that is shaped like the data and depends on the noise: its path, value and node."""
-    source = record.source
-    shaped = candidates(found, x.shape)
-    fit = [item for item in shaped if source in record.reaches(record.nodes.get(id(item[2]), 0))]
-    # Latents may be shaped like the data too.
-    fit = [item for item in fit if record.nodes[id(item[2])] not in record.affine]
-    fit = list({id(item[2]): item for item in reversed(fit)}.values())
-    if len(fit) != 1:
-        have = ", ".join(f"{say_path(path)}: {describe(out)}" for path, out, _ in fit or found) or "nothing"
-        if fit:
-            why = "several outputs are shaped like the data and depend on the noise"
-        elif shaped:
-            why = "no output shaped like the data depends on the noise, as far as it can be followed"
-        else:
-            why = f"no output is shaped like the data, {tuple(x.shape)}, or flattened"
-        raise Refusal(f"{why}; it returns {have}")
-    path, out, mean = fit[0]
-    if isinstance(out, torch.distributions.Distribution) and getattr(out.support, "is_discrete", False):
-        raise Refusal(
-            f"{say_path(path)} is {describe(out)}: a probability of discrete data, not a density on the reals, and an "
-            "AEF needs residuals x - f(z). Its mean can be used with a Gaussian residual of learned scale: pass it as "
-            "decoder="
-        )
-    node = record.nodes[id(mean)]
-    for loss, logits in record.losses.items():
-        if logits == node:
-            raise Refusal(
-                f"{say_path(path)} goes into {loss}: it is no mean of continuous data. Pass a decoder that ends in the "
-                "mean, such as torch.sigmoid of logits, used with a Gaussian residual of learned scale"
-            )
-    return path, mean, node
-
-
-def _site(record: Record, output: int) -> Site:
-    """Find z: the first elementwise affine image of the noise after which neither data nor noise enters again."""
-    on_the_way = record.reaches(output)
-    for node, index in sorted(record.affine.items()):
-        left = record.reaches(output, avoiding=node)
-        if node not in on_the_way or 0 in left or record.source in left:
-            continue
-        if not index:
-            raise Refusal("the output depends on the noise alone, and not on the data")
-        if any(i <= index for i in record.grad_off):
-            raise Refusal(f"z is made with gradients off, by {record.calls[index - 1]}")
-        return Site(index, record.calls[index - 1])
-    name = min((n, name) for n, name in record.breaks.items() if n in on_the_way)[1]
-    raise Refusal(
-        f"`{name}` is no elementwise affine map of the noise, and after it the data or the noise still enters on the "
-        "way to the output, so that no z = loc + scale * u is found: a full covariance, a posterior flow, noise "
-        "after z, or a decoder that sees the data beside z"
-    )
+    return decide(record, found, case.x)
 
 
 def _parts(vae: nn.Module, seen: Seen, case: Case, names: tuple[str, ...]) -> TracedParts:
-    z = seen.record.values[seen.site.call]
+    z = seen.record.values[len(seen.site.calls)]
     parts = TracedParts(vae, seen.site, {False: seen.path}, _other(case.x[:1]), z.shape[1:], names)
     draw = seen.record.draws[0]
     parts.taken = (
@@ -255,7 +164,7 @@ def _parts(vae: nn.Module, seen: Seen, case: Case, names: tuple[str, ...]) -> Tr
 def _prove(parts: TracedParts, seen: Seen, case: Case) -> None:
     """Points 2, 3 and 5, by numbers and by autograd's graph."""
     u = seen.record.u
-    z_seen = seen.record.values[seen.site.call]
+    z_seen = seen.record.values[len(seen.site.calls)]
     torch.manual_seed(0)
     first, mean, grads = _grads(parts, case, u)
     if not (_close(first.z, z_seen) and _close(mean, seen.mean)):
@@ -274,13 +183,7 @@ def _prove(parts: TracedParts, seen: Seen, case: Case) -> None:
     second, _ = parts.follow(case.x, case.cond, case.kwargs, other_u)
     if not _close(second.z, loc + scale * other_u):
         raise Refusal("z is not loc + scale * u on the example")
-    torch.manual_seed(1)
-    _, _, again = _grads(parts, case, u)
-    if not all(_close(a, b) for a, b in zip(grads, again, strict=True)):
-        raise Refusal(
-            "its gradients change with the random state though the noise is fixed: is there a draw inside "
-            "torch.utils.checkpoint, repeated in the backward pass?"
-        )
+    _same_gradients(parts, case, seen)
     _prove_decoding(parts, first.z.detach(), mean, grads[0] / scale, case)
 
 
@@ -296,6 +199,20 @@ def _grads(parts: TracedParts, case: Case, u: Tensor) -> tuple[Follow, Tensor, l
         total = mean.square().sum() + follow.z.square().sum() + follow.scale.sum()
         found = torch.autograd.grad(total, wanted, allow_unused=True) if wanted else ()
     return follow, mean.detach(), [to_u.detach(), *(g for g in found if g is not None)]
+
+
+def _same_gradients(parts: TracedParts, case: Case, seen: Seen) -> None:
+    """Where the output does not depend on the random state, as it does with dropout, gradients must not either."""
+    results = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        results.append(_grads(parts, case, seen.record.u))
+    (_, mean, grads), (_, other_mean, other_grads) = results
+    if _close(mean, other_mean) and not all(_close(a, b) for a, b in zip(grads, other_grads, strict=True)):
+        raise Refusal(
+            "its gradients change with the random state though its output does not: is a draw repeated in the "
+            "backward pass?"
+        )
 
 
 def _prove_decoding(parts: TracedParts, z: Tensor, mean: Tensor, to_z: Tensor, case: Case) -> None:
@@ -327,14 +244,18 @@ def _prove_training(parts: TracedParts, seen: Seen, case: Case, draws: list[Draw
     parts.vae.train()
     try:
         again = _record(parts.vae, case, (), draws)
+        parts.outputs[True] = again.path
+        if again.site == seen.site:
+            with _refusing("a pass with its noise replaced"):
+                _same_gradients(parts, case, again)
     except Refusal as reason:
         raise Refusal(f"in training mode {reason}") from reason.__cause__
     finally:
         for m, mode in modes:
             m.training = mode
     if again.site != seen.site:
-        raise Refusal(f"z is made by {seen.site.name} in eval mode and by {again.site.name} in training mode")
-    parts.outputs[True] = again.path
+        ways = (" and ".join(site.calls) for site in (seen.site, again.site))
+        raise Refusal("z is made by {} in eval mode and by {} in training mode".format(*ways))
 
 
 def _other(x: Tensor) -> Tensor:

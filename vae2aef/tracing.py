@@ -1,8 +1,7 @@
-"""Follow the noise through a VAE's own forward: torch function modes that put u in the place of a Gaussian draw.
+"""Follow the noise through a VAE's own forward: a torch function mode that puts u in the place of a Gaussian draw.
 
-`Follow` runs one pass: the draw returns u, and the call that makes z, known by its place among the calls that touch
-the noise, gives z and its scale dz/du. With a latent given, that one takes z's place instead. `Record` watches a
-whole pass as a graph of calls; `vae2aef.traced` decides from it, once, which call makes z.
+The draw returns u, and the call that makes z, known by its place among the calls that touch
+the noise, gives z and its scale dz/du. With a latent given, that one takes z's place instead.
 """
 
 from typing import Any, NamedTuple
@@ -27,22 +26,14 @@ DETACH = {torch.Tensor.detach, torch.Tensor.data.__get__, torch.detach}  # type:
 
 
 class Site(NamedTuple):
-    """Which call makes z: the `call`-th one that touches the noise, a function called `name`."""
+    """Which call makes z: the calls that touch the noise, by name, from the first after the draw to that one."""
 
-    call: int
-    name: str
+    calls: tuple[str, ...]
 
-
-class Draw(NamedTuple):
-    """A call of a random function: what it was, what shape came, and whether gradients were on."""
-
-    name: str
-    shape: tuple[int, ...]
-    grad: bool
-    gaussian: bool
-
-    def __str__(self) -> str:
-        return f"{self.name} of shape {self.shape}" + ("" if self.grad else ", gradients off")
+    @property
+    def name(self) -> str:
+        """The function that makes z."""
+        return self.calls[-1]
 
 
 class Follow(TorchFunctionMode):
@@ -131,9 +122,7 @@ class Follow(TorchFunctionMode):
             return result
         self.count += 1
         self.touched.update((id(t), t) for t in made)
-        if self.site is not None and self.count == self.site.call:
-            return self.arrive(func, args, result)
-        return result
+        return result if self.site is None else self.compare(self.site, func, args, result)
 
     def look(self, args: tuple, kwargs: dict) -> tuple[tuple, dict, bool]:
         """Say whether the arguments hold the noise; put it in the place of detached aliases of the draw."""
@@ -147,13 +136,18 @@ class Follow(TorchFunctionMode):
             args, kwargs = self._swap(args), self._swap(kwargs)
         return args, kwargs, hit
 
-    def arrive(self, func: Any, args: tuple, result: Any) -> Any:
-        """Take z and its scale from the call that makes z, or put the replacement there."""
-        if not isinstance(result, Tensor) or plain_name(func) != self.site.name:  # type: ignore[union-attr]
+    def compare(self, site: Site, func: Any, args: tuple, result: Any) -> Any:
+        """Compare a call with the one that stood there when the site was found; at the last one, z is reached."""
+        expected, name = site.calls[self.count - 1], plain_name(func)
+        if name != expected or (self.count == len(site.calls) and not isinstance(result, Tensor)):
             raise WrapError(
-                f"forward takes another path than when it was wrapped: z was made by {self.site.name}, "  # type: ignore[union-attr]
-                f"now {plain_name(func)} stands there. A VAE with branches must be described: encoder=, decoder="
+                f"forward takes another path than when it was wrapped: after the draw came {expected}, now {name}. A "
+                "VAE with branches must be described: encoder=, decoder="
             )
+        return self.arrive(args, result) if self.count == len(site.calls) else result
+
+    def arrive(self, args: tuple, result: Tensor) -> Tensor:
+        """Take z and its scale from the call that makes z, or put the replacement there."""
         in_place = bool(args) and result is args[0]
         if self.replacement is not None:
             self.z, self.done = self.replacement, True
@@ -184,141 +178,6 @@ class Follow(TorchFunctionMode):
         return value
 
 
-class Record(Follow):
-    """One pass watched as a graph: which calls the data, the noise and their descendants go through.
-
-    Args:
-        u: what the first Gaussian draw is to return, or None for fresh noise of the shape that is asked for.
-        x: the data, exactly the tensor handed to forward.
-
-    Attributes:
-        draws: every random draw.
-        parents: for each node the nodes it was made from; node 0 is the data.
-        source: the node of the substituted draw, None before it.
-        affine: nodes that are elementwise affine in the noise, proved from the calls: {node: call index}.
-        breaks: nodes made by calls that are not elementwise affine in the noise, {node: name}, for the error.
-        calls: names of the calls that touch the noise, the first has index 1.
-        grad_off: indices of those made with gradients off.
-        values: what the affine ones returned, by index.
-        losses: nodes that went into a loss, by its function's name.
-    """
-
-    LOSSES = frozenset({"binary_cross_entropy_with_logits", "cross_entropy", "nll_loss", "poisson_nll_loss"})
-
-    def __init__(self, u: Tensor | None, x: Tensor) -> None:
-        super().__init__(u, None)
-        self.draws: list[Draw] = []
-        self.parents: list[set[int]] = [set()]
-        self.nodes: dict[int, int] = {id(x): 0}
-        self.alive: list[Tensor] = [x]
-        self.source: int | None = None
-        self.affine: dict[int, int] = {}
-        self.breaks: dict[int, str] = {}
-        self.calls: list[str] = []
-        self.grad_off: set[int] = set()
-        self.values: dict[int, Tensor] = {}
-        self.losses: dict[str, int] = {}
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        """Make one call and note it."""
-        kwargs = kwargs or {}
-        if func in DRAWS:
-            return self.draw(func, args, kwargs)
-        args, kwargs, hit = self.look(args, kwargs)
-        result = func(*args, **kwargs)
-        made = [args[0]] if func is torch.Tensor.__setitem__ else tensors(result)
-        if not made or func in DETACH:
-            self.note(func, made, _values(func, args, kwargs), noisy=False)
-            return result
-        if hit:
-            self.count += 1
-            self.calls.append(plain_name(func))
-            if not torch.is_grad_enabled():
-                self.grad_off.add(self.count)
-        self.note(func, made, _values(func, args, kwargs), noisy=hit)
-        if hit:
-            self.touched.update((id(t), t) for t in made)
-        return result
-
-    def fresh(self, asked: Tensor) -> Tensor:
-        """Make u when none was given."""
-        return torch.randn_like(asked)
-
-    def draw(self, func: Any, args: tuple, kwargs: dict) -> Any:
-        """List the draw; substitute the first Gaussian one."""
-        gaussian = func in GAUSSIAN
-        if gaussian and self.source is None:
-            operands = [t for t in tensors((args, kwargs)) if t.requires_grad or id(t) in self.nodes]
-            # torch.normal(mean, std) of the encoder's outputs passes no gradient to them.
-            blind = func is torch.normal and bool(operands)
-            result = func(*args, **kwargs) if blind else self.substitute(func, args, kwargs)
-            grad = torch.is_grad_enabled() and not blind
-            self.source = self.node(result, set())
-            self.affine[self.source] = 0
-        else:
-            result, grad = func(*args, **kwargs), torch.is_grad_enabled()
-        self.draws.append(Draw(func.__name__, tuple(tensors(result)[0].shape), grad, gaussian))
-        return result
-
-    def node(self, t: Tensor, parents: set[int]) -> int:
-        """Add a node for a new tensor, or for the new value of a tensor changed in place."""
-        self.parents.append(parents)
-        self.nodes[id(t)] = len(self.parents) - 1
-        self.alive.append(t)
-        return len(self.parents) - 1
-
-    def note(self, func: Any, made: list[Tensor], operands: list[Tensor], noisy: bool) -> None:
-        """Note one call."""
-        name = plain_name(func)
-        known = [self.nodes[id(t)] for t in operands if id(t) in self.nodes]
-        if not known:
-            return
-        if name in self.LOSSES and id(operands[0]) in self.nodes:
-            self.losses[name] = self.nodes[id(operands[0])]
-        diagonal = noisy and len(made) == 1 and self._is_affine(name, operands, made[0])
-        for t in made:
-            new = self.node(t, set(known))
-            if diagonal:
-                self.affine[new] = self.count
-                self.values[self.count] = t.detach().clone()
-            elif noisy:
-                self.breaks[new] = name
-
-    def reaches(self, node: int, avoiding: int | None = None) -> set[int]:
-        """Return all nodes that `node` was made from, itself included, on ways that avoid one node."""
-        seen: set[int] = set()
-        stack = [node]
-        while stack:
-            n = stack.pop()
-            if n not in seen and n != avoiding:
-                seen.add(n)
-                stack.extend(self.parents[n])
-        return seen
-
-    def _is_affine(self, name: str, operands: list[Tensor], made: Tensor) -> bool:
-        """Whether a call is elementwise affine in the noise, given that it was before: by the function alone."""
-        if not self.drew or made.shape != self.noise.shape:
-            return False
-        on_the_way = [id(t) in self.touched for t in operands]
-        affine = [self.nodes.get(id(t)) in self.affine for t in operands]
-        if any(touched and not a for touched, a in zip(on_the_way, affine, strict=True)):
-            return False
-        if any(t.shape != made.shape for t, a in zip(operands, affine, strict=True) if a):
-            return False
-        if name in ("add", "sub", "rsub", "neg", *COPIES):
-            return True
-        if name == "mul":
-            return sum(affine) == 1
-        if name == "div":
-            return affine[0] and not any(affine[1:])
-        return name == "addcmul" and sum(affine[1:]) <= 1
-
-
-# Functions that return the values they were given; with the same shape, in the same places.
-COPIES = {
-    "clone", "contiguous", "to", "type", "type_as", "float", "double", "half", "bfloat16", "cpu", "cuda",
-    "requires_grad", "view", "view_as", "reshape", "expand", "expand_as", "flatten", "squeeze",
-}  # fmt: skip
 SAME_NAME = {
     "multiply": "mul", "subtract": "sub", "divide": "div", "true_divide": "div", "negative": "neg",
 }  # fmt: skip
@@ -339,16 +198,6 @@ def tensors(value: Any) -> list[Tensor]:
     if isinstance(value, dict):
         return [t for item in value.values() for t in tensors(item)]
     return []
-
-
-def _values(func: Any, args: tuple, kwargs: dict) -> list[Tensor]:
-    """List the tensors whose values, and not only shapes, a call uses."""
-    name = getattr(func, "__name__", "")
-    if name.endswith("_like") or name.startswith("new_") or name == "new":
-        return []
-    if name.endswith("_as") or name == "to":
-        return tensors(args[:1])
-    return tensors((args, kwargs))
 
 
 def _blank(func: Any, args: tuple, kwargs: dict) -> Tensor:

@@ -1,0 +1,124 @@
+"""Decide from a recorded pass which call makes z and which output is the mean of the data, or refuse."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vae2aef.outputs import candidates, say_path
+from vae2aef.parts import describe
+from vae2aef.recording import Record
+from vae2aef.tracing import Site
+
+
+class Refusal(Exception):
+    """Why a forward cannot be traced; becomes a `WrapError` that lists the draws seen."""
+
+
+class Seen(NamedTuple):
+    """One recorded pass: where z is made, where the mean of the data is, and its value."""
+
+    record: Record
+    site: Site
+    path: tuple
+    mean: Tensor
+
+
+def decide(record: Record, found: list[tuple[tuple, Any, Tensor]], x: Tensor) -> Seen:
+    """Find z and the mean of the data.
+
+    Args:
+        record: a finished pass over `x`.
+        found: what forward returned, from `vae2aef.outputs.leaves`.
+        x: the data, `(batch, *event)`.
+
+    Raises:
+        Refusal: if either is not there, or not alone.
+    """
+    _require_one_draw(record, x.shape[0])
+    path, mean, node = _output(record, found, x)
+    return Seen(record, _site(record, node), path, mean.detach())
+
+
+def _require_one_draw(record: Record, batch: int) -> None:
+    gaussian = [d for d in record.draws if d.gaussian]
+    others = [d.name for d in record.draws if not d.gaussian]
+    if others and not gaussian:
+        raise Refusal(
+            f"its noise is drawn by {others[0]}, which is not Gaussian: a categorical, gamma, von Mises or other "
+            "posterior that is no location plus scale times Gaussian noise has no AEF"
+        )
+    if others:
+        raise Refusal(f"it also draws by {others[0]}, so that its output is random beyond the Gaussian noise")
+    if len(gaussian) != 1:
+        raise Refusal(
+            f"expected one Gaussian draw, got {len(gaussian)}: several latents, noise after z, or several samples"
+        )
+    (draw,) = gaussian
+    if not draw.shape or draw.shape[0] != batch:
+        raise Refusal(f"expected a draw of the batch's size, {batch} rows, got {draw}")
+    if not draw.grad:
+        raise Refusal(
+            "the noise is drawn without gradients: Normal.sample, torch.normal(loc, scale) and no_grad pass none to "
+            "the encoder; draw by rsample, or loc + scale * randn_like(scale)"
+        )
+
+
+def _output(record: Record, found: list[tuple[tuple, Any, Tensor]], x: Tensor) -> tuple[tuple, Tensor, int]:
+    """Find the one output that is shaped like the data and depends on the noise: its path, value and node."""
+    source = record.source
+    shaped = candidates(found, x.shape)
+    fit = [item for item in shaped if source in record.reaches(record.nodes.get(id(item[2]), 0))]
+    # Latents may be shaped like the data too.
+    fit = [item for item in fit if record.nodes[id(item[2])] not in record.affine]
+    fit = list({id(item[2]): item for item in reversed(fit)}.values())
+    if len(fit) != 1:
+        have = ", ".join(f"{say_path(path)}: {describe(out)}" for path, out, _ in fit or found) or "nothing"
+        if fit:
+            why = "several outputs are shaped like the data and depend on the noise"
+        elif shaped:
+            why = "no output shaped like the data depends on the noise, as far as it can be followed"
+        else:
+            why = f"no output is shaped like the data, {tuple(x.shape)}, or flattened"
+        raise Refusal(f"{why}; it returns {have}")
+    path, out, mean = fit[0]
+    if isinstance(out, torch.distributions.Distribution) and getattr(out.support, "is_discrete", False):
+        raise Refusal(
+            f"{say_path(path)} is {describe(out)}: a probability of discrete data, not a density on the reals, and an "
+            "AEF needs residuals x - f(z). Its mean can be used with a Gaussian residual of learned scale: pass it as "
+            "decoder="
+        )
+    node = record.nodes[id(mean)]
+    for loss, logits in record.losses.items():
+        if logits == node:
+            raise Refusal(
+                f"{say_path(path)} goes into {loss}: it is no mean of continuous data. Pass a decoder that ends in the "
+                "mean, such as torch.sigmoid of logits, used with a Gaussian residual of learned scale"
+            )
+    return path, mean, node
+
+
+def _site(record: Record, output: int) -> Site:
+    """Find z: the first elementwise affine image of the noise after which neither data nor noise enters again."""
+    on_the_way = record.reaches(output)
+    for node, index in sorted(record.affine.items()):
+        left = record.reaches(output, avoiding=node)
+        if node not in on_the_way or 0 in left or record.source in left:
+            continue
+        if not index:
+            raise Refusal("the output depends on the noise alone, and not on the data")
+        calls = tuple(record.calls[:index])
+        if any(i <= index for i in record.grad_off):
+            raise Refusal(f"z is made with gradients off, by {' and '.join(calls)}")
+        if any(i <= index for i in record.repeated):
+            raise Refusal(
+                "z is made inside torch.utils.checkpoint, which draws its noise again in the backward pass; leave the "
+                "sampling out of the checkpoint"
+            )
+        return Site(calls)
+    name = min((n, name) for n, name in record.breaks.items() if n in on_the_way)[1]
+    raise Refusal(
+        f"`{name}` is no elementwise affine map of the noise, and after it the data or the noise still enters on the "
+        "way to the output, so that no z = loc + scale * u is found: a full covariance, a posterior flow, noise "
+        "after z, or a decoder that sees the data beside z"
+    )
