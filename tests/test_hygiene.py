@@ -64,7 +64,8 @@ def unchanged(module: nn.Module, before: dict[str, Any], *, random: bool = True)
 
 
 def _same(one: Any, other: Any) -> bool:
-    return torch.equal(one, other) if isinstance(one, Tensor) else one == other
+    both = isinstance(one, Tensor) and isinstance(other, Tensor)
+    return torch.equal(one, other) if both else one is other or (not isinstance(one, Tensor) and one == other)
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 FULL_COVARIANCE_UP_TO = 128
 """Largest latent for which a full covariance is tuned; above it, one scale for each core variable."""
 
-TUNING_ROWS, TUNING_DRAWS, TUNING_STEPS, TUNING_LR = 64, 4, 60, 0.05
+TUNING_ROWS, TUNING_DRAWS, TUNING_STEPS, TUNING_LR = 64, 4, 60, 0.1
 GRID = tuple(10.0**e for e in (-4, -3.5, -3, -2.5, -2, -1.5, -1, -0.5, 0))
 
 
