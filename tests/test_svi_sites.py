@@ -1,0 +1,738 @@
+"""What AEF_ELBO does with each kind of site, argument, plate and guide; and what it refuses, with site and fix."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+pyro = pytest.importorskip("pyro")
+import pyro.distributions as dist  # noqa: E402
+import pyro.distributions.transforms as T  # noqa: E402
+import pyro.poutine as poutine  # noqa: E402
+from pyro.infer import SVI, Trace_ELBO  # noqa: E402
+from pyro.infer.autoguide import AutoNormal  # noqa: E402
+
+import vae2aef  # noqa: E402
+
+B, N, D = 6, 4, 2
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+    yield
+
+
+def nets():
+    return nn.Linear(N, 2 * D), nn.Linear(D, N)
+
+
+def simple(model_site=None, guide_site=None, observed=None, plate=True, name="z"):
+    """A pair with parts to choose: functions of (loc, scale), of z, of the decoder's output."""
+    enc, dec = nets()
+    model_site = model_site or (lambda n: dist.Normal(torch.zeros(n, D), 1.0).to_event(1))
+    guide_site = guide_site or (lambda loc, scale: dist.Normal(loc, scale).to_event(1))
+    observed = observed or (lambda mean: dist.Normal(mean, 0.5).to_event(1))
+
+    def model(x):
+        pyro.module("dec", dec)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", model_site(len(x)))
+            pyro.sample("x", observed(dec(z)), obs=x)
+
+    def guide(x):
+        pyro.module("enc", enc)
+        with pyro.plate("data", len(x)):
+            loc, raw = enc(x).chunk(2, -1)
+            pyro.sample(name, guide_site(loc, (0.1 * raw).exp()))
+
+    return model, guide
+
+
+def check(elbo, model, guide, *args, **kwargs):
+    """A finite loss, and gradients for all parameters of h and n."""
+    loss = elbo.loss_and_grads(model, guide, *args, **kwargs)
+    assert math.isfinite(loss)
+    assert len(elbo.added)
+    for name, parameter in elbo.added.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+    return loss
+
+
+# ---------------------------------------------------------------- sites that are mapped
+
+SITES = {
+    "normal": lambda m, s: dist.Normal(m, s).to_event(1),
+    "laplace": lambda m, s: dist.Laplace(m, s).to_event(1),
+    "student": lambda m, s: dist.StudentT(4.0, m, s).to_event(1),
+    "cauchy": lambda m, s: dist.Cauchy(m, s).to_event(1),
+    "mvn": lambda m, s: dist.MultivariateNormal(m, scale_tril=torch.diag_embed(s)),
+    "lowrank": lambda m, s: dist.LowRankMultivariateNormal(m, s.unsqueeze(-1), s),
+    "masked": lambda m, s: dist.Normal(m, s).to_event(1).mask(torch.arange(len(m)) > 1),
+    "transformed": lambda m, s: dist.TransformedDistribution(
+        dist.Normal(m, s).to_event(1), [T.AffineTransform(1.0, 2.0), T.TanhTransform(), T.TanhTransform().inv]
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SITES)
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_every_location_scale_family(kind, noise):
+    model, guide = simple(guide_site=SITES[kind])
+    elbo = vae2aef.AEF_ELBO(noise=noise)
+    check(elbo, model, guide, torch.randn(B, N))
+    assert "mapped" in repr(elbo)
+
+
+def test_a_learned_posterior_flow_is_trained():
+    flow = T.affine_autoregressive(D, hidden_dims=[8])
+    model, base = simple(guide_site=lambda m, s: dist.TransformedDistribution(dist.Normal(m, s).to_event(1), [flow]))
+
+    def guide(x):
+        pyro.module("flow", flow)
+        base(x)
+
+    x = torch.randn(B, N)
+    elbo = vae2aef.AEF_ELBO()
+    svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), loss=elbo)
+    svi.step(x)
+    before = [p.detach().clone() for p in flow.parameters()]
+    svi.step(x)
+    assert all(not torch.equal(a, b) for a, b in zip(before, flow.parameters(), strict=True))
+
+
+def test_lognormal_site_stays_positive():
+    model, guide = simple(
+        model_site=lambda n: dist.LogNormal(torch.zeros(n, D), 1.0).to_event(1),
+        guide_site=lambda m, s: dist.LogNormal(m, s).to_event(1),
+    )
+    check(vae2aef.AEF_ELBO(), model, guide, torch.randn(B, N))
+
+
+def test_a_transform_without_log_det_is_refused_by_site():
+    class NoLogDet(T.Transform):
+        domain = codomain = dist.constraints.real
+        bijective = True
+
+        def _call(self, x):
+            return x + 1
+
+        def _inverse(self, y):
+            return y - 1
+
+    model, guide = simple(
+        guide_site=lambda m, s: dist.TransformedDistribution(dist.Normal(m, s).to_event(1), [NoLogDet()])
+    )
+    with pytest.raises(vae2aef.WrapError, match=r'site "z": the transform NoLogDet has no known log-determinant; use'):
+        vae2aef.AEF_ELBO().loss(model, guide, torch.randn(B, N))
+
+
+# ---------------------------------------------------------------- plates, masks, shapes
+
+
+def test_latent_with_plates_of_its_own_and_masks():
+    """Two plates: rows on the left, parts on the right; each cell's terms are masked alone."""
+    k = 3
+    enc, dec = nn.Linear(N, k * 2 * D), nn.Linear(D, N)
+    mask = torch.rand(B, k) > 0.4
+
+    def guide(x):
+        with pyro.plate("rows", B, dim=-2), pyro.plate("parts", k, dim=-1), poutine.mask(mask=mask):
+            loc, raw = enc(x).reshape(B, k, 2 * D).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, raw.exp()).to_event(1))
+
+    def model(x):
+        with pyro.plate("rows", B, dim=-2):
+            with pyro.plate("parts", k, dim=-1), poutine.mask(mask=mask):
+                z = pyro.sample("z", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+            mean = dec((z * mask.unsqueeze(-1)).sum(-2)).unsqueeze(-2)
+            pyro.sample("x", dist.Normal(mean, 1.0).to_event(1), obs=x.unsqueeze(-2))
+
+    x = torch.randn(B, N)
+    elbo = vae2aef.AEF_ELBO()
+    check(elbo, model, guide, x)
+    _, trace = elbo._get_trace(model, guide, (x,), {})
+    site = trace.nodes["z"]
+    loc, raw = enc(x).reshape(B, k, 2 * D).chunk(2, -1)
+    u, log_det = elbo.cores["z"].flow(elbo.cores["z"].features(x).reshape(B * k, D))
+    torch.testing.assert_close(site["value"], loc + raw.exp() * u.reshape(B, k, D))
+    torch.testing.assert_close(site["log_prob"], -(mask * (log_det.reshape(B, k) + raw.sum(-1))))
+
+
+def test_data_plate_on_the_right_of_another():
+    """The batch may be at any dimension: here the rightmost, with another plate to its left."""
+    enc, dec = nn.Linear(N, 3 * 2), nn.Linear(3, N)
+
+    def guide(x):
+        loc, raw = enc(x).t().reshape(3, 2, B).unbind(1)
+        with pyro.plate("parts", 3, dim=-2), pyro.plate("rows", B, dim=-1):
+            pyro.sample("z", dist.Normal(loc, raw.exp()))
+
+    def model(x):
+        with pyro.plate("rows", B, dim=-1):
+            with pyro.plate("parts", 3, dim=-2):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(dec(z.t()), 1.0).to_event(1), obs=x)
+
+    elbo = vae2aef.AEF_ELBO()
+    check(elbo, model, guide, torch.randn(B, N))
+    assert elbo.cores["z"].placement.latent_shape == (3,)
+
+
+def test_no_plate_but_events():
+    """Without plates, the batch is found by its size, also inside the event."""
+    enc, dec = nets()
+
+    def guide(x):
+        loc, raw = enc(x).chunk(2, -1)
+        pyro.sample("z", dist.Normal(loc, raw.exp()).to_event(2))
+
+    def model(x):
+        z = pyro.sample("z", dist.Normal(torch.zeros(len(x), D), 1.0).to_event(2))
+        pyro.sample("x", dist.Normal(dec(z), 1.0).to_event(2), obs=x)
+
+    elbo = vae2aef.AEF_ELBO()
+    x = torch.randn(B, N)
+    check(elbo, model, guide, x)
+    _, trace = elbo._get_trace(model, guide, (x,), {})
+    loc, raw = enc(x).chunk(2, -1)
+    u, log_det = elbo.cores["z"].flow(elbo.cores["z"].features(x))
+    torch.testing.assert_close(trace.nodes["z"]["value"], loc + raw.exp() * u)
+    torch.testing.assert_close(trace.nodes["z"]["log_prob"], -(log_det.sum() + raw.sum()))
+
+
+def test_batch_dimension_not_found():
+    def guide(x):
+        summary = x.mean(0)
+        pyro.sample("g", dist.Normal(summary, 1.0).to_event(1))
+
+    def model(x):
+        g = pyro.sample("g", dist.Normal(torch.zeros(N), 1.0).to_event(1))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(g, 1.0).to_event(1), obs=x)
+
+    with pytest.raises(vae2aef.WrapError, match=r'site "g": the batch dimension is not found.*pyro.plate'):
+        vae2aef.AEF_ELBO().loss(model, guide, torch.randn(B, N))
+
+
+def test_two_plates_of_the_same_size_need_a_name():
+    enc = nn.Linear(N, B * 2)
+
+    def guide(x):
+        loc, raw = enc(x).reshape(B, B, 2).unbind(-1)
+        with pyro.plate("rows", B, dim=-2), pyro.plate("parts", B, dim=-1):
+            pyro.sample("z", dist.Normal(loc, raw.exp()))
+
+    def model(x):
+        with pyro.plate("rows", B, dim=-2):
+            with pyro.plate("parts", B, dim=-1):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z[:, :N].unsqueeze(-2), 1.0).to_event(1), obs=x.unsqueeze(-2))
+
+    x = torch.randn(B, N)
+    with pytest.raises(vae2aef.WrapError, match=r'site "z": which plate.*"rows".*"parts".*plate='):
+        vae2aef.AEF_ELBO().loss(model, guide, x)
+    check(vae2aef.AEF_ELBO(plate="rows"), model, guide, x)
+    with pytest.raises(vae2aef.WrapError, match=r'inside the plate "other"'):
+        vae2aef.AEF_ELBO(plate="other").loss(model, guide, x)
+
+
+def test_batches_of_several_sizes():
+    model, guide = simple(model_site=lambda n: dist.Normal(torch.zeros(n, D), 1.0).to_event(1))
+    elbo = vae2aef.AEF_ELBO()
+    for size in (B, 3, 1, 10):
+        check(elbo, model, guide, torch.randn(size, N))
+
+
+# ---------------------------------------------------------------- models
+
+
+def test_conditional_model_with_a_learned_prior():
+    enc, dec, prior = nn.Linear(N + 2, 2 * D), nn.Linear(D + 2, N), nn.Linear(2, 2 * D)
+
+    def model(x, y):
+        pyro.module("dec", dec)
+        pyro.module("prior", prior)
+        with pyro.plate("data", len(x)):
+            loc, raw = prior(y).chunk(2, -1)
+            z = pyro.sample("z", dist.Normal(loc, raw.exp()).to_event(1))
+            pyro.sample("x", dist.Normal(dec(torch.cat([z, y], -1)), 0.5).to_event(1), obs=x)
+
+    def guide(x, y):
+        pyro.module("enc", enc)
+        with pyro.plate("data", len(x)):
+            loc, raw = enc(torch.cat([x, y], -1)).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, raw.exp()).to_event(1))
+
+    check(vae2aef.AEF_ELBO(), model, guide, torch.randn(B, N), torch.randn(B, 2))
+    assert prior.weight.grad.abs().sum() > 0
+
+
+def markov(steps):
+    """A state-space model: a site a time step, each conditioned on the one before; lengths by mask."""
+    gru, enc = nn.GRU(N, 8, batch_first=True), nn.Linear(8 + D, 2 * D)
+    trans, emit = nn.Linear(D, 2 * D), nn.Linear(D, N)
+
+    def guide(x, lengths):
+        for name, module in (("gru", gru), ("enc", enc)):
+            pyro.module(name, module)
+        hidden, z = gru(x)[0], torch.zeros(len(x), D)
+        with pyro.plate("data", len(x)):
+            for t in range(x.shape[1]):
+                loc, raw = enc(torch.cat([hidden[:, t], z], -1)).chunk(2, -1)
+                with poutine.mask(mask=t < lengths):
+                    z = pyro.sample(f"z_{t}", dist.Normal(loc, (0.1 * raw).exp()).to_event(1))
+
+    def model(x, lengths):
+        for name, module in (("trans", trans), ("emit", emit)):
+            pyro.module(name, module)
+        z = torch.zeros(len(x), D)
+        with pyro.plate("data", len(x)):
+            for t in range(x.shape[1]):
+                loc, raw = trans(z).chunk(2, -1)
+                with poutine.mask(mask=t < lengths):
+                    z = pyro.sample(f"z_{t}", dist.Normal(loc, (0.1 * raw).exp()).to_event(1))
+                    pyro.sample(f"x_{t}", dist.Normal(emit(z), 0.5).to_event(1), obs=x[:, t])
+
+    return model, guide
+
+
+def test_deep_markov_model_with_masks_and_more_steps_later():
+    model, guide = markov(3)
+    elbo = vae2aef.AEF_ELBO(core={f"z_{t}": _Summary() for t in range(5)})
+    lengths = torch.tensor([3, 1, 2, 3, 3, 2])
+    check(elbo, model, guide, torch.randn(B, 3, N), lengths)
+    assert len(elbo.cores) == 3
+    _, trace = elbo._get_trace(model, guide, (torch.randn(B, 3, N), lengths), {})
+    assert trace.nodes["z_2"]["log_prob"][1] == 0 and trace.nodes["z_2"]["log_prob"][0] != 0
+    elbo.loss(model, guide, torch.randn(B, 5, N), torch.full((B,), 5))  # sites that were not there before
+    assert len(elbo.cores) == 5
+    elbo.loss(model, guide, torch.randn(B, 2, N), torch.full((B,), 2))
+
+
+class _Summary(nn.Module):
+    """A feature expansion for sequences of any length."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(N, D)
+
+    def forward(self, x):
+        return self.linear(x.mean(1))
+
+
+def test_pyro_param_decoder_and_scale():
+    enc, _ = nets()
+
+    def model(x):
+        weight = pyro.param("weight", torch.randn(D, N))
+        scale = pyro.param("scale", torch.ones(N), constraint=dist.constraints.positive)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z @ weight, scale).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("enc", enc)
+        with pyro.plate("data", len(x)):
+            loc, raw = enc(x).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, raw.exp()).to_event(1))
+
+    svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), loss=vae2aef.AEF_ELBO())
+    x = torch.randn(B, N)
+    svi.step(x)
+    before = pyro.param("weight").detach().clone(), pyro.param("scale").detach().clone()
+    svi.step(x)
+    assert not torch.equal(pyro.param("weight"), before[0]) and not torch.equal(pyro.param("scale"), before[1])
+
+
+# ---------------------------------------------------------------- sites that are left to Pyro
+
+
+def test_global_site_beside_a_local_one():
+    """Bayesian weights keep Trace_ELBO's treatment: the loss is theirs plus the AEF's, and both are trained."""
+    enc, _ = nets()
+
+    def model(x):
+        w = pyro.sample("w", dist.Normal(torch.zeros(D, N), 1.0).to_event(2))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z @ w, 0.5).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("enc", enc)
+        loc = pyro.param("w_loc", torch.zeros(D, N))
+        pyro.sample("w", dist.Normal(loc, 0.1).to_event(2))
+        with pyro.plate("data", len(x)):
+            loc, raw = enc(x).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, raw.exp()).to_event(1))
+
+    x = torch.randn(B, N)
+    elbo = vae2aef.AEF_ELBO()
+    check(elbo, model, guide, x)
+    assert '"w": Normal, left to Pyro (a reparameterised draw): it does not see the data' in repr(elbo)
+    model_trace, trace = elbo._get_trace(model, guide, (x,), {})
+    w = trace.nodes["w"]["value"]
+    torch.testing.assert_close(trace.nodes["w"]["log_prob"], trace.nodes["w"]["fn"].log_prob(w))
+    assert model_trace.nodes["w"]["value"] is w
+
+
+def test_discrete_latent_beside_a_mapped_one():
+    """A class drawn from q(y|x) has Trace_ELBO's score-function gradient; z given x and y is mapped."""
+    classify, enc, dec = nn.Linear(N, 3), nn.Linear(N + 3, 2 * D), nn.Linear(D + 3, N)
+
+    def hot(y):
+        return nn.functional.one_hot(y, 3).float()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Categorical(torch.ones(3) / 3))
+            z = pyro.sample("z", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(dec(torch.cat([z, hot(y)], -1)), 0.5).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("classify", classify)
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Categorical(logits=classify(x)))
+            loc, raw = enc(torch.cat([x, hot(y)], -1)).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, raw.exp()).to_event(1))
+
+    elbo = vae2aef.AEF_ELBO()
+    check(elbo, model, guide, torch.randn(B, N))
+    assert classify.weight.grad.abs().sum() > 0
+    assert '"y": Categorical, left to Pyro (a draw with a score-function gradient)' in repr(elbo)
+
+
+def test_enumerated_site_is_refused():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Categorical(torch.ones(3) / 3), infer={"enumerate": "parallel"})
+            z = pyro.sample("z", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.repeat(1, 2), 0.5).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Categorical(torch.ones(3) / 3), infer={"enumerate": "parallel"})
+            pyro.sample("z", dist.Normal(x[:, :D], 1.0).to_event(1))
+
+    with pytest.raises(vae2aef.WrapError, match=r'site "y": it is marked for enumeration.*remove'):
+        vae2aef.AEF_ELBO().loss(model, guide, torch.randn(B, N))
+
+
+def test_only_a_discrete_site_is_refused():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Categorical(torch.ones(3) / 3))
+            pyro.sample("x", dist.Normal(y.float().unsqueeze(-1).expand(-1, N), 0.5).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Categorical(logits=x[:, :3]))
+
+    with pytest.raises(vae2aef.WrapError, match=r'"y".*Categorical.*Normal, Laplace|"y" \(Categorical\).*amortised'):
+        vae2aef.AEF_ELBO().loss(model, guide, torch.randn(B, N))
+
+
+def test_auxiliary_site_with_a_delta_after_it():
+    """AutoGuide style: one auxiliary draw that is unpacked into Delta sites."""
+    model, _ = simple()
+    enc, _ = nets()
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            loc, raw = enc(x).chunk(2, -1)
+            a = pyro.sample("_a", dist.Normal(loc, raw.exp()).to_event(1), infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Delta(2 * a, log_density=-D * math.log(2.0), event_dim=1))
+
+    x = torch.randn(B, N)
+    elbo = vae2aef.AEF_ELBO()
+    loss = check(elbo, model, guide, x)
+    _, trace = elbo._get_trace(model, guide, (x,), {})
+    total = (trace.nodes["_a"]["log_prob"] + trace.nodes["z"]["log_prob"]).sum()
+    model_trace, _ = elbo._get_trace(model, guide, (x,), {})
+    assert loss == pytest.approx((total - model_trace.log_prob_sum()).item(), rel=1e-5)
+    torch.testing.assert_close(trace.nodes["z"]["log_prob"], torch.full((B,), -D * math.log(2.0)))
+
+
+def test_autoguide_does_not_see_the_data():
+    model, _ = simple(model_site=lambda n: dist.Normal(torch.zeros(n, D), 1.0).to_event(1))
+    with pytest.raises(vae2aef.WrapError, match=r'no site of the guide sees the data.*"z".*amortised'):
+        vae2aef.AEF_ELBO().loss(model, AutoNormal(model), torch.randn(B, N))
+
+
+def test_guide_that_ignores_the_data_and_one_that_detaches():
+    model, _ = simple()
+    enc, _ = nets()
+
+    def ignores(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(pyro.param("loc", torch.zeros(B, D)), 1.0).to_event(1))
+
+    def detaches(x):
+        with pyro.plate("data", len(x)):
+            with torch.no_grad():
+                loc, raw = enc(x).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, raw.exp()).to_event(1))
+
+    x = torch.randn(B, N)
+    with pytest.raises(vae2aef.WrapError, match=r"no site of the guide sees the data"):
+        vae2aef.AEF_ELBO().loss(model, ignores, x)
+    check(vae2aef.AEF_ELBO(), model, detaches, x)
+
+
+def test_names_that_differ():
+    model, guide = simple(name="latent")
+    message = r'"latent" is in the guide and not in the model; "z" is in the model and not in the guide.*Rename'
+    with pytest.raises(vae2aef.WrapError, match=message):
+        vae2aef.AEF_ELBO().loss(model, guide, torch.randn(B, N))
+
+
+# ---------------------------------------------------------------- observed sites
+
+
+@pytest.mark.parametrize(
+    "kind, observed",
+    [
+        ("Bernoulli", lambda m: dist.Bernoulli(logits=m).to_event(1)),
+        ("Poisson", lambda m: dist.Poisson(m.exp()).to_event(1)),
+    ],
+)
+def test_discrete_data_is_refused_or_made_gaussian(kind, observed):
+    model, guide = simple(observed=observed)
+    x = (torch.rand(B, N) > 0.5).float()
+    with pytest.raises(vae2aef.WrapError, match=rf'observed site "x": a {kind}.*observed="gaussian"'):
+        vae2aef.AEF_ELBO().loss(model, guide, x)
+    elbo = vae2aef.AEF_ELBO(observed="gaussian")
+    check(elbo, model, guide, x)
+    assert f'"x": observed {kind}, replaced by a Gaussian around its mean, scale learned' in repr(elbo)
+    trace, _ = elbo._get_trace(model, guide, (x,), {})
+    fn = trace.nodes["x"]["fn"].base_dist
+    torch.testing.assert_close(fn.scale[0], elbo.scales["x"]())
+    assert fn.scale.shape == (B, N)
+    original = poutine.trace(poutine.condition(model, {"z": trace.nodes["z"]["value"]})).get_trace(x)
+    torch.testing.assert_close(fn.loc, original.nodes["x"]["fn"].mean)
+    check(vae2aef.AEF_ELBO(observed={"x": "keep"}), model, guide, x)
+
+
+def test_label_is_kept_beside_continuous_data():
+    base, guide = simple()
+    classify = nn.Linear(D, 3)
+
+    def model(x):
+        base(x)
+
+    def labelled(x, y):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.repeat(1, 2), 1.0).to_event(1), obs=x)
+            pyro.sample("y", dist.Categorical(logits=classify(z)), obs=y)
+
+    def guide_xy(x, y):
+        guide(x)
+
+    x, y = torch.randn(B, N), torch.randint(3, (B,))
+    with pytest.raises(vae2aef.WrapError, match=r'observed site "y".*"keep"'):
+        vae2aef.AEF_ELBO().loss(labelled, guide_xy, x, y)
+    check(vae2aef.AEF_ELBO(observed={"y": "keep"}), labelled, guide_xy, x, y)
+
+
+def test_any_continuous_density_is_taken():
+    for observed in (
+        lambda m: dist.StudentT(3.0, m, 1.0).to_event(1),
+        lambda m: dist.MultivariateNormal(m, torch.eye(N)),
+        lambda m: dist.Laplace(m, 0.3).to_event(1),
+    ):
+        pyro.clear_param_store()
+        model, guide = simple(observed=observed)
+        check(vae2aef.AEF_ELBO(), model, guide, torch.randn(B, N))
+
+
+# ---------------------------------------------------------------- the data
+
+
+def test_data_by_name_by_callable_and_nested():
+    inner_model, inner_guide = simple()
+    x, y = torch.randn(B, N), torch.randn(B, 7)
+
+    def model(y, batch):
+        inner_model(batch["x"])
+
+    def guide(y, batch):
+        inner_guide(batch["x"])
+
+    elbo = vae2aef.AEF_ELBO(data=lambda y, batch: batch["x"])
+    check(elbo, model, guide, y, {"x": x})
+    assert elbo.cores["z"].features.linear.in_features == N
+    elbo = vae2aef.AEF_ELBO(data="x")
+    check(elbo, lambda y, x: inner_model(x), lambda y, x: inner_guide(x), y, x)
+    elbo = vae2aef.AEF_ELBO(data="x")
+    check(elbo, lambda y, **named: inner_model(named["x"]), lambda y, **named: inner_guide(named["x"]), y, x=x)
+    with pytest.raises(vae2aef.WrapError, match=r'data="w" is no argument.*\[\'x\', \'y\'\]'):
+        vae2aef.AEF_ELBO(data="w").loss(lambda y, x: inner_model(x), lambda y, x: inner_guide(x), y, x)
+
+
+def test_no_data_and_integers():
+    model, guide = simple()
+    with pytest.raises(vae2aef.WrapError, match="gets no tensor to encode"):
+        vae2aef.AEF_ELBO().loss(model, guide)
+    with pytest.raises(vae2aef.WrapError, match=r"floating point data, got torch.int64.*data="):
+        vae2aef.AEF_ELBO().loss(model, guide, torch.randint(3, (B, N)))
+
+
+# ---------------------------------------------------------------- the parameter store
+
+
+def test_store_cleared_saved_loaded(tmp_path):
+    model, guide = simple()
+    x = torch.randn(B, N)
+    elbo = vae2aef.AEF_ELBO(core_flow="maf")
+    svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), loss=elbo)
+    for _ in range(3):
+        svi.step(x)
+    loss = svi.evaluate_loss(x)
+    path = str(tmp_path / "store.pt")
+    pyro.get_param_store().save(path)
+    pyro.clear_param_store()
+    assert svi.evaluate_loss(x) == pytest.approx(loss)  # the modules keep their weights, and are registered again
+    assert any(key.startswith("aef$$$") for key in pyro.get_param_store())
+    pyro.clear_param_store()
+    del svi, elbo
+    torch.manual_seed(99)
+    pyro.get_param_store().load(path, map_location="cpu")
+    again = vae2aef.AEF_ELBO(core_flow="maf")  # as in a new process: weights and permutations come back
+    assert again.loss(model, guide, x) == pytest.approx(loss, rel=1e-5)
+    fresh_store = SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), loss=again)
+    before = pyro.param("aef$$$site_z.features.linear.weight").detach().clone()
+    fresh_store.step(x)
+    assert not torch.equal(before, pyro.param("aef$$$site_z.features.linear.weight"))
+    torch.testing.assert_close(
+        again.cores["z"].features.linear.weight, pyro.param("aef$$$site_z.features.linear.weight")
+    )
+
+
+def test_loading_into_a_living_loss(tmp_path):
+    model, guide = simple()
+    x = torch.randn(B, N)
+    elbo = vae2aef.AEF_ELBO()
+    loss = elbo.loss(model, guide, x)
+    path = str(tmp_path / "store.pt")
+    pyro.get_param_store().save(path)
+    svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-1}), loss=elbo)
+    for _ in range(3):
+        svi.step(x)
+    pyro.get_param_store().load(path, map_location="cpu")
+    for module, name in ((model, "dec"), (guide, "enc")):
+        inner = next(c.cell_contents for c in module.__closure__ if isinstance(c.cell_contents, nn.Linear))
+        pyro.module(name, inner, update_module_params=True)
+    assert elbo.loss(model, guide, x) == pytest.approx(loss, rel=1e-5)
+
+
+def test_two_losses_have_parameters_of_their_own():
+    model, guide = simple()
+    x = torch.randn(B, N)
+    first, second = vae2aef.AEF_ELBO(), vae2aef.AEF_ELBO(core_flow="none")
+    for elbo in (first, second, first):
+        elbo.loss(model, guide, x)
+    assert {key.split("$$$")[0] for key in pyro.get_param_store()} == {"enc", "dec", "aef", "aef_2"}
+    named = vae2aef.AEF_ELBO(name="mine")
+    named.loss(model, guide, x)
+    assert any(key.startswith("mine$$$") for key in pyro.get_param_store())
+    with pytest.raises(vae2aef.WrapError, match='the name "mine" is used by another'):
+        vae2aef.AEF_ELBO(name="mine").loss(model, guide, x)
+
+
+def test_stale_store_of_another_shape_is_refused():
+    x = torch.randn(B, N)
+    model, guide = simple()
+    store = pyro.get_param_store()
+    pyro.param("old$$$site_z.features.linear.weight", torch.zeros(5, 5))
+    with pytest.raises(vae2aef.WrapError, match=r"holds .old\$\$\$.*shape \(5, 5\).*clear_param_store"):
+        vae2aef.AEF_ELBO(name="old").loss(model, guide, x)
+    assert store["old$$$site_z.features.linear.weight"].shape == (5, 5)
+
+
+class Model(pyro.nn.PyroModule):
+    def __init__(self):
+        super().__init__()
+        self.dec = pyro.nn.PyroModule[nn.Linear](D, N)
+        self.scale = pyro.nn.PyroParam(torch.ones(N), constraint=dist.constraints.positive)
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.dec(z), self.scale).to_event(1), obs=x)
+
+
+class Guide(pyro.nn.PyroModule):
+    def __init__(self):
+        super().__init__()
+        self.enc = pyro.nn.PyroModule[nn.Linear](N, 2 * D)
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            loc, raw = self.enc(x).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, raw.exp()).to_event(1))
+
+
+@pytest.mark.parametrize("data", [None, "x"])
+def test_pyro_modules_under_svi_and_under_torch_optimizers(data):
+    x = torch.randn(B, N)
+    model, guide = Model(), Guide()
+    svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), loss=vae2aef.AEF_ELBO(data=data))
+    assert svi.step(x) != svi.step(x)
+    module = vae2aef.AEF_ELBO(data=data)(model, guide)
+    module(x)  # as with Pyro's own: made at the first call
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
+    names = {name for name, _ in module.named_parameters()}
+    assert any(name.startswith("added.site_z") for name in names) and any("enc" in name for name in names)
+    before = [p.detach().clone() for p in module.parameters()]
+    for _ in range(2):
+        optimizer.zero_grad()
+        module(x).backward()
+        optimizer.step()
+    assert all(not torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
+
+
+# ---------------------------------------------------------------- options
+
+
+def test_noise_can_change_and_options_are_checked():
+    model, guide = simple()
+    x = torch.randn(B, N)
+    elbo = vae2aef.AEF_ELBO(core_flow="none")
+    loss = elbo.loss(model, guide, x)
+    assert elbo.loss(model, guide, x) == loss  # deterministic
+    elbo.noise = 0.5
+    assert elbo.loss(model, guide, x) != elbo.loss(model, guide, x)
+    for value in (-1.0, math.nan):
+        with pytest.raises(ValueError, match="noise >= 0"):
+            elbo.noise = value
+    with pytest.raises(ValueError, match="whose noise is 1"):
+        vae2aef.AEF_ELBO(core="noise", noise=0.5)
+    with pytest.raises(ValueError, match='expected observed None, "gaussian"'):
+        vae2aef.AEF_ELBO(observed="normal")
+    with pytest.raises(vae2aef.WrapError, match=r'site "z".*from_pyro'):
+        vae2aef.AEF_ELBO(core="center").loss(model, guide, x)
+    with pytest.raises(vae2aef.WrapError, match=r'site "z": core= is a dict without it'):
+        vae2aef.AEF_ELBO(core={"y": "linear"}).loss(model, guide, x)
+
+
+def test_not_finite_names_the_site():
+    model, guide = simple(guide_site=lambda m, s: dist.Normal(m, 0 * s, validate_args=False).to_event(1))
+    pyro.enable_validation(False)
+    try:
+        with pytest.raises(vae2aef.NonFiniteError, match=r'site "z"'):
+            vae2aef.AEF_ELBO().loss(model, guide, torch.randn(B, N))
+    finally:
+        pyro.enable_validation(True)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_trace_elbo_and_aef_elbo_are_exchangeable_mid_training():
+    model, guide = simple()
+    x = torch.randn(B, N)
+    optimizer = pyro.optim.Adam({"lr": 1e-2})
+    for loss in (Trace_ELBO(), vae2aef.AEF_ELBO(noise=1.0), vae2aef.AEF_ELBO()):
+        svi = SVI(model, guide, optimizer, loss=loss)
+        assert all(math.isfinite(svi.step(x)) for _ in range(3))
