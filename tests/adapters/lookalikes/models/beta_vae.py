@@ -5,5 +5,4 @@ class BetaVAE(VanillaVAE):
     beta = 4
 
     def loss_function(self, *args, **kwargs):
-        loss = super().loss_function(*args, **kwargs)
-        return {**loss, "loss": loss["Reconstruction_Loss"] - self.beta * kwargs["M_N"] * loss["KLD"]}
+        return super().loss_function(*args, **{**kwargs, "M_N": self.beta * kwargs["M_N"]})
