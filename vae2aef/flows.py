@@ -174,6 +174,13 @@ class MaskedAutoregressive(Bijection):
     Raises:
         RuntimeError: from torch, if an input's event does not hold `features` values.
 
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> flow, x = MaskedAutoregressive(3), torch.randn(2, 3)
+        >>> y, log_det = flow(x)
+        >>> torch.allclose(flow.inverse(y)[0], x, atol=1e-5)
+        True
+
     References:
         Papamakarios, Pavlakou, Murray, *Masked Autoregressive Flow*, NeurIPS 2017.
         Germain, Gregor, Murray, Larochelle, *MADE*, ICML 2015.

@@ -48,6 +48,10 @@ class Residual(nn.Module):
 
     Raises:
         ValueError: for an unknown family or scale, or a number that is not positive.
+
+    Example:
+        >>> Residual((3,), scale=1.0).log_prob(torch.zeros(1, 3))
+        tensor([[-0.9189, -0.9189, -0.9189]])
     """
 
     fixed: Tensor

@@ -68,6 +68,22 @@ def wrap(
         TypeError: if `vae` is an AEF already, an option is of the wrong type, or the example holds integers that no
             preprocessing dequantises.
         ValueError: for an unknown option.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> encoder, decoder = nn.Linear(6, 4), nn.Linear(2, 6)
+        >>> x = torch.rand(8, 6)
+        >>> aef = wrap(
+        ...     nn.ModuleList([encoder, decoder]),
+        ...     example=x,
+        ...     encoder=lambda x: encoder(x).chunk(2, dim=1),
+        ...     decoder=decoder,
+        ...     encoder_scale="log_var",
+        ... )
+        >>> loss = aef(x)
+        >>> loss.backward()
+        >>> aef.sample(3).shape
+        torch.Size([3, 6])
     """
     vae = unwrap(vae)
     if isinstance(vae, AEF) or isinstance(getattr(vae, "aef", None), AEF):

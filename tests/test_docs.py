@@ -1,0 +1,23 @@
+"""The Python examples of README and quick start run as they stand."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = ["README.md", "docs/quickstart.md"]
+
+
+def blocks(page: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), flags=re.M | re.S)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_examples_run(page: str) -> None:
+    found = [block for block in blocks(page) if "import " in block]
+    assert found, f"no runnable example in {page}"
+    names: dict[str, object] = {}
+    for block in found:
+        exec(compile(block, page, "exec"), names)  # one page is one session
+    assert any(type(value).__name__ == "AEF" for value in names.values())
