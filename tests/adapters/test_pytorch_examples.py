@@ -1,0 +1,95 @@
+"""Classes shaped like pytorch/examples: what their second output is, is measured."""
+
+from typing import Any
+
+import pytest
+import torch
+from adapter_cases import CASES
+from adapter_images import images
+from torch import Tensor, nn
+
+import vae2aef
+
+SCALES = {
+    "log_var": lambda v: (0.5 * v).exp(),
+    "log_std": lambda v: v.exp(),
+    "std": lambda v: v,
+    "var": lambda v: v.clamp(min=0).sqrt(),
+}
+DRAWS = {
+    "randn_like": lambda std: torch.randn_like(std),
+    "normal_": lambda std: torch.empty_like(std).normal_(),
+    "normal": lambda std: torch.normal(torch.zeros_like(std), torch.ones_like(std)),
+    "rsample": lambda std: torch.distributions.Normal(torch.zeros_like(std), 1.0).rsample(),
+}
+
+
+class Shaped(nn.Module):
+    """All call the second output `logvar`; `scale` says what it is."""
+
+    def __init__(self, scale: str, draw: str = "randn_like") -> None:
+        super().__init__()
+        self.scale, self.draw = scale, draw
+        self.a, self.b = nn.Linear(6, 4), nn.Linear(2, 6)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mu, logvar = self.a(x).chunk(2, dim=1)
+        return mu, logvar.square() if self.scale in ("std", "var") else logvar
+
+    def reparameterize(self, mu: Tensor, logvar: Tensor) -> Tensor:
+        std = SCALES[self.scale](logvar)
+        return mu + std * DRAWS[self.draw](std)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.b(z)
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+@pytest.mark.parametrize("scale", SCALES)
+def test_second_output_is_measured(scale: str, draw: str) -> None:
+    x = torch.rand(5, 6)
+    vae = Shaped(scale, draw)
+    aef = vae2aef.wrap(vae, example=x)
+    assert f"second output {scale} (measured" in repr(aef)
+    torch.testing.assert_close(aef.parts.encode(x).scale, SCALES[scale](vae.encode(x)[1]).clamp(min=1e-6))
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_wrong_encoder_scale_is_refused(scale: str) -> None:
+    wrong = "log_std" if scale == "log_var" else "log_var"
+    with pytest.raises(vae2aef.WrapError, match=f'treats the second output as "{scale}"'):
+        vae2aef.wrap(Shaped(scale), example=torch.rand(5, 6), encoder_scale=wrong)
+    assert vae2aef.wrap(Shaped(scale), example=torch.rand(5, 6), encoder_scale=scale).latent_shape == (2,)
+
+
+def test_unmeasurable_is_asked_for() -> None:
+    class Odd(Shaped):
+        def reparameterize(self, mu: Tensor, logvar: Tensor) -> Tensor:
+            return mu
+
+    with pytest.raises(vae2aef.WrapError, match=r"what is the second output of Odd\.encode"):
+        vae2aef.wrap(Odd("std"), example=torch.rand(5, 6))
+    assert "as you said" in repr(vae2aef.wrap(Odd("std"), example=torch.rand(5, 6), encoder_scale="std"))
+
+
+def test_flat_networks_take_images() -> None:
+    case = CASES[0]
+    x = images(case.shape, 8)
+    aef = vae2aef.wrap(case.make(), example=x)
+    assert "of flattened data" in repr(aef)
+    assert aef.reconstruct(x).shape == x.shape
+
+
+def test_conditions_reach_encode_and_decode() -> None:
+    class Conditional(Shaped):
+        def encode(self, x: Tensor, y: Any) -> tuple[Tensor, Tensor]:
+            return super().encode(x + y)
+
+        def decode(self, z: Tensor, y: Any) -> Tensor:
+            return super().decode(z) + y
+
+    x, y = torch.rand(5, 6), torch.rand(5, 1)
+    aef = vae2aef.wrap(Conditional("log_var"), example=(x, y))
+    assert not torch.allclose(aef.encode(x, y), aef.encode(x, y + 1))
+    z = torch.randn(5, 2)
+    torch.testing.assert_close(aef.decode(z, y + 1), aef.decode(z, y) + 1)
