@@ -241,10 +241,12 @@ class AEF(nn.Module):
             chunk_size: most decoder rows in memory at once; see `vae2aef.marginal.log_prob`.
             **kwargs: conditions by name.
         """
+        self._require_shape(x)
         return marginal.log_prob(self, x, cond, kwargs, num_samples, proposal, chunk_size)
 
     def tune_proposal(self, x: Tensor, *cond: Any, **kwargs: Any) -> Proposal | None:
         """Tune the importance sampling of `log_prob` on held-out data; see `vae2aef.marginal.tune`."""
+        self._require_shape(x)
         return marginal.tune(self, x, cond, kwargs)
 
     # ------------------------------------------------------------------ what was added
@@ -283,9 +285,12 @@ class AEF(nn.Module):
 
     # ------------------------------------------------------------------ small steps
 
-    def _preprocess(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if x.shape[1:] != self.event_shape:
+    def _require_shape(self, x: Tensor) -> None:
+        if x.dim() < 1 or x.shape[1:] != self.event_shape:
             raise ValueError(f"expected data of shape (batch, {_csv(self.event_shape)}), got {tuple(x.shape)}")
+
+    def _preprocess(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        self._require_shape(x)
         y, log_det = self.preprocess(at_least_float32(x))
         require_continuous(y)
         return y, log_det

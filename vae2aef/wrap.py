@@ -109,6 +109,12 @@ def wrap(
         prior_takes_conditions=takes_conditions,
         summary=_summary(vae, parts, seen, core, core_flow, prior, the_prior, residual, preprocess),
     )
+    made = {"core": core, "core_flow": core_flow, "prior": prior, "residual": residual}
+    for name, option in made.items():
+        part = getattr(aef, name)
+        # What the user made keeps its dtype; what was made here takes that of the data, for a VAE in float64.
+        if (option is None or isinstance(option, (str, float, int, Tensor))) and part is not parts.prior:
+            part.to(y.dtype)
     return aef.to(x.device)
 
 
