@@ -73,6 +73,8 @@ class TracedParts(VAEParts):
             _, out = self.follow(x.clone(), cond, kwargs, replacement=z)
         return self._decoded(out)
 
+    # The compiler does not see through a function mode; it breaks its graph here.
+    @torch.compiler.disable
     def follow(
         self, x: Tensor, cond: tuple, kwargs: dict, u: Tensor | None = None, replacement: Tensor | None = None
     ) -> tuple[Follow, Any]:
