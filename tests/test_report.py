@@ -111,7 +111,7 @@ def test_markdown(rows):
 
 def test_protocol_says_what_was_done():
     sizes = {"train": 5, "validation": 6, "test": 7}
-    text = " ".join(texts.protocol(Options(seeds=3, lr=0.5, importance_samples=99), sizes, 17))
+    text = " ".join(texts.protocol(Options(seeds=3, lr=0.5, importance_samples=99), sizes, 17, "laplace"))
     for part in (
         "17 levels",
         "5 training, 6 validation, 7 test",
@@ -122,7 +122,7 @@ def test_protocol_says_what_was_done():
         "−log K",
     ):
         assert part in text
-    assert "between seeds" not in " ".join(texts.protocol(Options(), sizes, 17))
+    assert "between seeds" not in " ".join(texts.protocol(Options(), sizes, 17, "tuned"))
 
 
 def test_the_page_needs_nothing_else(rows, tmp_path):

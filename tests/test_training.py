@@ -15,8 +15,10 @@ from lightning.pytorch import Trainer
 from vae2aef import wrap
 from vae2aef.arms import ARMS, Recipe
 from vae2aef.batches import Batches, continuous, stream
+from vae2aef.evaluate import choose_proposal, marginal, reconstruction_mse
 from vae2aef.flows import Identity
 from vae2aef.interrupt import Interrupted, deferred_interrupt
+from vae2aef.marginal import Proposal
 from vae2aef.nets import MLPVAE
 from vae2aef.options import Options
 from vae2aef.run import Held, Show, run_arm
@@ -229,3 +231,31 @@ def test_arms_start_from_the_same_weights(flows):
     other = recipe.build("aef", 6).state_dict()
     assert any(not torch.equal(other[name], reference[name]) for name in reference)
     assert len({id(aef.vae) for aef in arms.values()}) == len(arms)
+
+
+def test_draws_are_fitted_to_each_datum_where_that_is_possible(monkeypatch):
+    aef, x = small_aef(noise=1.0), torch.rand(5, *EVENT)
+    assert choose_proposal(aef, x) == "laplace"
+    monkeypatch.setattr("vae2aef.evaluate.MAX_LATENTS", 1)
+    tuned = choose_proposal(aef, x)
+    assert isinstance(tuned, Proposal)
+    fitted, one_shape = (marginal(aef, x, 512, p, "a").value for p in ("laplace", tuned))
+    assert torch.allclose(fitted, one_shape, atol=0.2)
+
+
+def test_all_arms_see_the_same_draws_whatever_ran_before():
+    aef, x = small_aef(noise=1.0), torch.rand(300, *EVENT)
+    sizes = []
+    first = marginal(aef, x, 4, "laplace", "a", sizes.append)
+    torch.rand(7)
+    again, other = (marginal(aef, x, 4, "laplace", name) for name in "ab")
+    assert torch.equal(first.value, again.value)
+    assert not torch.equal(first.value, other.value)
+    assert sum(sizes) == 300
+
+
+def test_reconstruction_error_is_a_mean_over_all_values():
+    aef, x = small_aef(), torch.rand(300, *EVENT)
+    with torch.no_grad():
+        expected = (aef.reconstruct(x) - x).square().mean().item()
+    assert reconstruction_mse(aef, x) == pytest.approx(expected, rel=1e-4)

@@ -170,7 +170,7 @@ def _write(
         "sizes": sizes,
     }
     notes = texts.warnings(rows, options)
-    protocol = texts.protocol(options, sizes, dataset.bins)
+    protocol = texts.protocol(options, sizes, dataset.bins, results[0]["proposal"])
     write_json(
         out / "results.json",
         {

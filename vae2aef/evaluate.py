@@ -11,7 +11,10 @@ from torchmetrics import MeanSquaredError
 
 from vae2aef.aef import AEF
 from vae2aef.batches import stream
+from vae2aef.laplace import MAX_LATENTS
 from vae2aef.marginal import LogProb, Proposal
+from vae2aef.residual import Residual
+from vae2aef.tensors import numel
 
 PIECE = 128
 
@@ -23,11 +26,22 @@ class Pictures(NamedTuple):
     samples: Tensor
 
 
+def choose_proposal(aef: AEF, held_out: Tensor) -> Proposal | str | None:
+    """Choose where importance samples are drawn, by one rule for all arms.
+
+    Fitted to each datum where that is possible (effective sample sizes are then some ten times larger), else one
+    shape for all data, tuned on `held_out`, (batch, *event).
+    """
+    if numel(aef.latent_shape) <= MAX_LATENTS and isinstance(aef.residual, Residual):
+        return "laplace"
+    return aef.tune_proposal(held_out)
+
+
 def marginal(
     aef: AEF,
     x: Tensor,
     num_samples: int,
-    proposal: Proposal | None,
+    proposal: Proposal | str | None,
     name: str,
     done: Callable[[int], None] = lambda n: None,
 ) -> LogProb:
@@ -37,7 +51,7 @@ def marginal(
         aef: the model.
         x: data, (batch, *event).
         num_samples: importance samples for a datum.
-        proposal: from `aef.tune_proposal`, on data that are not `x`.
+        proposal: from `choose_proposal`.
         name: of the random stream.
         done: called after each piece with its size.
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vae2aef.aef import AEF
 from vae2aef.batches import Batches
-from vae2aef.evaluate import Pictures, marginal, pictures, reconstruction_mse
+from vae2aef.evaluate import Pictures, choose_proposal, marginal, pictures, reconstruction_mse
 from vae2aef.files import read_json, write_atomic, write_json
 from vae2aef.interrupt import Interrupted, deferred_interrupt
 from vae2aef.options import Options
@@ -90,7 +90,7 @@ def run_arm(
     write_atomic(folder / "best.pt", lambda path: torch.save(record.best_weights, path))
     device = next(aef.parameters()).device
     test = data.test.to(device)
-    proposal = aef.tune_proposal(data.validation.to(device))
+    proposal = choose_proposal(aef, data.validation.to(device))
     value, std_error, size, _ = marginal(aef, test, options.importance_samples, proposal, "test", show.testing)
     shown = pictures(aef, data.shown.to(device), SAMPLES_SHOWN)
     write_atomic(folder / "pictures.npz", lambda path: _save_arrays(path, shown))
@@ -99,6 +99,7 @@ def run_arm(
         "seed": seed,
         "parameters": _count(aef),
         "best_step": record.best_step,
+        "proposal": proposal if isinstance(proposal, str) else "tuned",
         "seconds": record.seconds,
         "reconstruction_mse": reconstruction_mse(aef, test),
         "validation_bits_per_dim": record.curve,
@@ -120,7 +121,7 @@ def _train(aef: AEF, seed: int, data: Held, options: Options, checkpoint: Path, 
     def measure() -> float:
         device = next(aef.parameters()).device
         x = data.validation.to(device)
-        found = marginal(aef, x, VALIDATION_SAMPLES, aef.tune_proposal(x), "validation")
+        found = marginal(aef, x, VALIDATION_SAMPLES, choose_proposal(aef, x), "validation")
         return float(bits_per_dim(found.value, aef.event_shape, data.bins).mean())
 
     start = 0

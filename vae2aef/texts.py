@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from vae2aef.arms import ARMS
 from vae2aef.options import Options
-from vae2aef.run import GRADIENT_CLIP
+from vae2aef.run import GRADIENT_CLIP, VALIDATION_SAMPLES
 from vae2aef.summary import Row
 from vae2aef.training import RESIDUAL_SPEED
 
@@ -24,13 +24,20 @@ MEANING = (
 )
 
 
-def protocol(options: Options, sizes: dict[str, int], bins: int) -> list[str]:
+PROPOSALS = {
+    "laplace": "draws placed by a Gaussian fitted to each sample's own posterior",
+    "tuned": "draws placed by a Gaussian around h(x), of one shape tuned on validation data",
+}
+
+
+def protocol(options: Options, sizes: dict[str, int], bins: int, proposal: str) -> list[str]:
     """Say how the numbers were made, one line each.
 
     Args:
         options: of the comparison.
         sizes: number of training, validation and test samples.
         bins: number of levels of the data.
+        proposal: where importance samples were drawn, a name in `PROPOSALS`.
     """
     levels = f"integers of {bins} levels, dequantised with uniform noise" if bins > 1 else "continuous values"
     steps = {
@@ -47,10 +54,10 @@ def protocol(options: Options, sizes: dict[str, int], bins: int) -> list[str]:
         f"The arms share networks, initial weights, order of the data and dequantisation noise. {seeds}, "
         f"{options.steps} steps of Adam at {options.lr:g} ({RESIDUAL_SPEED:g} times that for the residual's scale), "
         f"batches of {options.batch_size}, gradients clipped at norm {GRADIENT_CLIP:g}.",
-        "Weights were chosen by the marginal on validation data, measured up to ten times in a run "
-        "(importance sampling, 64 draws, proposal tuned on the same data).",
+        "Weights were chosen by the marginal on validation data, measured up to ten times in a run by importance "
+        f"sampling with {VALIDATION_SAMPLES} draws.",
         f"Test: marginal by importance sampling with {options.importance_samples} draws for each sample (Eq. 17-18 "
-        "with −log K), proposal tuned on validation data, the same random numbers for all arms.",
+        f"with −log K), {PROPOSALS[proposal]}; the same random numbers for all arms.",
         "Standard errors are over test samples"
         + (" and between seeds, added in quadrature" if options.seeds > 1 else "")
         + "; differences are paired sample by sample. Reconstruction error is the mean squared error in the space "
