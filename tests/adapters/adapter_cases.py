@@ -99,7 +99,7 @@ def pytorch_vae(module: str, model: str) -> tuple[Callable, Callable]:
         z = vae.reparameterize(results[2], results[3])
         loss = vae.loss_function(*results, M_N=0.5)
         one = results[0].reshape(x.shape)
-        return Own(z.reshape(x.shape[0], -1), one, -loss["KLD"])
+        return Own(z.reshape(x.shape[0], -1), one, loss["KLD"].abs())  # its models differ in the sign they log
 
     return build, own
 

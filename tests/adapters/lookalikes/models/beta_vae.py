@@ -5,4 +5,5 @@ class BetaVAE(VanillaVAE):
     beta = 4
 
     def loss_function(self, *args, **kwargs):
-        return super().loss_function(*args, **{**kwargs, "M_N": self.beta * kwargs["M_N"]})
+        losses = super().loss_function(*args, **{**kwargs, "M_N": self.beta * kwargs["M_N"]})
+        return {**losses, "KLD": -losses["KLD"]}
