@@ -55,13 +55,21 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Load what needs Pyro when it is asked for: `import vae2aef` imports only torch."""
+    """Load what needs Pyro, or is seldom needed, when it is asked for: `import vae2aef` imports only torch."""
+    if name == "check":
+        from vae2aef.diagnostics import check
+
+        return check
     if name == "AEF_ELBO":
         from vae2aef.svi import AEF_ELBO
 
         return AEF_ELBO
+    if name == "from_pyro":
+        from vae2aef.pyro_aef import from_pyro
+
+        return from_pyro
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), "AEF_ELBO"])
+    return sorted([*globals(), "AEF_ELBO", "check", "from_pyro"])

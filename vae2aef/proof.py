@@ -15,11 +15,12 @@ What is proved, on a few rows of the example, in eval mode, and for the first an
 import contextlib
 import warnings
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vae2aef.cases import Case, close, other_data, untouched
 from vae2aef.errors import WrapError
 from vae2aef.marginal import evaluation_mode, own_random_state
 from vae2aef.outputs import leaves, say_path
@@ -30,24 +31,6 @@ from vae2aef.traced import TracedParts, awake
 from vae2aef.tracing import Follow
 
 ROWS, TRAINING_ROWS = 3, 2
-
-
-class Case(NamedTuple):
-    """What a VAE is run on."""
-
-    x: Tensor
-    cond: tuple
-    kwargs: dict[str, Any]
-
-    def rows(self, n: int) -> "Case":
-        """Return `n` rows, repeated if there are fewer."""
-        batch = self.x.shape[0]
-
-        def take(value: Any) -> Any:
-            has_batch = isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == batch
-            return value[torch.arange(n, device=value.device) % batch] if has_batch else value
-
-        return Case(take(self.x), tuple(map(take, self.cond)), {name: take(v) for name, v in self.kwargs.items()})
 
 
 def trace(vae: Any, x: Tensor, cond: tuple = (), kwargs: dict[str, Any] | None = None) -> TracedParts:
@@ -97,7 +80,7 @@ def _require_eager(vae: Any) -> None:
 
 
 @contextlib.contextmanager
-def _refusing(what: str) -> Iterator[None]:
+def _refusing(what: str, hint: str = "") -> Iterator[None]:
     """Turn any error of the user's code into a refusal."""
     try:
         yield
@@ -105,14 +88,15 @@ def _refusing(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         first_line = str(error).split("\n", 1)[0]
-        raise Refusal(f"{what} fails with {type(error).__name__}: {first_line}") from error
+        raise Refusal(f"{what} fails with {type(error).__name__}: {first_line}{hint}") from error
 
 
 def _watch(vae: nn.Module, case: Case, names: tuple[str, ...]) -> tuple[Record, list[tuple[tuple, Any, Tensor]]]:
     """Run forward under a fresh `Record`; return it with all that forward returned."""
     x = case.x.detach().clone()
     record = Record(None, x)
-    with _refusing(f"(conditions are passed as example=(x, *conditions)) its pass on {tuple(x.shape)}"):
+    hint = " (conditions are given as example=(x, *conditions))"
+    with _refusing(f"its pass on data of shape {tuple(x.shape)}", hint):
         with awake(vae, names), record:
             found = leaves(vae(x, *case.cond, **case.kwargs))
     if not torch.equal(x, case.x):
@@ -149,7 +133,7 @@ def _record(vae: nn.Module, case: Case, names: tuple[str, ...], draws: list[Draw
 
 def _parts(vae: nn.Module, seen: Seen, case: Case, names: tuple[str, ...]) -> TracedParts:
     z = seen.record.values[len(seen.site.calls)]
-    parts = TracedParts(vae, seen.site, {False: seen.path}, _other(case.x[:1]), z.shape[1:], names)
+    parts = TracedParts(vae, seen.site, {False: seen.path}, other_data(case.x[:1]), z.shape[1:], names)
     draw = seen.record.draws[0]
     parts.taken = (
         f"encoder: forward with {draw.name} replaced; z is what `{seen.site.name}` makes of it, its scale dz/du",
@@ -167,7 +151,7 @@ def _prove(parts: TracedParts, seen: Seen, case: Case) -> None:
     z_seen = seen.record.values[len(seen.site.calls)]
     torch.manual_seed(0)
     first, mean, grads = _grads(parts, case, u)
-    if not (_close(first.z, z_seen) and _close(mean, seen.mean)):
+    if not (close(first.z, z_seen) and close(mean, seen.mean)):
         raise Refusal(
             "with the same noise it returns something else: it is random or remembers earlier calls (functional "
             "dropout without training=self.training?)"
@@ -181,7 +165,7 @@ def _prove(parts: TracedParts, seen: Seen, case: Case) -> None:
     loc = first.z - scale * u
     other_u = torch.randn_like(loc)
     second, _ = parts.follow(case.x, case.cond, case.kwargs, other_u)
-    if not _close(second.z, loc + scale * other_u):
+    if not close(second.z, loc + scale * other_u):
         raise Refusal("z is not loc + scale * u on the example")
     _same_gradients(parts, case, seen)
     _prove_decoding(parts, first.z.detach(), mean, grads[0] / scale, case)
@@ -208,7 +192,7 @@ def _same_gradients(parts: TracedParts, case: Case, seen: Seen) -> None:
         torch.manual_seed(seed)
         results.append(_grads(parts, case, seen.record.u))
     (_, mean, grads), (_, other_mean, other_grads) = results
-    if _close(mean, other_mean) and not all(_close(a, b) for a, b in zip(grads, other_grads, strict=True)):
+    if close(mean, other_mean) and not all(close(a, b) for a, b in zip(grads, other_grads, strict=True)):
         raise Refusal(
             "its gradients change with the random state though its output does not: is a draw repeated in the "
             "backward pass?"
@@ -217,7 +201,7 @@ def _same_gradients(parts: TracedParts, case: Case, seen: Seen) -> None:
 
 def _prove_decoding(parts: TracedParts, z: Tensor, mean: Tensor, to_z: Tensor, case: Case) -> None:
     """With z in its place, other data and noise change nothing, and the decoder's gradient is that of the pass."""
-    x = _other(case.x).requires_grad_()
+    x = other_data(case.x).requires_grad_()
     z = z.clone().requires_grad_()
     follow, out = parts.follow(x.clone(), case.cond, case.kwargs, replacement=z)
     decoded = parts._decoded(out).mean
@@ -226,14 +210,14 @@ def _prove_decoding(parts: TracedParts, z: Tensor, mean: Tensor, to_z: Tensor, c
         raise Refusal(f"the {'data' if to_u is None else 'noise'} reaches the decoder beside z")
     if found is None:
         raise Refusal("the output does not depend on z")
-    if not _close(decoded, mean):
+    if not close(decoded, mean):
         raise Refusal("with the same z, other data give another output: the decoder sees the data beside z")
-    if not _close(found, to_z):
+    if not close(found, to_z):
         raise Refusal("the gradient of decoding alone is not that of the whole pass: is z made inside a checkpoint?")
     with contextlib.suppress(Exception), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("error")
         parts.lean = True
-        parts.lean = _close(parts.decode(z.detach(), *case.cond, **case.kwargs).mean, mean)
+        parts.lean = close(parts.decode(z.detach(), *case.cond, **case.kwargs).mean, mean)
         return
     parts.lean = False
 
@@ -256,34 +240,3 @@ def _prove_training(parts: TracedParts, seen: Seen, case: Case, draws: list[Draw
     if again.site != seen.site:
         ways = (" and ".join(site.calls) for site in (seen.site, again.site))
         raise Refusal("z is made by {} in eval mode and by {} in training mode".format(*ways))
-
-
-def _other(x: Tensor) -> Tensor:
-    """Return other data in the same range: half each of the reversed data and noise."""
-    low, high = x.min(), x.max()
-    high = torch.where(high > low, high, low + 1)
-    return 0.5 * x.flatten(1).flip(1).reshape(x.shape) + 0.5 * (low + (high - low) * torch.rand_like(x))
-
-
-def _close(a: Tensor, b: Tensor) -> bool:
-    """Whether two results are one up to rounding."""
-    if a.shape != b.shape:
-        return False
-    size = float(b.detach().abs().nan_to_num().amax()) if b.numel() else 0.0
-    return torch.allclose(a, b, rtol=0.0, atol=1000 * torch.finfo(b.dtype).eps * (1 + size), equal_nan=True)
-
-
-@contextlib.contextmanager
-def untouched(vae: nn.Module) -> Iterator[None]:
-    """Leave a module's attributes and buffers as they were, whatever its forward keeps in them."""
-    saved = [(m, dict(m.__dict__), dict(m._buffers)) for m in vae.modules()]
-    for m, _, buffers in saved:
-        m._buffers.update({name: None if b is None else b.detach().clone() for name, b in buffers.items()})
-    try:
-        yield
-    finally:
-        for m, attributes, buffers in saved:
-            m.__dict__.clear()
-            m.__dict__.update(attributes)
-            m._buffers.clear()
-            m._buffers.update(buffers)

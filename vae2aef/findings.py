@@ -1,0 +1,72 @@
+"""The report of `vae2aef.check`: what was found, worst first."""
+
+import textwrap
+from dataclasses import dataclass, field
+
+SEVERITIES = ("error", "warning", "note")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that matters before training.
+
+    Attributes:
+        severity: `"error"` (it cannot be wrapped, or would train wrongly), `"warning"` (it can, but the numbers will
+            suffer or mislead) or `"note"` (what was found, decided and will be added).
+        place: dotted name of the module, or the part of the model: `"encoder"`, `"example"`, ...
+        message: what is so, with the measured numbers.
+        fix: the line that changes it; empty if there is nothing to change.
+    """
+
+    severity: str
+    place: str
+    message: str
+    fix: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """All findings of one check, worst first. `print(report)` reads well.
+
+    Attributes:
+        subject: the class that was checked.
+        findings: worst first, in the order they were found within a severity.
+    """
+
+    subject: str
+    findings: list[Finding] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.findings.sort(key=lambda f: SEVERITIES.index(f.severity))
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no error. Warnings may remain."""
+        return not self.errors
+
+    @property
+    def errors(self) -> list[Finding]:
+        """The findings to settle before training."""
+        return [f for f in self.findings if f.severity == "error"]
+
+    def __str__(self) -> str:
+        counts = [(sum(f.severity == s for f in self.findings), s) for s in SEVERITIES]
+        told = ", ".join(f"{n} {s}{'' if n == 1 else 's'}" for n, s in counts if n) or "nothing found"
+        lines = [f"check of {self.subject}: {told}"]
+        for f in self.findings:
+            lines += ["", *_wrapped(f"{f.severity.upper()} {f.place}: {f.message}", "  ")]
+            lines += _wrapped(f"-> {f.fix}", "     ", first="  ") if f.fix else []
+        return "\n".join(lines)
+
+
+def _wrapped(text: str, indent: str, first: str = "") -> list[str]:
+    """Break long lines, and keep the breaks that are there."""
+    paragraphs = text.split("\n")
+    lines = []
+    for number, paragraph in enumerate(paragraphs):
+        own = " " * (len(paragraph) - len(paragraph.lstrip()))
+        lines += textwrap.wrap(
+            paragraph.lstrip(), 100, initial_indent=indent + own if number else first,
+            subsequent_indent=indent + own + ("  " if own else ""), break_long_words=False, break_on_hyphens=False,
+        )  # fmt: skip
+    return lines

@@ -1,0 +1,227 @@
+"""What `check` measures on a VAE that can be wrapped: each function yields findings."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vae2aef.aef import AEF
+from vae2aef.cases import Case
+from vae2aef.errors import WrapError
+from vae2aef.findings import Finding
+from vae2aef.flows import StandardNormal
+from vae2aef.marginal import evaluation_mode
+from vae2aef.parts import MIN_SCALE, SCALES, CallableParts, Posterior, to_scale
+from vae2aef.proof import trace
+from vae2aef.tensors import numel
+from vae2aef.traced import TracedParts
+from vae2aef.wrap import PROBE_ROWS, _example, _rows
+
+SMALL_SCALE = 1e-4
+FAR = 0.5
+"""Nats for each latent variable: from where on the aggregate posterior counts as far from the prior."""
+
+FEW_ROWS = 32
+
+
+def _case(aef: AEF, example: Any) -> Case:
+    """The example as the VAE sees it."""
+    x, cond, kwargs = _example(example)
+    return Case(*_rows(x, cond, kwargs, aef.preprocess))
+
+
+def latent(aef: AEF, example: Any) -> Iterator[Finding]:
+    """The latent's shape against the data's."""
+    size, data = numel(aef.latent_shape), numel(aef.event_shape)
+    yield Finding(
+        "note", "latent", f"shape {tuple(aef.latent_shape)}, {size} variables for data of {data} values"
+        + ("; it is no smaller than the data" if size >= data else ""),
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def scales(aef: AEF, example: Any) -> Iterator[Finding]:
+    """The posterior's scale on the example."""
+    case = _case(aef, example)
+    with evaluation_mode(aef):
+        scale = aef.parts.encode(case.x, *case.cond, **case.kwargs).scale
+    low, middle, high = scale.min().item(), scale.median().item(), scale.max().item()
+    text = f"from {low:.3g} to {high:.3g}, median {middle:.3g}, on the example"
+    if low <= SMALL_SCALE:
+        share = (scale <= SMALL_SCALE).double().mean().item()
+        at_floor = (scale <= MIN_SCALE).double().mean().item()
+        yield Finding(
+            "warning", "encoder scale",
+            f"{text}; {share:.1%} are below {SMALL_SCALE:g}, {at_floor:.1%} at the floor of {MIN_SCALE:g}, where they "
+            "get no gradient. Each adds its logarithm to the loss",
+            'check encoder_scale; start with noise=0.3; prior="coupling" for an autoencoder trained with a tiny KL',
+        )  # fmt: skip
+    else:
+        yield Finding("note", "encoder scale", text)
+
+
+def meaning(aef: AEF, example: Any) -> Iterator[Finding]:
+    """The described scale against dz/du in the VAE's own forward, if that can be traced."""
+    parts = aef.parts
+    if isinstance(parts, TracedParts):
+        yield Finding("note", "encoder scale", "measured as dz/du in the VAE's own forward, in every pass")
+        return
+    case = _case(aef, example)
+    try:
+        traced = trace(aef.vae, case.x, case.cond, case.kwargs)
+    except WrapError:
+        yield Finding("note", "encoder scale", "not compared with the VAE's own forward, which cannot be traced")
+        return
+    with evaluation_mode(aef), torch.no_grad():
+        own = traced.encode(case.x, *case.cond, **case.kwargs)
+        ours = parts.encode(case.x, *case.cond, **case.kwargs)
+        if ours.transform is not None or own.loc.shape != ours.loc.shape:
+            yield Finding("note", "encoder scale", "not compared with the VAE's own forward: its z is another one")
+        elif not _same(own.loc, ours.loc):
+            yield Finding(
+                "error", "encoder", "its location is not that of the VAE's own forward: largest difference "
+                f"{(own.loc - ours.loc).abs().max().item():.3g}", "vae2aef.wrap(vae, example=x, encoder=...)",
+            )  # fmt: skip
+        elif not _same(own.scale, ours.scale):
+            yield _wrong_scale(parts, case, own, ours)
+        else:
+            yield Finding("note", "encoder scale", "confirmed: it is dz/du in the VAE's own forward")
+
+
+def _wrong_scale(parts: Any, case: Case, own: Posterior, ours: Posterior) -> Finding:
+    right = None
+    if isinstance(parts, CallableParts):
+        raw = parts.encoder(case.x.flatten(1) if parts.flatten else case.x, *case.cond, **case.kwargs)[1]
+        right = next((kind for kind in SCALES if _same(to_scale(raw, kind), own.scale)), None)
+    ratio = (ours.scale / own.scale).median().item()
+    return Finding(
+        "error", "encoder scale",
+        f"the VAE's own forward uses another: ours is {ratio:.3g} times dz/du (median). Trained like this, the "
+        "log-determinant is wrong",
+        f'encoder_scale="{right}"' if right else "encoder=lambda x: (loc, scale) with the scale that forward uses",
+    )  # fmt: skip
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return torch.allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+@torch.no_grad()
+def decoder_range(aef: AEF, example: Any) -> Iterator[Finding]:
+    """What the decoder can reach against where the data are."""
+    case = _case(aef, example)
+    with evaluation_mode(aef):
+        raw = _raw(example)
+        z = aef.encode(raw.x, *raw.cond, **raw.kwargs)
+        # Far out, a last activation shows: nothing else keeps a decoder within bounds.
+        outs = [aef.parts.decode(factor * z, *case.cond, **case.kwargs).mean for factor in (1.0, 10.0, 100.0)]
+    low, high = (f(torch.stack([f(out) for out in outs])).item() for f in (torch.min, torch.max))
+    near_low, near_high = outs[0].min().item(), outs[0].max().item()
+    data_low, data_high = case.x.min().item(), case.x.max().item()
+    bound = next(((a, b, n) for a, b, n in ((0, 1, "sigmoid"), (-1, 1, "tanh")) if a <= low and high <= b), None)
+    where = f"data as the VAE sees them from {data_low:.3g} to {data_high:.3g}"
+    if bound is None:
+        yield Finding(
+            "note", "decoder", f"from {near_low:.3g} to {near_high:.3g} on the example, with no bound seen; {where}"
+        )
+        return
+    a, b, name = bound
+    outside = ((case.x < a) | (case.x > b)).double().mean().item()
+    text = f"stays in [{a}, {b}] however large z is, as a {name} does; {where}"
+    if outside:
+        yield Finding(
+            "warning", "decoder", f"{text}: {outside:.1%} of the values are out of its reach",
+            "leave out the logit (preprocess=None), or the decoder's last activation; or scale the data",
+        )  # fmt: skip
+    else:
+        yield Finding("note", "decoder", f"{text}. Its output is the mean of a Gaussian with a learned scale")
+
+
+def _raw(example: Any) -> Case:
+    """The first rows of the example as they were given."""
+    x, cond, kwargs = _example(example)
+    return Case(x, cond, kwargs).rows(min(x.shape[0], PROBE_ROWS))
+
+
+@torch.no_grad()
+def aggregate_posterior(aef: AEF, example: Any) -> Iterator[Finding]:
+    """The mean and spread of z over the example against the standard normal."""
+    case = _case(aef, example)
+    with evaluation_mode(aef):
+        loc, scale, transform = aef.parts.encode(case.x, *case.cond, **case.kwargs)
+    if transform is not None or not isinstance(aef.prior, StandardNormal):
+        yield Finding("note", "prior", f"{type(aef.prior).__name__}: not compared with the aggregate posterior")
+        return
+    mean = loc.flatten(1).mean(0)
+    spread = loc.flatten(1).var(0, correction=0)
+    var = spread + scale.square().flatten(1).mean(0)
+    far = 0.5 * (mean.square() + var - 1 - var.log()).mean().item()
+    text = (
+        f"over {len(loc)} rows z has mean {mean.mean().item():.3g} (largest {mean.abs().max().item():.3g}) and "
+        f"standard deviation {var.mean().sqrt().item():.3g}; as Gaussians, {far:.3g} nats a variable from "
+        "the standard normal"
+    )
+    if far > FAR and len(loc) >= FEW_ROWS:
+        yield Finding("warning", "prior", f"the aggregate posterior is far from it: {text}", 'prior="coupling"')
+    else:
+        few = f" (a guess: give {FEW_ROWS} rows or more)" if len(loc) < FEW_ROWS else ""
+        yield Finding("note", "prior", text + few)
+    idle = int((spread < 0.01 * scale.square().flatten(1).mean(0)).sum())
+    if idle and len(loc) >= FEW_ROWS:
+        yield Finding(
+            "note", "latent", f"{idle} of {len(spread)} variables tell the rows apart by less than a tenth of the "
+            "posterior's own scale: in a trained VAE they have collapsed",
+        )  # fmt: skip
+
+
+@torch.no_grad()
+def independence(aef: AEF, example: Any) -> Iterator[Finding]:
+    """Whether, in eval mode, a row's result depends on chance or on other rows."""
+    case = _case(aef, example)
+    one = case.rows(1)
+    with evaluation_mode(aef):
+        first, again = (aef.parts.encode(case.x, *case.cond, **case.kwargs) for _ in range(2))
+        alone = aef.parts.encode(one.x, *one.cond, **one.kwargs)
+        z = first.loc if first.transform is None else first.transform(first.loc)[0]
+        out, out_again = (aef.parts.decode(z, *case.cond, **case.kwargs).mean for _ in range(2))
+        out_alone = aef.parts.decode(z[:1], *one.cond, **one.kwargs).mean
+    for name, a, b, c in (("encoder", first.loc, again.loc, alone.loc), ("decoder", out, out_again, out_alone)):
+        if not _same(a, b):
+            yield Finding(
+                "error", name, "random in eval mode: the same input gives another output",
+                "draw only in reparameterisation; F.dropout needs training=self.training",
+            )  # fmt: skip
+        elif not _same(a[:1], c):
+            yield Finding(
+                "error", name, "in eval mode the output for a row depends on the other rows",
+                "normalise within a row (GroupNorm, LayerNorm), or with running statistics",
+            )  # fmt: skip
+
+
+def loss(aef: AEF, example: Any) -> Iterator[Finding]:
+    """Whether the loss and its gradient are finite."""
+    case = _raw(example)
+    with evaluation_mode(aef):
+        try:
+            value = aef(case.x, *case.cond, **case.kwargs)
+        except ValueError as error:
+            yield Finding("error", "loss", str(error))
+            return
+        wanted = [(name, p) for name, p in aef.named_parameters() if p.requires_grad]
+        grads = torch.autograd.grad(value, [p for _, p in wanted], allow_unused=True)
+    bad = [name for (name, _), g in zip(wanted, grads, strict=True) if g is not None and not bool(g.isfinite().all())]
+    idle = [name for (name, _), g in zip(wanted, grads, strict=True) if g is None]
+    if bad:
+        yield Finding("error", ", ".join(bad[:3]), f"{len(bad)} gradients are not finite", "aef(x, terms=True) to look")
+    if idle:
+        yield Finding(
+            "note", ", ".join(idle[:6]) + (f" and {len(idle) - 6} more" if len(idle) > 6 else ""),
+            f"{len(idle)} parameters get no gradient from the loss: not used, or used by the VAE's own loss alone",
+        )  # fmt: skip
+    yield Finding("note", "loss", f"{value.item():.6g} nats at the start; a training objective, not a likelihood of x")
+
+
+ALL: tuple[Callable[[AEF, Any], Iterator[Finding]], ...] = (
+    meaning, scales, latent, decoder_range, aggregate_posterior, independence, loss,
+)  # fmt: skip
