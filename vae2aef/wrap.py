@@ -14,6 +14,7 @@ from vae2aef.find import find_parts
 from vae2aef.flows import Bijection, FlowPrior, StandardNormal, build_flow
 from vae2aef.interop import as_prior
 from vae2aef.marginal import evaluation_mode, own_random_state
+from vae2aef.optimizers import watch
 from vae2aef.parts import CallableParts, VAEParts, describe
 from vae2aef.preprocess import build_preprocess, require_continuous
 from vae2aef.registry import unwrap
@@ -115,7 +116,9 @@ def wrap(
         # What the user made keeps its dtype; what was made here takes that of the data, for a VAE in float64.
         if (option is None or isinstance(option, (str, float, int, Tensor))) and part is not parts.prior:
             part.to(y.dtype)
-    return aef.to(x.device)
+    aef = aef.to(x.device)
+    watch(aef)  # warns if an optimizer leaves out what was added
+    return aef
 
 
 class _Seen:
