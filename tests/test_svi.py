@@ -1,4 +1,4 @@
-"""AEF_ELBO: equal to wrap for one Normal site, equal to Trace_ELBO at h = 0 and sigma = 1, log-dets against autograd."""
+"""AEF_ELBO equals wrap for one Normal site, and Trace_ELBO at h = 0, sigma = 1; log-dets against autograd."""
 
 import math
 
@@ -210,8 +210,8 @@ def test_particles():
     single = torch.tensor([elbo.loss(pair.model, pair.guide, x) for _ in range(200)])
     for vectorize in (False, True):
         many = AEF_ELBO(
-            core=elbo.cores["z"].features, core_flow="none", noise=0.5, num_particles=200, vectorize_particles=vectorize,
-            max_plate_nesting=1,
+            core=elbo.cores["z"].features, core_flow="none", noise=0.5, num_particles=200,
+            vectorize_particles=vectorize, max_plate_nesting=1,
         )  # fmt: skip
         value = many.loss(pair.model, pair.guide, x)
         assert abs(value - single.mean()) < 5 * single.std() / math.sqrt(100)

@@ -118,21 +118,35 @@ class AEF_ELBO(Trace_ELBO):
         _require_finite(model_trace, guide_trace)
         return model_trace, guide_trace
 
-    def traces(self, model: Any, guide: Any, args: tuple, kwargs: dict[str, Any], core: Core) -> tuple[Any, Any]:
-        """Return the traces of model and guide, log densities computed; `core` makes w of h(x)."""
+    def traces(
+        self, model: Any, guide: Any, args: tuple, kwargs: dict[str, Any], core: Core, register: bool = True
+    ) -> tuple[Any, Any]:
+        """Return the traces of model and guide, log densities computed.
+
+        Args:
+            model: the model.
+            guide: the guide.
+            args: of both.
+            kwargs: of both.
+            core: makes w of h(x).
+            register: put h and n into Pyro's parameter store.
+        """
         data = find_data(guide, args, kwargs, self.data)
         while True:
             # A structure met for the first time is looked at, and the run begins anew with the same random numbers.
             state = torch.get_rng_state()
             try:
-                return self._run(model, guide, args, kwargs, data, core)
+                return self._run(model, guide, args, kwargs, data, core, register)
             except UnknownSite:
                 torch.set_rng_state(state)
                 survey(self, model, guide, args, kwargs, data)
 
-    def _run(self, model: Any, guide: Any, args: tuple, kwargs: Any, data: Tensor, core: Core) -> tuple[Any, Any]:
+    def _run(
+        self, model: Any, guide: Any, args: tuple, kwargs: Any, data: Tensor, core: Core, register: bool
+    ) -> tuple[Any, Any]:
         def registered(*args: Any, **kwargs: Any) -> Any:
-            self._register()
+            if register:
+                self._register()
             return guide(*args, **kwargs)
 
         handler = GuideHandler(self.cores, data, core)

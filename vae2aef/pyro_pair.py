@@ -1,0 +1,130 @@
+"""A Pyro model and guide as one module: who owns the parameters, and which argument is the data."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pyro.poutine as poutine
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+from torch.distributions import transform_to
+
+from vae2aef.errors import WrapError
+from vae2aef.pyro_data import find_data
+
+
+class PyroPair(nn.Module):
+    """A model and a guide with all their parameters, whether these live in modules or in Pyro's store.
+
+    Parameters of `pyro.module` are the modules' own. A plain `pyro.param` becomes a parameter over the memory of the
+    store's tensor: it is trained here, and the store sees it.
+
+    Args:
+        model: a function, bound method or PyroModule.
+        guide: likewise, of the same arguments.
+        args: of both, with the data among them.
+        kwargs: of both.
+        data: as in `vae2aef.AEF_ELBO`, but the data must be an argument itself.
+        inside: modules whose parameters are looked after already.
+
+    Raises:
+        WrapError: if the data is no argument of its own.
+    """
+
+    model: Callable[..., Any]
+    guide: Callable[..., Any]
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        args: tuple,
+        kwargs: dict[str, Any],
+        data: "str | Callable[..., Tensor] | None" = None,
+        inside: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        known = {id(p) for p in inside.parameters()} if inside is not None else set()
+        for name, part in (("model", model), ("guide", guide)):
+            owner = part if isinstance(part, nn.Module) else getattr(part, "__self__", None)
+            if isinstance(owner, nn.Module) and owner is not inside:
+                self.add_module(f"{name}_module", owner)
+                known |= {id(p) for p in owner.parameters()}
+        # Functions are kept as plain attributes; a module is registered above, whichever way it is called.
+        self.__dict__["model"], self.__dict__["guide"] = model, guide
+        x = find_data(guide, args, kwargs, data)
+        self.position = next((i for i, value in enumerate(args) if value is x), None)
+        self.keyword = next((key for key, value in kwargs.items() if value is x), None)
+        if self.position is None and self.keyword is None:
+            raise WrapError(
+                "from_pyro needs the data as an argument of model and guide by itself, not inside another or computed "
+                "from them; write a model and guide that take it, or train with AEF_ELBO(data=...)"
+            )
+        self.observed: Any = None  # see AEF_ELBO(observed=)
+        self._constraints: dict[str, Any] = {}
+        self._adopt(known, args, kwargs)
+
+    def _adopt(self, known: set[int], args: tuple, kwargs: dict[str, Any]) -> None:
+        """Register what the store holds of this pair beside the modules' parameters."""
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            guide_trace = poutine.trace(self.guide).get_trace(*args, **kwargs)
+            model_trace = poutine.trace(poutine.replay(self.model, trace=guide_trace)).get_trace(*args, **kwargs)
+        self.bare = False
+        for trace in (guide_trace, model_trace):
+            for name, site in trace.nodes.items():
+                if site["type"] != "param":
+                    continue
+                raw = site["value"].unconstrained()  # type: ignore[union-attr]
+                key = _key(name)
+                if id(raw) in known or key in self._parameters:
+                    continue
+                if isinstance(raw, nn.Parameter):  # of a module that a function has registered by pyro.module
+                    self.bare = True
+                    self.register_parameter(key, raw)
+                else:
+                    self.register_parameter(key, nn.Parameter(raw.detach()))
+                    self._constraints[name] = site["kwargs"].get("constraint", torch.distributions.constraints.real)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Refuse to copy functions: their networks would stay behind."""
+        if self.bare:
+            raise TypeError(
+                "model and guide are functions whose networks cannot be copied or pickled with them: the copy would go "
+                "on using the originals. Make them a PyroModule (or methods of one module), or save state_dict()"
+            )
+        return super().__reduce_ex__(protocol)
+
+    def arguments(self, x: Tensor, cond: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """Put data and conditions together to the arguments of model and guide."""
+        if self.position is None:
+            return cond, {**kwargs, str(self.keyword): x}
+        return (*cond[: self.position], x, *cond[self.position :]), kwargs
+
+    def example(self, args: tuple, kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        """Take arguments apart: `(x, *conditions, conditions by name)`, as `vae2aef.wrap(example=)` wants them."""
+        if self.position is None:
+            x, rest = kwargs[str(self.keyword)], {k: v for k, v in kwargs.items() if k != self.keyword}
+            return (x, *args, rest)
+        return (args[self.position], *args[: self.position], *args[self.position + 1 :], dict(kwargs))
+
+    def own(self, part: Callable[..., Any]) -> Callable[..., Any]:
+        """Return model or guide with `pyro.param` giving the parameters of this module."""
+        return _OwnParameters(self)(part)
+
+
+class _OwnParameters(Messenger):
+    def __init__(self, pair: PyroPair) -> None:
+        super().__init__()
+        self.pair = pair
+
+    def _pyro_param(self, msg: Any) -> None:
+        name = msg["name"]
+        if name in self.pair._constraints:
+            raw = getattr(self.pair, _key(name))
+            value = transform_to(self.pair._constraints[name])(raw)
+            value.unconstrained = lambda: raw  # as the store's values have it
+            msg["value"], msg["done"] = value, True
+
+
+def _key(name: str) -> str:
+    return "param_" + name.replace("$$$", "__").replace(".", "__")
