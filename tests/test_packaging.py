@@ -1,0 +1,85 @@
+"""What `import vae2aef` costs, and what the wheel holds."""
+
+import importlib.metadata
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ["pyro", "lightning", "pytorch_lightning", "matplotlib", "rich", "typer", "sklearn", "zuko", "nflows", "pandas"]
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_import_is_light():
+    """Only what torch imports itself."""
+    loaded = run(
+        "import sys, torch; before = set(sys.modules); import vae2aef; print(*sorted(set(sys.modules) - before))"
+    )
+    names = {name.split(".")[0] for name in loaded.split()}
+    assert not names & set(HEAVY)
+    outside = names - set(sys.stdlib_module_names) - {"vae2aef", "torch"}
+    assert not outside
+
+
+def test_wrapping_loads_nothing_optional():
+    code = (
+        "import sys, torch, vae2aef\n"
+        "aef = vae2aef.wrap(None, example=torch.zeros(2, 3), encoder=lambda x: (x[:, :1], x[:, :1].exp()),\n"
+        "                   decoder=lambda z: z.expand(-1, 3), encoder_scale='std', prior='maf', preprocess='logit')\n"
+        "aef(torch.rand(2, 3)).backward(); aef.sample(2)\n"
+        f"print(*(set({HEAVY!r}) & set(sys.modules)))"
+    )
+    assert run(code) == ""
+
+
+def test_public_names_exist():
+    import vae2aef
+
+    assert all(hasattr(vae2aef, name) for name in vae2aef.__all__)
+    assert list(vae2aef.__all__) == sorted(vae2aef.__all__)
+    assert vae2aef.__version__ == importlib.metadata.version("vae2aef")
+
+
+def test_the_wheel_holds_adapters_and_types(tmp_path):
+    version = importlib.metadata.version("setuptools") if _has("setuptools") else "0"
+    if int(version.split(".")[0]) < 77:
+        pytest.skip(f"building the wheel offline needs setuptools >= 77, found {version}")
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("vae2aef", "adapters"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", tmp_path, source],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    expected = {f"vae2aef/{p.name}" for p in (ROOT / "vae2aef").glob("*.py")}
+    expected |= {f"vae2aef/adapters/{p.name}" for p in (ROOT / "adapters").glob("*.py")}
+    assert expected | {"vae2aef/py.typed"} <= names
+    assert "vae2aef/adapters/pytorch_examples.py" in names
+    packages = {name.split("/")[0] for name in names if not name.split("/")[0].endswith(".dist-info")}
+    assert packages == {"vae2aef"}, "no bare `adapters` package: that import name belongs to another project"
+    unpacked = tmp_path / "unpacked"
+    zipfile.ZipFile(wheel).extractall(unpacked)
+    code = (
+        f"import sys; sys.path.insert(0, {str(unpacked)!r}); import vae2aef, vae2aef.adapters; print(vae2aef.__file__)"
+    )
+    assert run(code) == str(unpacked / "vae2aef" / "__init__.py")
+
+
+def _has(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
