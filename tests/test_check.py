@@ -203,3 +203,22 @@ def test_nothing_is_changed():
     assert all(p.grad is None for p in vae.parameters())
     assert torch.equal(torch.get_rng_state(), state)
     assert all(m.training for m in vae.modules())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["mlp"], 0, "confirmed: it is dz/du"),
+        (["zoo:Categorical"], 1, "ERROR vae: it cannot be wrapped"),
+        (["zoo:NoSuchThing"], 2, "zoo has no NoSuchThing"),
+        (["mlp", "--data", "nothing"], 2, "no such file"),
+    ],
+)
+def test_command_line(arguments, code, says):
+    pytest.importorskip("sklearn", reason="the digits are scikit-learn's")
+    runner = pytest.importorskip("typer.testing").CliRunner()
+    from vae2aef.cli import app
+
+    result = runner.invoke(app, ["check", *arguments])
+    assert result.exit_code == code, result.output
+    assert says in result.output

@@ -344,3 +344,15 @@ def test_print_says_what_was_traced():
     assert "z is what `add` makes of it, its scale dz/du" in text
     assert "forward(x)[0], the only output shaped like the data" in text
     assert "draws in training mode only" in text
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute:UserWarning")
+def test_under_the_compiler_the_forward_runs_as_it_is():
+    _, (x,), aef = make(zoo.Rsample)
+    expected = gradients(aef, (x,))
+    aef.zero_grad()
+    loss = torch.compile(aef, backend="eager")(x)
+    loss.backward()
+    close(loss, aef(x))
+    for name, p in aef.named_parameters():
+        close(p.grad, expected[name], name)

@@ -17,6 +17,7 @@ from vae2aef.readers import ACCEPTED
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 FAILED = 2
 DEFAULTS = Options()
+CHECKED = 128  # rows of the data that `check` looks at
 
 app = typer.Typer(
     help="Train an existing VAE as an AutoEncoder within Flows (AEF), and compare the two honestly.",
@@ -106,6 +107,47 @@ def compare(
     except KeyboardInterrupt:
         console.print(f"Stopped; all work so far is in {out}. Run the same command again to go on.", style="yellow")
         raise typer.Exit(INTERRUPTED) from None
+
+
+@app.command()
+def check(
+    vae: Annotated[str, typer.Argument(help="mlp, conv, or your own as package.module:factory.")],
+    data: Annotated[str, typer.Option(help=f"What it is for: {ACCEPTED}.")] = DEFAULTS.data,
+    latents: Annotated[int, typer.Option(help="Latent variables, if the factory takes them.")] = DEFAULTS.latents,
+    preprocess: Annotated[str, typer.Option(help="logit, standardize or none.")] = DEFAULTS.preprocess,
+    prior: Annotated[str, typer.Option(help="vae (its own), coupling or maf.")] = DEFAULTS.prior,
+    bins: Annotated[
+        int | None, typer.Option(help="Levels of integer data, where they cannot be told.")
+    ] = DEFAULTS.bins,
+) -> None:
+    """Report all that matters before training a VAE as an AEF: every problem at once, worst first, with its fix.
+
+    Exits with 0 if there is no error, with 1 if there is one, and with 2 if the VAE or the data cannot be loaded.
+    """
+    try:
+        import torch
+
+        from vae2aef.data import load
+        from vae2aef.diagnostics import check as run
+        from vae2aef.factory import make_vae
+        from vae2aef.findings import style
+        from vae2aef.preprocess import dequantize
+
+        dataset = load(data, bins)
+        torch.manual_seed(0)
+        made = make_vae(vae, dataset.event_shape, latents)
+        x = dataset.x_train[:CHECKED]
+        x = x if dataset.bins == 1 else dequantize(x, dataset.bins)
+        report = run(
+            made.pop("vae"), example=x, preprocess=None if preprocess == "none" else preprocess,
+            prior=None if prior == "vae" else prior, **made,
+        )  # fmt: skip
+    except InputError as problem:
+        _fail(problem)
+    console = Console(highlight=False)
+    for line in str(report).splitlines():
+        console.print(Text(line, style=style(line)), soft_wrap=True)
+    raise typer.Exit(0 if report.ok else 1)
 
 
 def _fail(problem: Exception) -> None:

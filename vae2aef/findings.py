@@ -59,6 +59,12 @@ class Report:
         return "\n".join(lines)
 
 
+def style(line: str) -> str:
+    """Return the style, in Rich's words, of a line of a printed report."""
+    styles = {"ERROR": "bold red", "WARNING": "yellow", "NOTE": "", "check": "bold", "": ""}
+    return styles.get(line.split(" ")[0], "green" if line.lstrip().startswith("->") else "")
+
+
 def _wrapped(text: str, indent: str, first: str = "") -> list[str]:
     """Break long lines, and keep the breaks that are there."""
     paragraphs = text.split("\n")
