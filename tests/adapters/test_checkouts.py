@@ -63,6 +63,7 @@ TAKEN = {
     "BetaVAE": ("beta_vae", {}),
     "ConditionalVAE": ("cvae", {"num_classes": 3}),
     "IWAE": ("iwae", {"num_samples": 1}),
+    "MIWAE": ("miwae", {"num_samples": 1, "num_estimates": 1}),
     "DIPVAE": ("dip_vae", {}),
     "LogCoshVAE": ("logcosh_vae", {}),
 }
