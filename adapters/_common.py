@@ -14,7 +14,7 @@ from vae2aef.marginal import evaluation_mode, own_random_state
 @contextlib.contextmanager
 def trial(vae: Any, x: Tensor) -> Iterator[None]:
     """Run parts of `vae` in `eval()`, without gradients, leaving its modes and torch's random state as they were."""
-    modules = [m for m in (vae, *vars(vae).values()) if isinstance(m, nn.Module)]
+    modules = [m for m in (vae, *getattr(vae, "__dict__", {}).values()) if isinstance(m, nn.Module)]
     with contextlib.ExitStack() as stack:
         for module in modules:
             stack.enter_context(evaluation_mode(module))

@@ -58,10 +58,11 @@ def find_parts(vae: Any, x: Tensor, cond: tuple, kwargs: dict[str, Any], given: 
         ]
         if encoder is not None or decoder is not None:
             pair = SimpleNamespace(encoder=found[0], decoder=found[1])
-            for adapter in find_adapters(pair):  # such as the one for encoders that return a distribution
-                parts = adapter(pair, x, *cond, **kwargs, **said)
-                if parts is not None:
-                    return parts
+            with evaluation_mode(vae if isinstance(vae, nn.Module) else nn.Module()):  # callables may close over it
+                for adapter in find_adapters(pair):  # such as the one for encoders that return a distribution
+                    parts = adapter(pair, x, *cond, **kwargs, **said)
+                    if parts is not None:
+                        return parts
         if scale is None:
             asked = _ask_for_scale(vae, found[0], x, cond, kwargs, names[0])
             raise WrapError(asked + (f"\nTracing was tried: {untraced}" if untraced else ""))

@@ -140,6 +140,14 @@ def test_callables_of_the_user_may_return_distributions() -> None:
     torch.testing.assert_close(aef.parts.encode(x).scale, vae.encoder(x).scale)
 
 
+def test_batch_statistics_stay_when_callables_close_over_the_vae() -> None:
+    vae = Pair(normal)
+    vae.a = nn.Sequential(nn.BatchNorm1d(6), vae.a)
+    x = torch.rand(4, 6)
+    vae2aef.wrap(vae, example=x, encoder=lambda x: vae.encoder(x), decoder=lambda z: vae.decoder(z))
+    assert vae.a[0].num_batches_tracked == 0 and vae.training and vae.a[0].training
+
+
 def test_an_own_prior_is_named_but_not_read() -> None:
     vae = Pair(normal)
     vae.prior = dist.Normal(torch.zeros(LATENT), torch.ones(LATENT))
