@@ -399,3 +399,42 @@ def test_other_continuous_observations():
     assert isinstance(aef, PyroAEF)
     aef(x).backward()
     assert aef.log_prob(x, num_samples=8).value.isfinite().all()
+
+
+# ---------------------------------------------------------------- the rest of the package
+
+
+def test_check_reads_a_pyro_vae():
+    report = vae2aef.check(TutorialVAE(), example=torch.randn(64, N))
+    assert report.ok, str(report)
+    bad = vae2aef.check(TutorialVAE("bernoulli"), example=torch.randn(64, N).round().clamp(0, 1))
+    assert not bad.ok and "Bernoulli" in str(bad)
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's, about loggers, workers and checkpoints
+def test_lightning_trains_it(tmp_path):
+    lightning = pytest.importorskip("lightning")
+    from vae2aef.training import AEFTask
+
+    vae, x = TutorialVAE(), torch.randn(64, N)
+    aef = vae2aef.from_pyro(vae.model, vae.guide, x)
+    before = [p.detach().clone() for p in vae.parameters()]
+    trainer = lightning.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    loader = torch.utils.data.DataLoader(x, batch_size=16)
+    trainer.fit(AEFTask(aef, validation_samples=4), loader, loader)
+    assert all(not torch.equal(a, b) for a, b in zip(before, vae.parameters(), strict=True))
+    assert "val_log_prob" in trainer.callback_metrics
+
+
+def test_trained_parts_go_on_in_from_pyro():
+    for vae, sites in ((TutorialVAE(), {"latent"}), (Linear2(), {"z1", "z2"})):
+        x = torch.randn(B, N)
+        elbo = vae2aef.AEF_ELBO()
+        loss = elbo.loss(vae.model, vae.guide, x)
+        trained = elbo.trained()
+        assert set(trained["core"]) == set(trained["core_flow"]) == sites
+        aef = vae2aef.from_pyro(vae.model, vae.guide, x, **trained)
+        assert aef(x).item() == pytest.approx(loss / B, rel=1e-5)

@@ -1,4 +1,4 @@
-"""`from_pyro`: a Pyro model and guide as a module; for several latent sites, a module of its own."""
+"""The module that `from_pyro` makes of a Pyro model and guide with several latent sites."""
 
 import math
 from typing import Any
@@ -9,79 +9,19 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from vae2aef import marginal
-from vae2aef.aef import AEF
 from vae2aef.distributions import draw
 from vae2aef.errors import NonFiniteError, WrapError
 from vae2aef.marginal import LogProb, Proposal, evaluation_mode, own_random_state
 from vae2aef.pyro_cores import SiteCore
 from vae2aef.pyro_handlers import ModelHandler, is_subsample, noisy_core
 from vae2aef.pyro_pair import PyroPair
-from vae2aef.pyro_parts import NotSingle, PyroParts, same_density
+from vae2aef.pyro_parts import same_density
 from vae2aef.pyro_sites import LocationScale
-from vae2aef.residual import Residual
 from vae2aef.svi import AEF_ELBO
 from vae2aef.tensors import numel, repeat_batch
-from vae2aef.wrap import wrap
 
 ROWS_AT_ONCE = 4096
 """About how many rows the model is run on at once for `log_prob`; the batch's own size, if that is more."""
-
-
-def from_pyro(
-    model: Any,
-    guide: Any,
-    *args: Any,
-    core: Any = "linear",
-    core_flow: Any = "coupling",
-    prior: Any = None,
-    residual: Any = None,
-    preprocess: Any = None,
-    noise: float = 0.0,
-    data: Any = None,
-    observed: Any = None,
-    **kwargs: Any,
-) -> "AEF | PyroAEF":
-    """Convert a Pyro model and guide to a module whose forward is the loss, in nats, averaged over the batch.
-
-    With one latent site of a location-scale family and one Normal or Laplace observation it is an `AEF`, the same
-    as `vae2aef.wrap` returns. With several latent sites, or another continuous observation, it is a `PyroAEF`.
-
-    Args:
-        model: the model.
-        guide: the guide.
-        *args: an example of their arguments, the data (a mini-batch, all rows of which are used) among them.
-        core: as in `vae2aef.wrap`; a dict by site for several latents.
-        core_flow: likewise.
-        prior: None for the model's own; else as in `wrap` (one latent only).
-        residual: None for the model's own observed density; else as in `wrap` (one latent only).
-        preprocess: as in `wrap` (one latent only).
-        noise: sigma of Eq. 11.
-        data: which argument is the data: None for the first tensor, or a name.
-        observed: as in `vae2aef.AEF_ELBO`.
-        **kwargs: an example of their arguments by name.
-
-    Raises:
-        WrapError: if model and guide make no AEF; names the site and the fix.
-    """
-    pair = PyroPair(model, guide, args, kwargs, data)
-    pair.observed = observed
-    x, *cond, named = pair.example(args, kwargs)
-    try:
-        shape = PyroParts(pair, x, tuple(cond), named, observed).shape
-    except NotSingle as why:
-        for option, value in (("prior", prior), ("residual", residual), ("preprocess", preprocess)):
-            if value is not None:
-                raise WrapError(
-                    f"{option}= needs a pair with one latent and one observed site; this has {why}"
-                ) from why
-        options = {"core": core, "core_flow": core_flow, "noise": noise, "observed": observed}
-        return PyroAEF(pair, x, tuple(cond), named, options)
-    if residual is None:
-        residual = "learned" if shape.discrete else Residual(shape.event_shape, "decoder", shape.family)
-    return wrap(
-        pair, example=(x, *cond, named), core=core, core_flow=core_flow, prior=prior, residual=residual,
-        preprocess=preprocess, noise=noise,
-    )  # fmt: skip
 
 
 class _Unscaled(Messenger):

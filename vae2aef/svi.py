@@ -112,6 +112,14 @@ class AEF_ELBO(Trace_ELBO):
             return self.differentiable_loss(model, guide, *args, **kwargs)
         return _LossModule(model, guide, self)
 
+    def trained(self) -> dict[str, dict[str, nn.Module]]:
+        """Return h and n of each mapped site, to go on with: `vae2aef.from_pyro(model, guide, x, **elbo.trained())`."""
+        cores = {name: cores for name, cores in self.cores.items() if cores is not None}
+        return {
+            "core": {name: cores.features for name, cores in cores.items()},
+            "core_flow": {name: cores.flow for name, cores in cores.items()},
+        }
+
     def _get_trace(self, model: Any, guide: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[Any, Any]:
         """Run the guide with mapped sites, and the model at their values: the one step that differs from Pyro's."""
         model_trace, guide_trace = self.traces(model, guide, args, kwargs, noisy_core(self.noise))

@@ -1,0 +1,69 @@
+"""`from_pyro`: a Pyro model and guide as a module whose forward is the loss."""
+
+from typing import Any
+
+from vae2aef.aef import AEF
+from vae2aef.errors import WrapError
+from vae2aef.pyro_aef import PyroAEF
+from vae2aef.pyro_pair import PyroPair
+from vae2aef.pyro_parts import NotSingle, PyroParts
+from vae2aef.residual import Residual
+from vae2aef.wrap import wrap
+
+
+def from_pyro(
+    model: Any,
+    guide: Any,
+    *args: Any,
+    core: Any = "linear",
+    core_flow: Any = "coupling",
+    prior: Any = None,
+    residual: Any = None,
+    preprocess: Any = None,
+    noise: float = 0.0,
+    data: Any = None,
+    observed: Any = None,
+    **kwargs: Any,
+) -> "AEF | PyroAEF":
+    """Convert a Pyro model and guide to a module whose forward is the loss, in nats, averaged over the batch.
+
+    With one latent site of a location-scale family and one Normal or Laplace observation it is an `AEF`, the same
+    as `vae2aef.wrap` returns. With several latent sites, or another continuous observation, it is a `PyroAEF`.
+
+    Args:
+        model: the model.
+        guide: the guide.
+        *args: an example of their arguments, the data (a mini-batch, all rows of which are used) among them.
+        core: as in `vae2aef.wrap`; a dict by site for several latents.
+        core_flow: likewise.
+        prior: None for the model's own; else as in `wrap` (one latent only).
+        residual: None for the model's own observed density; else as in `wrap` (one latent only).
+        preprocess: as in `wrap` (one latent only).
+        noise: sigma of Eq. 11.
+        data: which argument is the data: None for the first tensor, or a name.
+        observed: as in `vae2aef.AEF_ELBO`.
+        **kwargs: an example of their arguments by name.
+
+    Raises:
+        WrapError: if model and guide make no AEF; names the site and the fix.
+    """
+    pair = PyroPair(model, guide, args, kwargs, data)
+    pair.observed = observed
+    x, *cond, named = pair.example(args, kwargs)
+    try:
+        shape = PyroParts(pair, x, tuple(cond), named, observed).shape
+    except NotSingle as why:
+        for option, value in (("prior", prior), ("residual", residual), ("preprocess", preprocess)):
+            if value is not None:
+                raise WrapError(
+                    f"{option}= needs a pair with one latent and one observed site; this has {why}"
+                ) from why
+        options = {"core": core, "core_flow": core_flow, "noise": noise, "observed": observed}
+        return PyroAEF(pair, x, tuple(cond), named, options)
+    core, core_flow = (o[shape.latent] if isinstance(o, dict) else o for o in (core, core_flow))
+    if residual is None:
+        residual = "learned" if shape.discrete else Residual(shape.event_shape, "decoder", shape.family)
+    return wrap(
+        pair, example=(x, *cond, named), core=core, core_flow=core_flow, prior=prior, residual=residual,
+        preprocess=preprocess, noise=noise,
+    )  # fmt: skip
