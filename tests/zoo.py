@@ -274,7 +274,7 @@ class BatchNormAndInPlace(Base):
         super().__init__()
         self.body.append(nn.BatchNorm1d(HIDDEN))
         self.tail = nn.Sequential(
-            nn.LeakyReLU(0.3, inplace=True), nn.Linear(LATENTS, HIDDEN), nn.BatchNorm1d(HIDDEN), nn.Tanh(),
+            nn.ReLU(inplace=True), nn.Linear(LATENTS, HIDDEN), nn.BatchNorm1d(HIDDEN), nn.Tanh(),
             nn.Linear(HIDDEN, PIXELS),
         )  # fmt: skip
 
@@ -522,6 +522,28 @@ class PosteriorFlow(Base):
         return self.data(z), loc, log_var
 
 
+class FlowWithoutData(Base):
+    """A flow after the affine map that does not see the data: the latent is what it ends in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.planar = nn.Linear(LATENTS, LATENTS)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        z = self.draw(*self.split(x))
+        z = z + 0.1 * self.planar(z).tanh()
+        return {"recon": self.data(z), "z": z}
+
+
+class ManySamples(Base):
+    """Draws several latents for importance weighting, and returns the reconstruction of the first."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        loc, log_var = (t[:, None].repeat(1, 5, 1) for t in self.split(x))
+        z = loc + (0.5 * log_var).exp() * torch.randn_like(loc)
+        return self.tail(z)[:, 0].view_as(x), loc
+
+
 class SkipConnection(Base):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         loc, log_var = self.split(x)
@@ -629,6 +651,8 @@ REFUSED: dict[type[nn.Module], str] = {
     ReentrantCheckpoint: "set use_reentrant=False",
     FullCovariance: "no elementwise affine map",
     PosteriorFlow: "no elementwise affine map",
+    FlowWithoutData: "a posterior flow",
+    ManySamples: "only 4 of 20 latent variables",
     SkipConnection: "the data or the noise still enters",
     DataInNumbers: "the decoder sees the data beside z",
     DataDetached: "the data or the noise still enters",

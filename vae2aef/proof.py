@@ -31,6 +31,7 @@ from vae2aef.traced import TracedParts, awake
 from vae2aef.tracing import Follow
 
 ROWS, TRAINING_ROWS = 3, 2
+TRIES = 8
 
 
 def trace(vae: Any, x: Tensor, cond: tuple = (), kwargs: dict[str, Any] | None = None) -> TracedParts:
@@ -214,12 +215,31 @@ def _prove_decoding(parts: TracedParts, z: Tensor, mean: Tensor, to_z: Tensor, c
         raise Refusal("with the same z, other data give another output: the decoder sees the data beside z")
     if not close(found, to_z):
         raise Refusal("the gradient of decoding alone is not that of the whole pass: is z made inside a checkpoint?")
+    _require_all_of_z(parts, z.detach(), case)
     with contextlib.suppress(Exception), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("error")
         parts.lean = True
         parts.lean = close(parts.decode(z.detach(), *case.cond, **case.kwargs).mean, mean)
         return
     parts.lean = False
+
+
+def _require_all_of_z(parts: TracedParts, z: Tensor, case: Case) -> None:
+    """Every latent variable must move the output somewhere; of several samples, often one alone is decoded."""
+    moves = torch.zeros(z.shape[1:], dtype=torch.bool, device=z.device)
+    for _ in range(TRIES):
+        z = torch.randn_like(z).requires_grad_()
+        _, out = parts.follow(case.x, case.cond, case.kwargs, replacement=z)
+        mean = parts._decoded(out).mean
+        (grad,) = torch.autograd.grad((mean * torch.randn_like(mean)).sum(), z)
+        moves |= (grad != 0).any(0)
+        if bool(moves.all()):
+            return
+    if bool(moves.any()):
+        raise Refusal(
+            f"only {int(moves.sum())} of {moves.numel()} latent variables have an effect on the output: are several "
+            "samples drawn, and one decoded?"
+        )
 
 
 def _prove_training(parts: TracedParts, seen: Seen, case: Case, draws: list[Draw]) -> None:

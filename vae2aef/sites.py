@@ -37,6 +37,7 @@ def decide(record: Record, found: list[tuple[tuple, Any, Tensor]], x: Tensor) ->
     """
     _require_one_draw(record, x.shape[0])
     path, mean, node = _output(record, found, x)
+    _require_no_flow(record, found, node)
     return Seen(record, _site(record, node), path, mean.detach())
 
 
@@ -96,6 +97,18 @@ def _output(record: Record, found: list[tuple[tuple, Any, Tensor]], x: Tensor) -
                 "mean, such as torch.sigmoid of logits, used with a Gaussian residual of learned scale"
             )
     return path, mean, node
+
+
+def _require_no_flow(record: Record, found: list[tuple[tuple, Any, Tensor]], output: int) -> None:
+    """Refuse if forward returns another latent made from z: after a posterior flow, the prior is on that one."""
+    for path, _, t in found:
+        node = record.nodes.get(id(t), 0)
+        made_from_noise = t.shape == record.noise.shape and record.source in record.reaches(node)
+        if made_from_noise and node not in record.affine and node != output and node in record.reaches(output):
+            raise Refusal(
+                f"{say_path(path)} is shaped like the latent and made from it, by a map that is not elementwise "
+                "affine: a posterior flow, whose log-determinant and prior cannot be seen here"
+            )
 
 
 def _site(record: Record, output: int) -> Site:
