@@ -169,7 +169,7 @@ def test_bugs_keep_their_traceback(folder, monkeypatch):
     def bug(*args):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("vae2aef.compare.compare", bug)
+    monkeypatch.setattr("vae2aef.comparison.compare.compare", bug)
     with pytest.raises(ZeroDivisionError):
         invoke("compare", *SMALL)
 

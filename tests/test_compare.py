@@ -12,13 +12,13 @@ pytest.importorskip("matplotlib")
 
 from rich.console import Console
 
-from vae2aef.arms import ARMS
-from vae2aef.compare import compare
+from vae2aef.comparison.arms import ARMS
+from vae2aef.comparison.compare import compare
+from vae2aef.comparison.files import write_atomic
+from vae2aef.comparison.inputs import InputError
+from vae2aef.comparison.options import Options
 from vae2aef.errors import NonFiniteError
-from vae2aef.files import write_atomic
-from vae2aef.inputs import InputError
 from vae2aef.nets import MLPVAE
-from vae2aef.options import Options
 from vae2aef.preprocess import bits_per_dim
 
 SMALL = {

@@ -13,10 +13,10 @@ pytest.importorskip("matplotlib")
 
 from rich.console import Console
 
-from vae2aef import report, texts
-from vae2aef.options import Options
-from vae2aef.plots import save_comparison, save_curves, save_sheet, tile
-from vae2aef.summary import mean_and_error, summarise
+from vae2aef.comparison import report, texts
+from vae2aef.comparison.options import Options
+from vae2aef.comparison.plots import save_comparison, save_curves, save_sheet, tile
+from vae2aef.comparison.summary import mean_and_error, summarise
 
 
 def run(arm, seed, log_prob, ess=64.0, best_step=5):

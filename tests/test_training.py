@@ -13,15 +13,15 @@ pytest.importorskip("lightning")
 from lightning.pytorch import Trainer
 
 from vae2aef import wrap
-from vae2aef.arms import ARMS, Recipe
-from vae2aef.batches import Batches, continuous, stream
-from vae2aef.evaluate import choose_proposal, marginal, reconstruction_mse
+from vae2aef.comparison.arms import ARMS, Recipe
+from vae2aef.comparison.batches import Batches, continuous, stream
+from vae2aef.comparison.evaluate import choose_proposal, marginal, reconstruction_mse
+from vae2aef.comparison.interrupt import Interrupted, deferred_interrupt
+from vae2aef.comparison.options import Options
+from vae2aef.comparison.run import Held, Show, run_arm
 from vae2aef.flows import Identity
-from vae2aef.interrupt import Interrupted, deferred_interrupt
 from vae2aef.marginal import Proposal
 from vae2aef.nets import MLPVAE
-from vae2aef.options import Options
-from vae2aef.run import Held, Show, run_arm
 from vae2aef.training import AEFTask
 
 pytestmark = [
@@ -211,7 +211,7 @@ def test_seeds_differ(held, uninterrupted, tmp_path):
 
 def test_the_best_weights_are_tested_not_the_last(held, tmp_path, monkeypatch):
     """Measured values are replaced by ones of which the second is the best."""
-    from vae2aef.recorder import Recorder
+    from vae2aef.comparison.recorder import Recorder
 
     values = iter([2.0, 1.0, 3.0, 4.0, 5.0])
     monkeypatch.setattr(Recorder, "_measure", _with_value(Recorder._measure, values))
@@ -255,7 +255,7 @@ def test_arms_start_from_the_same_weights(flows):
 def test_draws_are_fitted_to_each_datum_where_that_is_possible(monkeypatch):
     aef, x = small_aef(noise=1.0), torch.rand(5, *EVENT)
     assert choose_proposal(aef, x) == "laplace"
-    monkeypatch.setattr("vae2aef.evaluate.MAX_LATENTS", 1)
+    monkeypatch.setattr("vae2aef.comparison.evaluate.MAX_LATENTS", 1)
     tuned = choose_proposal(aef, x)
     assert isinstance(tuned, Proposal)
     fitted, one_shape = (marginal(aef, x, 512, p, "a").value for p in ("laplace", tuned))

@@ -9,10 +9,10 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from vae2aef.arms import ARMS
-from vae2aef.inputs import InputError
-from vae2aef.options import Options
-from vae2aef.readers import ACCEPTED
+from vae2aef.comparison.arms import ARMS
+from vae2aef.comparison.inputs import InputError
+from vae2aef.comparison.options import Options
+from vae2aef.comparison.readers import ACCEPTED
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 FAILED = 2
@@ -29,7 +29,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from vae2aef.machine import versions
+        from vae2aef.comparison.machine import versions
 
         typer.echo(f"vae2aef {versions()['vae2aef']}")
         raise typer.Exit
@@ -95,7 +95,7 @@ def compare(
             test_limit=test_limit,
             bins=bins,
         )
-        from vae2aef.compare import compare as run
+        from vae2aef.comparison.compare import compare as run
         from vae2aef.errors import NonFiniteError
 
         try:
@@ -127,9 +127,9 @@ def check(
     try:
         import torch
 
-        from vae2aef.data import load
+        from vae2aef.comparison.data import load
+        from vae2aef.comparison.factory import make_vae
         from vae2aef.diagnostics import check as run
-        from vae2aef.factory import make_vae
         from vae2aef.findings import style
         from vae2aef.preprocess import dequantize
 

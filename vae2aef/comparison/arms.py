@@ -1,0 +1,94 @@
+"""The arms of a comparison: one VAE, trained on the line from its ELBO to the AEF's loss."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vae2aef.aef import AEF
+from vae2aef.comparison.factory import make_vae
+from vae2aef.comparison.inputs import InputError
+from vae2aef.flows import Bijection
+from vae2aef.wrap import wrap
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train.
+
+    Attributes:
+        core: where the core variables come from, as `wrap` takes it.
+        noise: sigma of Eq. 11.
+        text: one line for people.
+    """
+
+    core: str
+    noise: float
+    text: str
+
+
+ARMS = {
+    "vae": Arm("noise", 1.0, "the VAE, trained by its ELBO (h = 0, σ = 1)"),
+    "vae+features": Arm("linear", 1.0, "linear features added, still with the VAE's noise (σ = 1)"),
+    "aef": Arm("linear", 0.0, "the AEF of the paper, deterministic (σ = 0)"),
+    "aef-noise": Arm("linear", 0.3, "the AEF with a little noise (σ = 0.3), a bound in nats"),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What all arms share.
+
+    Attributes:
+        vae: as `--vae`.
+        latents: latent variables asked for.
+        prior: `"vae"`, `"coupling"` or `"maf"`.
+        core_flow: `"none"`, `"coupling"` or `"maf"`.
+        preprocess: fitted on the training data.
+        example: a few samples of data, (batch, *event).
+    """
+
+    vae: str
+    latents: int
+    prior: str
+    core_flow: str
+    preprocess: Bijection
+    example: Tensor
+
+    def build(self, arm: str, seed: int) -> AEF:
+        """Make one arm. Every parameter that two arms share starts at the same value in both.
+
+        Args:
+            arm: a name in `ARMS`.
+            seed: fixes the initial weights.
+
+        Raises:
+            InputError: the VAE cannot be made or wrapped.
+        """
+        aef = self._wrap(ARMS[arm], seed)
+        # The arms draw different numbers of initial weights, so the seed alone would not make them equal.
+        reference = self._wrap(ARMS["aef"], seed).state_dict()
+        shared = {k: v for k, v in reference.items() if k in aef.state_dict() and k != "core.sigma"}
+        aef.load_state_dict(shared, strict=False)
+        return aef
+
+    def _wrap(self, arm: Arm, seed: int) -> AEF:
+        torch.manual_seed(seed)
+        # A factory may hand out the same module each time; the copy keeps the arms apart.
+        parts = copy.deepcopy(make_vae(self.vae, tuple(self.example.shape[1:]), self.latents))
+        torch.manual_seed(seed)
+        try:
+            return wrap(
+                **parts,
+                example=self.example,
+                core=arm.core,
+                noise=arm.noise,
+                core_flow=self.core_flow,
+                prior=None if self.prior == "vae" else self.prior,
+                preprocess=copy.deepcopy(self.preprocess),
+            )
+        except (ValueError, TypeError) as problem:
+            raise InputError(f"--vae {self.vae} cannot be wrapped: {problem}") from problem

@@ -1,0 +1,63 @@
+"""Training batches that depend on nothing but the seed and their number, so that a run can be resumed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from vae2aef.preprocess import dequantize
+
+
+def stream(*names: object) -> int:
+    """Return a seed for the random stream of that name: `stream("noise", seed, step)`."""
+    digest = hashlib.sha256("/".join(map(str, names)).encode()).digest()
+    return int.from_bytes(digest[:7], "big")
+
+
+def continuous(x: Tensor, bins: int, *names: object) -> Tensor:
+    """Dequantise integer data with noise from the stream of that name; floats pass unchanged.
+
+    Args:
+        x: integers in 0..bins-1, or floats, (batch, *event).
+        bins: number of levels.
+        *names: as `stream` takes them.
+
+    Returns:
+        Floats of the same shape, in [0, 1) if `x` held integers.
+    """
+    if x.is_floating_point():
+        return x
+    return dequantize(x, bins, generator=torch.Generator().manual_seed(stream(*names)))
+
+
+class Batches:
+    """Iterate over dequantised batches `start` to `steps`, shuffled anew each epoch.
+
+    Args:
+        x: training data, (n, *event).
+        bins: number of levels.
+        batch_size: samples of a batch; all of `x` if it holds fewer. A rest of an epoch is left out.
+        steps: number of batches in all.
+        seed: fixes order and dequantisation noise.
+        start: number of the first batch.
+    """
+
+    def __init__(self, x: Tensor, bins: int, batch_size: int, steps: int, seed: int, start: int = 0) -> None:
+        self.x, self.bins, self.steps, self.seed, self.start = x, bins, steps, seed, start
+        self.batch_size = min(batch_size, len(x))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield batches (batch, *event)."""
+        per_epoch = len(self.x) // self.batch_size
+        epoch = -1
+        for step in range(self.start, self.steps):
+            if step // per_epoch != epoch:
+                epoch = step // per_epoch
+                shuffle = torch.Generator().manual_seed(stream("order", self.seed, epoch))
+                order = torch.randperm(len(self.x), generator=shuffle)
+            first = step % per_epoch * self.batch_size
+            rows = order[first : first + self.batch_size]
+            yield continuous(self.x[rows], self.bins, "dequantize", self.seed, step)

@@ -1,0 +1,166 @@
+"""Image data from the places people keep it, as tensors with a known number of grey levels.
+
+The number of levels is part of the data: `bits_per_dim` is off by a constant without it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vae2aef.comparison.inputs import InputError
+from vae2aef.comparison.readers import ACCEPTED, read
+
+SPLIT_SEED = 0
+SMALLEST = 10  # so that training, validation and test data are left
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Training and test data.
+
+    Attributes:
+        name: what it was loaded from.
+        x_train: (n, *event), `uint8` or `int32` in 0..bins-1, or `float32` when continuous.
+        x_test: (m, *event), of the same type.
+        bins: number of levels of a value; 1 means continuous.
+    """
+
+    name: str
+    x_train: Tensor
+    x_test: Tensor
+    bins: int
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return tuple(self.x_train.shape[1:])
+
+    def split_validation(self, fraction: float = 0.1, seed: int = SPLIT_SEED) -> tuple[Tensor, Tensor]:
+        """Split the training data into (training, validation), shuffled by `seed` (paper D.4: 10 %)."""
+        order = torch.randperm(len(self.x_train), generator=torch.Generator().manual_seed(seed))
+        held_out = max(1, round(fraction * len(order)))
+        return self.x_train[order[held_out:]], self.x_train[order[:held_out]]
+
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits that change when the data change."""
+        sha = hashlib.sha256(repr((self.bins, self.x_train.shape, self.x_test.shape)).encode())
+        for part in (self.x_train, self.x_test):
+            sha.update(part.contiguous().numpy().tobytes())
+        return sha.hexdigest()[:16]
+
+
+def load(source: str, bins: int | None = None) -> Dataset:
+    """Load a data set.
+
+    Args:
+        source: `"digits"` (scikit-learn's 8x8 digits, 17 levels), a `.npz` file (`x_train` and
+            `x_test`, `train` and `test`, or one array, of which a fifth becomes the test set), a
+            `.npy` file, an IDX file (`.gz` too; its `t10k` sibling is the test set), or a folder of
+            images of one size (with `train` and `test` folders inside, or not).
+        bins: number of levels of integer data. None: 256 for 8-bit integers and for floats that all lie on
+            the grid k/255, 2 for booleans, 1 (continuous) for other floats.
+
+    Returns:
+        The data, images as (channels, height, width), vectors as they are.
+
+    Raises:
+        InputError: the source is unknown, unreadable or empty, holds objects, NaN or infinite values, or
+            values outside 0..bins-1.
+    """
+    if bins is not None and bins < 1:
+        raise InputError(f"bins is the number of levels and at least 1, got {bins}")
+    if source == "digits":
+        name, arrays, bins = source, [_digits()], bins or 17
+    else:
+        path = Path(source).expanduser()
+        if not path.exists():
+            raise InputError(f"no such file or folder: {source}. Accepted: {ACCEPTED}")
+        name, arrays = path.name, read(path)
+    arrays = [_channels_first(a, source) for a in arrays]
+    if len(arrays) == 1:
+        arrays = _split(arrays[0], source)
+    train, test = arrays
+    if train.shape[1:] != test.shape[1:]:
+        raise InputError(
+            f"{source}: training samples have shape {train.shape[1:]}, test samples {test.shape[1:]}; "
+            "they must be the same"
+        )
+    for part, smallest, what in ((train, 8, "training"), (test, 2, "test")):
+        if len(part) < smallest or not part[0].size:
+            raise InputError(
+                f"{source}: {len(part)} {what} samples of shape {part.shape[1:]}, "
+                f"at least {smallest} that are not empty are needed"
+            )
+    (train, test), bins = _levels([train, test], bins, source)
+    return Dataset(name, torch.from_numpy(train), torch.from_numpy(test), bins)
+
+
+def _digits() -> np.ndarray:
+    from sklearn.datasets import load_digits
+
+    return load_digits().images.astype(np.uint8)
+
+
+def _split(array: np.ndarray, source: str) -> list[np.ndarray]:
+    """A fifth, drawn with a fixed seed, becomes the test set."""
+    if len(array) < SMALLEST:
+        raise InputError(f"{source}: {len(array)} samples, at least {SMALLEST} are needed to split off a test set")
+    order = np.random.RandomState(SPLIT_SEED).permutation(len(array))
+    cut = round(0.2 * len(array))
+    return [array[order[cut:]], array[order[:cut]]]
+
+
+def _channels_first(array: np.ndarray, source: str) -> np.ndarray:
+    if array.ndim == 2:
+        return array
+    if array.ndim == 3:
+        return array[:, None]
+    if array.ndim == 4 and array.shape[-1] in (1, 3, 4):
+        return np.moveaxis(array, -1, 1)
+    if array.ndim == 4 and array.shape[1] in (1, 3, 4):
+        return array
+    raise InputError(
+        f"{source}: an array of shape {array.shape} is not (n, features), (n, height, width), "
+        "(n, height, width, channels) or (n, channels, height, width) with 1, 3 or 4 channels"
+    )
+
+
+def _levels(arrays: list[np.ndarray], bins: int | None, source: str) -> tuple[list[np.ndarray], int]:
+    """Integers 0..bins-1, or float32 and bins 1."""
+    if all(a.dtype.kind == "f" for a in arrays):
+        if not all(np.isfinite(a).all() for a in arrays):
+            raise InputError(f"{source}: holds NaN or infinite values; remove these samples first")
+        grid = (bins or 256) - 1
+        if bins == 1 or not all(_on_grid(a, grid) for a in arrays):
+            if bins not in (None, 1):
+                raise InputError(
+                    f"{source}: floats are not on the grid k/{grid} that bins={bins} means; "
+                    "leave bins out for continuous data"
+                )
+            return [a.astype(np.float32) for a in arrays], 1
+        arrays, bins = [np.rint(a * grid).astype(np.int32) for a in arrays], grid + 1
+    elif not all(a.dtype.kind in "biu" for a in arrays):
+        raise InputError(f"{source}: values of type {arrays[0].dtype}, expected integers or floats")
+    if bins is None:
+        bins = 2 if all(a.dtype.kind == "b" for a in arrays) else 256
+    low, high = min(int(a.min()) for a in arrays), max(int(a.max()) for a in arrays)
+    if low < 0 or high >= bins:
+        raise InputError(
+            f"{source}: integers from {low} to {high}, expected 0 to {bins - 1}; "
+            "give the number of levels with bins (--bins), or floats for continuous data"
+        )
+    kind = np.uint8 if bins <= 256 else np.int32
+    return [np.ascontiguousarray(a, dtype=kind) for a in arrays], bins
+
+
+def _on_grid(array: np.ndarray, grid: int) -> bool:
+    if array.min() < 0 or array.max() > 1:
+        return False
+    scaled = array.astype(np.float64) * grid
+    return bool(np.abs(scaled - np.rint(scaled)).max() < 1e-4)

@@ -1,0 +1,96 @@
+"""What is measured of a trained arm, the same way for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchmetrics import MeanSquaredError
+
+from vae2aef.aef import AEF
+from vae2aef.comparison.batches import stream
+from vae2aef.laplace import MAX_LATENTS
+from vae2aef.marginal import LogProb, Proposal
+from vae2aef.residual import Residual
+from vae2aef.tensors import numel
+
+PIECE = 128
+
+
+class Pictures(NamedTuple):
+    """Reconstructions of given samples and new samples, each (n, *event), in the space of the data."""
+
+    reconstructions: Tensor
+    samples: Tensor
+
+
+def choose_proposal(aef: AEF, held_out: Tensor) -> Proposal | str | None:
+    """Choose where importance samples are drawn, by one rule for all arms.
+
+    Fitted to each datum where that is possible (effective sample sizes are then some ten times larger), else one
+    shape for all data, tuned on `held_out`, (batch, *event).
+    """
+    if numel(aef.latent_shape) <= MAX_LATENTS and isinstance(aef.residual, Residual):
+        return "laplace"
+    return aef.tune_proposal(held_out)
+
+
+def marginal(
+    aef: AEF,
+    x: Tensor,
+    num_samples: int,
+    proposal: Proposal | str | None,
+    name: str,
+    done: Callable[[int], None] = lambda n: None,
+) -> LogProb:
+    """Estimate log p(x) in pieces, with draws that depend on `name` only: all arms see the same.
+
+    Args:
+        aef: the model.
+        x: data, (batch, *event).
+        num_samples: importance samples for a datum.
+        proposal: from `choose_proposal`.
+        name: of the random stream.
+        done: called after each piece with its size.
+
+    Returns:
+        `LogProb` in nats, each entry (batch,), on the CPU.
+
+    Raises:
+        NonFiniteError: an estimate is NaN or infinite.
+    """
+    parts = []
+    for number, piece in enumerate(x.split(PIECE)):
+        torch.manual_seed(stream(name, number))
+        parts.append(aef.log_prob(piece, num_samples=num_samples, proposal=proposal))
+        done(len(piece))
+    return LogProb(
+        torch.cat([part.value for part in parts]).cpu(),
+        torch.cat([part.std_error for part in parts]).cpu(),
+        torch.cat([part.effective_sample_size for part in parts]).cpu(),
+        parts[0].exact,
+    )
+
+
+@torch.no_grad()
+def reconstruction_mse(aef: AEF, x: Tensor) -> float:
+    """Mean squared error of reconstructions in the space of the data, without noise in the encoding.
+
+    Args:
+        aef: the model, in `eval()` mode.
+        x: data, (batch, *event).
+    """
+    metric = MeanSquaredError().to(x.device)
+    for piece in x.split(PIECE):
+        metric.update(aef.reconstruct(piece), piece)
+    return float(metric.compute())
+
+
+@torch.no_grad()
+def pictures(aef: AEF, originals: Tensor, samples: int) -> Pictures:
+    """Reconstruct `originals`, (n, *event), and draw samples, with draws that are the same for all arms."""
+    reconstructions = aef.reconstruct(originals)
+    torch.manual_seed(stream("samples"))
+    return Pictures(reconstructions.cpu(), aef.sample(samples).cpu())

@@ -1,0 +1,94 @@
+"""What a comparison is asked to do."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from vae2aef.comparison.arms import ARMS
+from vae2aef.comparison.inputs import InputError
+
+# These only say how much of the same comparison is wanted: a folder may be extended by them.
+EXTENSIBLE = ("arms", "seeds")
+CHOICES = {
+    "preprocess": ("logit", "standardize", "none"),
+    "prior": ("vae", "coupling", "maf"),
+    "core_flow": ("none", "coupling", "maf"),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of `vae2aef compare`; the command line's help says what each means.
+
+    Raises:
+        InputError: lists every value that cannot be used.
+    """
+
+    data: str = "digits"
+    vae: str = "mlp"
+    latents: int = 8
+    steps: int = 1200
+    batch_size: int = 128
+    lr: float = 1e-3
+    seeds: int = 1
+    arms: tuple[str, ...] = tuple(ARMS)
+    preprocess: str = "logit"
+    lam: float = 0.05
+    prior: str = "vae"
+    core_flow: str = "coupling"
+    importance_samples: int = 128
+    test_limit: int = 1000
+    bins: int | None = None
+
+    def __post_init__(self) -> None:
+        problems = []
+        for name in ("latents", "steps", "batch_size", "seeds"):
+            if getattr(self, name) < 1:
+                problems.append(f"{_flag(name)} must be at least 1, got {getattr(self, name)}")
+        if self.importance_samples < 2:
+            problems.append(f"--importance-samples must be at least 2, got {self.importance_samples}")
+        if self.test_limit < 0 or self.test_limit == 1:
+            problems.append(f"--test-limit must be 0 (all) or at least 2, got {self.test_limit}")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            problems.append(f"--lr must be positive, got {self.lr}")
+        if not 0 < self.lam < 0.5:
+            problems.append(f"--lam must lie between 0 and 0.5, got {self.lam}")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                problems.append(f"{_flag(name)} must be one of {', '.join(choices)}, got {getattr(self, name)}")
+        if unknown := [arm for arm in self.arms if arm not in ARMS]:
+            problems.append(f"--arms: unknown {', '.join(unknown)}; known are {', '.join(ARMS)}")
+        if not self.arms or len(set(self.arms)) != len(self.arms):
+            problems.append("--arms must name at least one arm, each once")
+        if problems:
+            raise InputError("; ".join(problems))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {**asdict(self), "arms": list(self.arms)}
+
+    def differences(self, other: dict[str, Any]) -> list[str]:
+        """Say where `other` (from `as_dict`) asks for another comparison."""
+        mine = self.as_dict()
+        return [
+            f"{_flag(name)} is {other.get(name)} there and {mine[name]} now"
+            for name in mine
+            if name not in EXTENSIBLE and other.get(name) != mine[name]
+        ]
+
+    def command(self, out: str) -> str:
+        """Return the command line that asks for this."""
+        words = ["vae2aef", "compare"]
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                text = ",".join(value) if isinstance(value, tuple) else str(value)
+                words += [_flag(field.name), text]
+        return shlex.join([*words, "--out", out])
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,150 @@
+"""The result of a comparison on the terminal, and as one web page that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from vae2aef.comparison.summary import Row
+
+COLUMNS = (
+    "arm",
+    "bits per dimension",
+    "difference",
+    "effective sample size: median (min)",
+    "reconstruction MSE",
+    "parameters",
+    "of these added",
+    "seconds",
+)
+
+STYLE = """
+:root { color-scheme: light dark; --line: #8886; --soft: #8882; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: .35rem .6rem; border-bottom: 1px solid var(--line); }
+th:first-child, td:first-child { text-align: left; }
+th { font-weight: 600; vertical-align: bottom; }
+.wide { overflow-x: auto; }
+.note { border-left: 3px solid #e6a23c; background: var(--soft); padding: .4rem .8rem; margin: .5rem 0; }
+pre { background: var(--soft); padding: .7rem 1rem; overflow-x: auto; border-radius: 4px; }
+img { width: 100%; background: white; border-radius: 4px; }
+figure { margin: 1rem 0; } figcaption { font-size: .9rem; opacity: .8; }
+li { margin: .3rem 0; }
+"""
+
+
+def cells(row: Row, digits: int = 4) -> tuple[str, ...]:
+    """Return one row of the table as text, in the order of `COLUMNS`.
+
+    Args:
+        row: an arm.
+        digits: after the point of bits per dimension.
+    """
+    change = "—"
+    if row.difference is not None:
+        change = f"{row.difference:+.{digits}f} ± {row.difference_std_error:.{digits}f}"
+    return (
+        row.arm,
+        f"{row.bits_per_dim:.{digits}f} ± {row.std_error:.{digits}f}",
+        change,
+        f"{row.ess_median:.1f} ({row.ess_min:.1f})",
+        f"{row.reconstruction_mse:.4f}",
+        f"{row.parameters:,}",
+        f"{sum(row.added.values()):,}",
+        f"{row.seconds:.0f}",
+    )
+
+
+def terminal_table(rows: Sequence[Row], title: str) -> Table:
+    """Make the table for the terminal.
+
+    Args:
+        rows: one an arm; differences are to the first.
+        title: above the table.
+    """
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    headings = ("arm", "bits/dim", f"minus\n{rows[0].arm}", "ESS (min)", "MSE", "params", "s")
+    for name in headings:
+        table.add_column(name, justify="left" if name == "arm" else "right", no_wrap=True)
+    for row in rows:
+        # Eighty columns must do: fewer digits, and the added parameters are left to the report.
+        arm, bits, change, _, error, _, _, seconds = cells(row, digits=3)
+        sizes = f"{row.ess_median:.1f} ({row.ess_min:.0f})"
+        table.add_row(arm, bits, change, sizes, error, _short(row.parameters), seconds)
+    return table
+
+
+def _short(count: int) -> str:
+    return f"{count / 1e6:.2f}M" if count >= 1e6 else f"{count / 1e3:.0f}k" if count >= 1e4 else str(count)
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+    """Return the table in Markdown, for a README."""
+    heading = [f"difference to {rows[0].arm}" if name == "difference" else name for name in COLUMNS]
+    lines = [heading, ["---"] + ["---:"] * (len(COLUMNS) - 1), *(list(cells(row)) for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def html_report(
+    title: str,
+    rows: Sequence[Row],
+    notes: Sequence[str],
+    pictures: Sequence[tuple[Path, str]],
+    command: str,
+    protocol: Sequence[str],
+    meaning: Sequence[str],
+    made_with: str,
+) -> str:
+    """Return a web page with everything inline: it opens offline.
+
+    Args:
+        title: heading.
+        rows: of the table.
+        notes: what stands against taking the table at its word.
+        pictures: PNG files with their captions.
+        command: that makes this comparison.
+        protocol: how the numbers were made.
+        meaning: what they mean.
+        made_with: versions and machine, one line.
+    """
+    heading = [f"difference to {rows[0].arm}" if name == "difference" else name for name in COLUMNS]
+    body = "".join(f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in cells(row))}</tr>\n" for row in rows)
+    figures = "".join(
+        f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,'
+        f'{base64.b64encode(path.read_bytes()).decode()}"><figcaption>{escape(caption)}</figcaption></figure>\n'
+        for path, caption in pictures
+    )
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<h1>{escape(title)}</h1>
+<div class="wide"><table>
+<thead><tr>{"".join(f"<th>{escape(name)}</th>" for name in heading)}</tr></thead>
+<tbody>
+{body}</tbody>
+</table></div>
+{"".join(f'<p class="note">{escape(note)}</p>' for note in notes)}
+<h2>What the number means</h2>
+{"".join(f"<p>{escape(text)}</p>" for text in meaning)}
+<h2>Pictures</h2>
+{figures}<h2>How it was measured</h2>
+<ul>{"".join(f"<li>{escape(line)}</li>" for line in protocol)}</ul>
+<h2>The command</h2>
+<pre>{escape(command)}</pre>
+<p><small>{escape(made_with)}</small></p>
+</body>
+</html>
+"""

@@ -1,0 +1,180 @@
+"""One run of a comparison: one arm, one seed; trained, or taken up where it stopped, then tested."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+from vae2aef.aef import AEF
+from vae2aef.comparison.batches import Batches
+from vae2aef.comparison.evaluate import Pictures, choose_proposal, marginal, pictures, reconstruction_mse
+from vae2aef.comparison.files import read_json, write_atomic, write_json
+from vae2aef.comparison.interrupt import Interrupted, deferred_interrupt
+from vae2aef.comparison.options import Options
+from vae2aef.comparison.recorder import Recorder
+from vae2aef.preprocess import bits_per_dim
+from vae2aef.training import AEFTask
+
+GRADIENT_CLIP = 200.0  # paper D.5
+VALIDATION_SAMPLES = 64
+SAMPLES_SHOWN = 16
+
+
+@dataclass(frozen=True)
+class Held:
+    """The data of a comparison.
+
+    Attributes:
+        train: training data, (n, *event), integers or floats.
+        validation: held-out data to choose by, dequantised, (m, *event).
+        test: test data, dequantised, (k, *event).
+        shown: test samples for the pictures, (few, *event).
+        bins: number of levels.
+    """
+
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+    shown: Tensor
+    bins: int
+
+
+@dataclass(frozen=True)
+class Show:
+    """Where a run tells how far it is; each does nothing unless given."""
+
+    resumed: Callable[[int], None] = lambda step: None
+    loss: Callable[[float], None] = lambda loss: None
+    testing: Callable[[int], None] = lambda images: None
+
+
+def run_arm(
+    build: Callable[[], AEF], arm: str, seed: int, data: Held, options: Options, folder: Path, show: Show
+) -> dict[str, Any]:
+    """Train and test one arm, or return the result that `folder` already holds.
+
+    Args:
+        build: makes the AEF with its initial weights.
+        arm: its name.
+        seed: fixes batches and noise.
+        data: what to train and test on.
+        options: steps, batch size, learning rate, importance samples.
+        folder: of this run; gets `last.ckpt`, `best.pt`, `pictures.npz` and, last of all, `result.json`.
+        show: for progress.
+
+    Returns:
+        The content of `result.json`.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; the run goes on from there next time.
+        NonFiniteError: the loss or an estimate is NaN or infinite.
+    """
+    result = folder / "result.json"
+    if result.exists():
+        return read_json(result)
+    folder.mkdir(parents=True, exist_ok=True)
+    aef = build()
+    record = _train(aef, seed, data, options, folder / "last.ckpt", show)
+    aef.load_state_dict(record.best_weights)
+    aef.eval()
+    write_atomic(folder / "best.pt", lambda path: torch.save(record.best_weights, path))
+    device = next(aef.parameters()).device
+    test = data.test.to(device)
+    proposal = choose_proposal(aef, data.validation.to(device))
+    value, std_error, size, _ = marginal(aef, test, options.importance_samples, proposal, "test", show.testing)
+    shown = pictures(aef, data.shown.to(device), SAMPLES_SHOWN)
+    write_atomic(folder / "pictures.npz", lambda path: _save_arrays(path, shown))
+    content = {
+        "arm": arm,
+        "seed": seed,
+        "parameters": _count(aef),
+        "best_step": record.best_step,
+        "proposal": proposal if isinstance(proposal, str) else "tuned",
+        "seconds": record.seconds,
+        "reconstruction_mse": reconstruction_mse(aef, test),
+        "validation_bits_per_dim": record.curve,
+        "training_loss": record.losses,
+        "test": {
+            "log_prob": value.tolist(),
+            "std_error": std_error.tolist(),
+            "effective_sample_size": size.tolist(),
+        },
+    }
+    write_json(result, content)
+    return content
+
+
+def _train(aef: AEF, seed: int, data: Held, options: Options, checkpoint: Path, show: Show) -> Recorder:
+    """Train to the end, from the checkpoint if there is one."""
+    task = AEFTask(aef, options.lr)
+
+    def measure() -> float:
+        device = next(aef.parameters()).device
+        x = data.validation.to(device)
+        found = marginal(aef, x, VALIDATION_SAMPLES, choose_proposal(aef, x), "validation")
+        return float(bits_per_dim(found.value, aef.event_shape, data.bins).mean())
+
+    start = 0
+    if checkpoint.exists():
+        start = torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"]
+        show.resumed(start)
+    with deferred_interrupt() as flag, _quiet():
+        recorder = Recorder(options.steps, seed, measure, checkpoint, flag, show.loss)
+        trainer = Trainer(
+            accelerator="auto",
+            devices=1,
+            max_steps=options.steps,
+            max_epochs=-1,
+            gradient_clip_val=GRADIENT_CLIP,
+            callbacks=[recorder],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=checkpoint.parent,
+        )
+        batches = Batches(data.train, data.bins, options.batch_size, options.steps, seed, start)
+        try:
+            trainer.fit(task, batches, ckpt_path=checkpoint if start else None)
+        except Interrupted:
+            raise KeyboardInterrupt from None
+        aef.to(trainer.strategy.root_device)
+    return recorder
+
+
+def _count(aef: AEF) -> dict[str, Any]:
+    total = sum(p.numel() for p in aef.parameters())
+    added = aef.added
+    return {"total": total, "vae": total - sum(added.values()), "added": added}
+
+
+def _save_arrays(path: Path, shown: Pictures) -> None:
+    np.savez(path, reconstructions=shown.reconstructions.numpy(), samples=shown.samples.numpy())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's greetings, and its advice that does not apply here, from the terminal."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            warnings.filterwarnings("ignore", message=".*but have no `val_dataloader`.*")
+            warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*", category=FutureWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

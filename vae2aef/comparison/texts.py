@@ -1,0 +1,83 @@
+"""What a reader of the report must know, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vae2aef.comparison.arms import ARMS
+from vae2aef.comparison.options import Options
+from vae2aef.comparison.run import GRADIENT_CLIP, VALIDATION_SAMPLES
+from vae2aef.comparison.summary import Row
+from vae2aef.training import RESIDUAL_SPEED
+
+MEANING = (
+    "The number compared is the marginal log p(x), the same quantity for every arm, estimated by one method: "
+    "importance sampling. Encoder, features and core flow only place its draws. It is given in bits per "
+    "dimension; lower is better.",
+    "Training losses of different arms are different quantities and must not be compared. The loss of the "
+    "deterministic AEF (σ = 0) is an exact log-likelihood in the expanded space of x and its features. It is not "
+    "a likelihood of x and is unbounded below, so no weights were chosen by it. With σ > 0 the loss is an upper "
+    "bound on −log p(x).",
+    "The importance-sampling estimate is too low in expectation (bits too high), the more so the smaller the "
+    "effective sample size: the log of an average lies below the average of the log's argument. An arm with few "
+    "effective draws may be better than its number says.",
+)
+
+
+PROPOSALS = {
+    "laplace": "draws placed by a Gaussian fitted to each sample's own posterior",
+    "tuned": "draws placed by a Gaussian around h(x), of one shape tuned on validation data",
+}
+
+
+def protocol(options: Options, sizes: dict[str, int], bins: int, proposal: str) -> list[str]:
+    """Say how the numbers were made, one line each.
+
+    Args:
+        options: of the comparison.
+        sizes: number of training, validation and test samples.
+        bins: number of levels of the data.
+        proposal: where importance samples were drawn, a name in `PROPOSALS`.
+    """
+    levels = f"integers of {bins} levels, dequantised with uniform noise" if bins > 1 else "continuous values"
+    steps = {
+        "logit": f"logit with λ = {options.lam:g} (Eq. 19), then standardised on the training data",
+        "standardize": "standardised on the training data",
+        "none": "none",
+    }
+    arms = "; ".join(f"{name}: {ARMS[name].text}" for name in options.arms)
+    seeds = f"{options.seeds} seed" + ("s" if options.seeds > 1 else "")
+    return [
+        f"Data: {options.data}, {levels}. {sizes['train']} training, {sizes['validation']} validation, "
+        f"{sizes['test']} test samples. Preprocessing: {steps[options.preprocess]}; its log-determinant is counted.",
+        f"Arms: {arms}.",
+        f"The arms share networks, initial weights, order of the data and dequantisation noise. {seeds}, "
+        f"{options.steps} steps of Adam at {options.lr:g} ({RESIDUAL_SPEED:g} times that for the residual's scale), "
+        f"batches of {options.batch_size}, gradients clipped at norm {GRADIENT_CLIP:g}.",
+        "Weights were chosen by the marginal on validation data, measured up to ten times in a run by importance "
+        f"sampling with {VALIDATION_SAMPLES} draws.",
+        f"Test: marginal by importance sampling with {options.importance_samples} draws for each sample (Eq. 17-18 "
+        f"with −log K), {PROPOSALS[proposal]}; the same random numbers for all arms.",
+        "Standard errors are over test samples"
+        + (" and between seeds, added in quadrature" if options.seeds > 1 else "")
+        + "; differences are paired sample by sample. Reconstruction error is the mean squared error in the space "
+        "of the data, encoding without noise. Seconds are those in training steps.",
+    ]
+
+
+def warnings(rows: Sequence[Row], options: Options) -> list[str]:
+    """Say what stands against taking the table at its word."""
+    found = []
+    for row in rows:
+        if row.few_draws:
+            found.append(
+                f"{row.arm}: the median effective sample size is {row.ess_median:.1f} of "
+                f"{options.importance_samples} draws, below a tenth. Its true bits per dimension are likely "
+                "lower; raise --importance-samples."
+            )
+    if late := [row.arm for row in rows if max(row.best_steps) >= options.steps]:
+        found.append(
+            f"{', '.join(late)}: the last step was the best on validation data, so training had not converged; "
+            "raise --steps."
+        )
+    return found
