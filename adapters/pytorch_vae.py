@@ -76,7 +76,7 @@ class ConditionalParts(PyTorchVAEParts):
         self.vae = vae
         self.taken += ("condition: labels, given to both",)
 
-    def encode(self, x: Tensor, labels: Tensor) -> Posterior:  # type: ignore[override]
+    def encode(self, x: Tensor, labels: Tensor) -> Posterior:
         """See `VAEParts.encode`."""
         plane = self.vae.embed_class(labels.to(x.dtype))
         plane = plane.reshape(-1, 1, self.vae.img_size, self.vae.img_size)
