@@ -68,15 +68,6 @@ def test_the_optimizer_holds_the_vae_and_what_was_added():
     assert held == {id(p) for p in aef.parameters()}
 
 
-def test_the_residual_scale_learns_faster():
-    aef = small_aef()
-    groups = AEFTask(aef, lr=0.1, residual_speed=7.0).configure_optimizers().param_groups
-    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
-    assert {name: rates[id(p)] for name, p in aef.named_parameters()} == {
-        name: pytest.approx(0.7 if name.startswith("residual.") else 0.1) for name, _ in aef.named_parameters()
-    }
-
-
 def test_frozen_parameters_are_left_out():
     aef = small_aef()
     frozen = next(aef.vae.parameters()).requires_grad_(False)

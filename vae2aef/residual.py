@@ -10,6 +10,11 @@ from torch import Tensor, nn
 MIN_SCALE = 1e-5
 """Floor of every residual scale, in units of the (preprocessed) data."""
 
+SPEED = 10.0
+"""A learned scale is softplus(10 * parameter). Adam moves a parameter by about its learning rate a step, and pixels
+that hardly vary need a scale some fifty times smaller than where it starts: without the factor that takes thousands of
+steps at 1e-3, and the likelihood of a short run shows little else."""
+
 
 def gaussian(standardised: Tensor) -> Tensor:
     """Log density of the standard normal, elementwise, nats."""
@@ -75,9 +80,8 @@ class Residual(nn.Module):
         self.kind = scale if isinstance(scale, str) else "fixed"
         if scale in ("learned", "shared"):
             shape = self.event_shape if scale == "learned" else (1,) * max(len(self.event_shape), 1)
-            # softplus(raw) = initial_scale
-            raw = initial_scale + math.log(-math.expm1(-initial_scale))
-            self.raw_scale = nn.Parameter(torch.full(tuple(shape), raw))
+            raw = initial_scale + math.log(-math.expm1(-initial_scale))  # softplus(raw) = initial_scale
+            self.raw_scale = nn.Parameter(torch.full(tuple(shape), raw / SPEED))
         elif not isinstance(scale, str):
             self.register_buffer("fixed", torch.tensor(float(scale)))
 
@@ -99,7 +103,7 @@ class Residual(nn.Module):
                     'alone; use residual="learned"'
                 )
             return decoder_scale.clamp(min=MIN_SCALE)
-        return F.softplus(self.raw_scale) + MIN_SCALE
+        return F.softplus(SPEED * self.raw_scale) + MIN_SCALE
 
     def log_prob(self, delta: Tensor, decoder_scale: Tensor | None = None) -> Tensor:
         """Log density in nats of every single residual.

@@ -14,8 +14,6 @@ try:
 except ImportError as problem:
     raise ImportError('vae2aef.training needs Lightning: pip install "vae2aef[demo]"') from problem
 
-RESIDUAL_SPEED = 10.0
-
 
 class AEFTask(LightningModule):
     """Train an AEF with Adam; the loss is the AEF's own.
@@ -27,19 +25,13 @@ class AEFTask(LightningModule):
     Args:
         aef: what `vae2aef.wrap` returned.
         lr: Adam's learning rate (paper D.5: 1e-3 for small images, 1e-4 for large ones).
-        residual_speed: factor on the learning rate of the residual's scale. Adam moves a parameter by about
-            `lr` a step, and constant pixels need a scale some fifty times smaller than where it starts: at 1
-            that takes thousands of steps, and the likelihood of a short run shows little else.
         validation_samples: importance samples for a validation datum.
     """
 
-    def __init__(
-        self, aef: AEF, lr: float = 1e-3, residual_speed: float = RESIDUAL_SPEED, validation_samples: int = 64
-    ) -> None:
+    def __init__(self, aef: AEF, lr: float = 1e-3, validation_samples: int = 64) -> None:
         super().__init__()
         self.aef = aef
         self.lr = lr
-        self.residual_speed = residual_speed
         self.validation_samples = validation_samples
 
     def training_step(self, batch: Tensor | tuple[Any, ...] | list[Any], batch_idx: int) -> Tensor:
@@ -55,12 +47,8 @@ class AEFTask(LightningModule):
         self.log("val_log_prob", value, batch_size=len(x))
 
     def configure_optimizers(self) -> Optimizer:
-        """Adam over the VAE's parameters and the added ones, the residual's scale faster."""
-        residual = [p for p in self.aef.residual.parameters() if p.requires_grad]
-        fast = {id(p) for p in residual}
-        rest = [p for p in self.parameters() if p.requires_grad and id(p) not in fast]
-        groups = [(rest, self.lr), (residual, self.residual_speed * self.lr)]
-        return Adam([{"params": group, "lr": lr} for group, lr in groups if group], lr=self.lr)
+        """Adam over the VAE's parameters and the added ones."""
+        return Adam((p for p in self.parameters() if p.requires_grad), lr=self.lr)
 
 
 def _data(batch: Tensor | tuple[Any, ...] | list[Any]) -> Tensor:

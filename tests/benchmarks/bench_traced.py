@@ -1,6 +1,6 @@
 """What tracing costs: the traced VAE against the same networks described, as ratios, interleaved, medians.
 
-    python tests/benchmarks/bench_traced.py [--repeats 15] [--threads 1]
+python tests/benchmarks/bench_traced.py [--repeats 15] [--threads 1]
 """
 
 import argparse

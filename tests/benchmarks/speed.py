@@ -34,9 +34,7 @@ def ratios(base: Callable[[], object], *others: Callable[[], object], repeats: i
             run()
             seconds.append(time.perf_counter() - start)
         rows.append([s / seconds[0] for s in seconds[1:]])
-    return [
-        (statistics.median(column), *statistics.quantiles(column, n=4)[::2]) for column in zip(*rows, strict=True)
-    ]
+    return [(statistics.median(column), *statistics.quantiles(column, n=4)[::2]) for column in zip(*rows, strict=True)]
 
 
 def show(what: str, ratio: tuple[float, float, float], bound: str) -> None:
@@ -120,7 +118,9 @@ def marginal(repeats: int) -> None:
         for _ in range(128):
             vae.decode(z)
 
-    (ratio,) = ratios(decoder, lambda: aef.log_prob(x, num_samples=128, proposal=proposal), repeats=max(repeats // 3, 3))
+    (ratio,) = ratios(
+        decoder, lambda: aef.log_prob(x, num_samples=128, proposal=proposal), repeats=max(repeats // 3, 3)
+    )
     show("log_prob, K = 128 / 128 bare decoder passes", ratio, "1.15")
     start = time.perf_counter()
     decoder()

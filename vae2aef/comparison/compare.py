@@ -99,14 +99,13 @@ def _prepare(dataset: Dataset, options: Options) -> tuple[Held, Recipe]:
 
 
 def _preprocess(x: torch.Tensor, options: Options) -> Bijection:
-    """Paper D.3: the logit, then a shift and a scale; ours are fitted, not learned."""
+    """Paper D.3: the logit, then a shift and a scale; ours are fitted, one of each a feature, and not learned."""
     if options.preprocess == "none":
         return Identity()
-    per = "channel" if x.dim() == 4 else "feature"
     if options.preprocess == "standardize":
-        return Standardize.fit(x, per=per)
+        return Standardize.fit(x, per="feature")
     logit = Logit(options.lam)
-    return Chain(logit, Standardize.fit(logit(x)[0], per=per))
+    return Chain(logit, Standardize.fit(logit(x)[0], per="feature"))
 
 
 def _check(recipe: Recipe, options: Options) -> str:

@@ -8,7 +8,6 @@ from vae2aef.comparison.arms import ARMS
 from vae2aef.comparison.options import Options
 from vae2aef.comparison.run import GRADIENT_CLIP, VALIDATION_SAMPLES
 from vae2aef.comparison.summary import Row
-from vae2aef.training import RESIDUAL_SPEED
 
 MEANING = (
     "The number compared is the marginal log p(x), the same quantity for every arm, estimated by one method: "
@@ -41,8 +40,8 @@ def protocol(options: Options, sizes: dict[str, int], bins: int, proposal: str) 
     """
     levels = f"integers of {bins} levels, dequantised with uniform noise" if bins > 1 else "continuous values"
     steps = {
-        "logit": f"logit with λ = {options.lam:g} (Eq. 19), then standardised on the training data",
-        "standardize": "standardised on the training data",
+        "logit": f"logit with λ = {options.lam:g} (Eq. 19), then each feature standardised on the training data",
+        "standardize": "each feature standardised on the training data",
         "none": "none",
     }
     arms = "; ".join(f"{name}: {ARMS[name].text}" for name in options.arms)
@@ -52,7 +51,7 @@ def protocol(options: Options, sizes: dict[str, int], bins: int, proposal: str) 
         f"{sizes['test']} test samples. Preprocessing: {steps[options.preprocess]}; its log-determinant is counted.",
         f"Arms: {arms}.",
         f"The arms share networks, initial weights, order of the data and dequantisation noise. {seeds}, "
-        f"{options.steps} steps of Adam at {options.lr:g} ({RESIDUAL_SPEED:g} times that for the residual's scale), "
+        f"{options.steps} steps of Adam at {options.lr:g}, "
         f"batches of {options.batch_size}, gradients clipped at norm {GRADIENT_CLIP:g}.",
         "Weights were chosen by the marginal on validation data, measured up to ten times in a run by importance "
         f"sampling with {VALIDATION_SAMPLES} draws.",
