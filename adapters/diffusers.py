@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vae2aef.adapters._common import GIVE_SCALE, NO_POSTERIOR, QUANTISED, USE_GAUSSIAN, refusal, trial
@@ -60,6 +61,12 @@ def adapt(vae: Any, x: Tensor, **kwargs: Any) -> VAEParts | None:
     """
     if not callable(getattr(vae, "encode", None)) or not callable(getattr(vae, "decode", None)):
         raise refusal(vae, "it has no `encode` and `decode`", "Wrap the autoencoder, such as pipeline.vae")
+    if vae.dtype in (torch.float16, torch.bfloat16) and not torch.is_autocast_enabled(x.device.type):
+        raise refusal(
+            vae,
+            f"its weights are in {vae.dtype}, and densities need the digits of float32",
+            "Load it with torch_dtype=torch.float32 (or vae.float()), and train under torch.autocast for speed",
+        )
     with trial(vae, x):
         out = vae.encode(x, **accepted(vae.encode, kwargs))
     posterior = getattr(out, "latent_dist", None)

@@ -80,6 +80,12 @@ def test_a_decoder_that_draws_noise_is_refused() -> None:
         vae2aef.wrap(vae, example=images((3, 32, 32), 2))
 
 
+def test_half_precision_weights_are_refused() -> None:
+    vae = CASE.make()
+    with pytest.raises(vae2aef.WrapError, match=r"weights are in torch\.float16.*torch\.autocast"):
+        vae2aef.wrap(vae.half(), example=images(CASE.shape, 2, symmetric=True))
+
+
 def test_bits_of_data_in_minus_one_to_one() -> None:
     """The page on diffusers says to count 128 bins a unit for 8-bit data in [-1, 1]."""
     x = images(CASE.shape, 4, symmetric=True)

@@ -103,8 +103,13 @@ def test_refused_posteriors(name: str) -> None:
         vae2aef.wrap(Pair(posterior), example=torch.rand(4, 6))
 
 
-def test_a_discrete_likelihood_is_refused_and_its_mean_taken_on_request() -> None:
-    vae = Pair(normal, lambda mean: dist.Bernoulli(logits=mean))
+@pytest.mark.parametrize(
+    "likelihood",
+    [lambda m: dist.Bernoulli(logits=m), lambda m: dist.Independent(dist.Poisson(m.exp()), 1)],
+    ids=["Bernoulli", "Poisson"],
+)
+def test_a_discrete_likelihood_is_refused_and_its_mean_taken_on_request(likelihood: Callable) -> None:
+    vae = Pair(normal, likelihood)
     x = torch.rand(4, 6)
     with pytest.raises(vae2aef.WrapError, match=r"not a density on the reals.*vae\.decoder\(z\)\.mean"):
         vae2aef.wrap(vae, example=x)
