@@ -339,6 +339,18 @@ def test_marginal_of_a_linear_gaussian_hierarchy_is_the_closed_form(order, noise
         assert bound < vae.exact(x).mean()
 
 
+def test_deterministic_sites_do_no_harm():
+    vae, x = TutorialVAE(), torch.randn(B, N)
+
+    def model(x):
+        pyro.deterministic("twice", 2 * x, event_dim=1)
+        vae.model(x)
+
+    aef = vae2aef.from_pyro(model, vae.guide, x)
+    assert isinstance(aef, vae2aef.AEF)
+    assert aef(x).isfinite()
+
+
 def test_state_space_model_with_plates_and_weights():
     """A site a time step, several observed sites, subsampling weights in the plate: all left out of the mean."""
     enc, trans, emit = nn.Linear(N + D, 2 * D), nn.Linear(D, 2 * D), nn.Linear(D, N)
@@ -346,7 +358,7 @@ def test_state_space_model_with_plates_and_weights():
     def guide(x):
         pyro.module("enc", enc)
         z = torch.zeros(len(x), D)
-        with pyro.plate("data", 100, subsample_size=len(x)):
+        with pyro.plate("data", 100, subsample_size=len(x)), poutine.scale(scale=0.5):
             for t in range(x.shape[1]):
                 loc, raw = enc(torch.cat([x[:, t], z], -1)).chunk(2, -1)
                 z = pyro.sample(f"z_{t}", dist.Normal(loc, raw.exp()).to_event(1))
@@ -370,12 +382,25 @@ def test_state_space_model_with_plates_and_weights():
     assert aef.log_prob(x, num_samples=16).value.shape == (B,)
 
 
+def _annealed(vae):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            with poutine.scale(scale=0.5):
+                z1 = pyro.sample("z1", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            z2 = pyro.sample("z2", dist.Normal(vae.p2(z1), 0.7).to_event(1))
+            pyro.sample("x", dist.Normal(vae.px(z2), 0.5).to_event(1), obs=x)
+
+    return model
+
+
 def test_refusals():
     vae, x = Linear2(), torch.randn(B, N)
     with pytest.raises(vae2aef.WrapError, match=r'prior= needs a pair with one latent.*"z1", "z2"'):
         vae2aef.from_pyro(vae.model, vae.guide, x, prior="maf")
     with pytest.raises(vae2aef.WrapError, match=r"Linear2 has several latent sites.*from_pyro\(vae.model"):
         vae2aef.wrap(vae, example=x)
+    with pytest.raises(vae2aef.WrapError, match=r"different weights, .*'z1 of the model': 0.5.*AEF_ELBO"):
+        vae2aef.from_pyro(_annealed(vae), vae.guide, x)
     with pytest.raises(vae2aef.WrapError, match="leave it out"):
         vae2aef.wrap(TutorialVAE(), example=x, encoder_scale="std")
 

@@ -111,6 +111,35 @@ def test_lognormal_site_stays_positive():
     check(vae2aef.AEF_ELBO(), model, guide, torch.randn(B, N))
 
 
+def test_simplex_through_a_transform_that_changes_the_shape():
+    """Two core variables, three latent ones: log|det| is that of the transform onto the simplex."""
+    stick = T.StickBreakingTransform()
+    dec = nn.Linear(D + 1, N)
+    enc, _ = nets()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Dirichlet(torch.ones(D + 1)))
+            pyro.sample("x", dist.Normal(dec(z), 0.5).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            loc, raw = enc(x).chunk(2, -1)
+            pyro.sample("z", dist.TransformedDistribution(dist.Normal(loc, raw.exp()).to_event(1), [stick]))
+
+    elbo, x = vae2aef.AEF_ELBO(), torch.randn(B, N)
+    check(elbo, model, guide, x)
+    _, trace = elbo._get_trace(model, guide, (x,), {})
+    loc, raw = enc(x).chunk(2, -1)
+    u, log_det = elbo.cores["z"].flow(elbo.cores["z"].features(x))
+    v = loc + raw.exp() * u
+    z = stick(v)
+    torch.testing.assert_close(trace.nodes["z"]["value"], z)
+    torch.testing.assert_close(
+        trace.nodes["z"]["log_prob"], -(log_det + raw.sum(-1) + stick.log_abs_det_jacobian(v, z)), rtol=1e-4, atol=1e-4
+    )
+
+
 def test_a_transform_without_log_det_is_refused_by_site():
     class NoLogDet(T.Transform):
         domain = codomain = dist.constraints.real
@@ -570,6 +599,20 @@ def test_data_by_name_by_callable_and_nested():
     check(elbo, lambda y, **named: inner_model(named["x"]), lambda y, **named: inner_guide(named["x"]), y, x=x)
     with pytest.raises(vae2aef.WrapError, match=r'data="w" is no argument.*\[\'x\', \'y\'\]'):
         vae2aef.AEF_ELBO(data="w").loss(lambda y, x: inner_model(x), lambda y, x: inner_guide(x), y, x)
+
+
+def test_data_from_outside_the_arguments():
+    inner_model, inner_guide = simple()
+    x = torch.randn(B, N)
+    elbo = vae2aef.AEF_ELBO(data=lambda: x)
+    check(elbo, lambda: inner_model(x), lambda: inner_guide(x))
+    assert "mapped" in repr(elbo)
+
+
+def test_core_module_of_the_wrong_shape():
+    model, guide = simple()
+    with pytest.raises(vae2aef.WrapError, match=r'site "z": expected the core module to return \(6, 2\).*got \(6, 5\)'):
+        vae2aef.AEF_ELBO(core=nn.Linear(N, 5)).loss(model, guide, torch.randn(B, N))
 
 
 def test_no_data_and_integers():

@@ -78,6 +78,7 @@ class PyroAEF(nn.Module):
                 + "; ".join(f'"{name}", {self.elbo.notes[name]}' for name in left)
                 + ". Train with SVI(..., loss=vae2aef.AEF_ELBO())"
             )
+        self._require_equal_weights(x, cond, kwargs)
         self._independent = self._model_ignores_data(x, cond, kwargs)
 
     # ------------------------------------------------------------------ the loss
@@ -205,6 +206,24 @@ class PyroAEF(nn.Module):
         model, guide = self._parts()
         with poutine.block():
             return self.elbo.traces(model, guide, args, named, core or noisy_core(noise), register=False)
+
+    def _require_equal_weights(self, x: Tensor, cond: tuple, kwargs: Any) -> None:
+        args, named = self.pair.arguments(x, cond, kwargs)
+        parts = self.pair.own(self.pair.model), self.pair.own(self.pair.guide)
+        with torch.no_grad(), own_random_state(x.device), poutine.block():
+            traces = self.elbo.traces(*parts, args, named, noisy_core(0.0), register=False)
+        weights = {
+            f"{name} of the {what}": float(site["scale"])
+            for what, trace in zip(("model", "guide"), traces, strict=True)
+            for name, site in trace.nodes.items()
+            if site["type"] == "sample" and not is_subsample(site["fn"])
+        }
+        if len({round(w, 6) for w in weights.values()}) > 1:
+            raise WrapError(
+                f"the sites have different weights, {weights}, from poutine.scale or plates: their sum is no density "
+                "of the data. Train with SVI(..., loss=vae2aef.AEF_ELBO()), which honours weights, and convert a model "
+                "without them"
+            )
 
     def _log_density(self, traces: tuple[Any, Any], rows: int) -> Tensor:
         """Sum the terms of model and guide for each row: shape `(rows,)`."""

@@ -48,7 +48,13 @@ class SiteCore(nn.Module):
                 f"first met, and now the site has the shape {tuple(shape)} for {data.shape[0]} data; a site's shape "
                 "must not change but in the batch: use a name for each shape, or padding and a mask"
             )
-        w = self.features(data).to(data.dtype)
+        w = self.features(data)
+        if w.shape != (data.shape[0], *latent):
+            raise WrapError(
+                f'site "{self.name}": expected the core module to return {(data.shape[0], *latent)}, one value for '
+                f"each latent dimension, got {tuple(w.shape)}"
+            )
+        w = w.to(data.dtype)
         return w.movedim(0, axis - extra).expand(shape)
 
     def forward(self, site: LocationScale, core: Tensor, batch_dims: int) -> tuple[Tensor, Tensor]:

@@ -198,7 +198,11 @@ def _examine(pair: PyroPair, x: Tensor, cond: tuple, kwargs: dict[str, Any], obs
     (latent, cores), *more = elbo.cores.items()
     if more or cores is None:
         raise NotSingle("several latent sites: " + ", ".join(f'"{name}"' for name in elbo.cores))
-    seen = [n for n, s in trace.nodes.items() if s["type"] == "sample" and s["is_observed"]]
+    seen = [
+        name
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and site["is_observed"] and not (site["infer"] or {}).get("_deterministic")
+    ]
     if len(seen) != 1:
         raise NotSingle("several observed sites: " + ", ".join(f'"{name}"' for name in seen))
     sites = {"guide": latent_sites(guide_trace)[latent], "prior": trace.nodes[latent], "data": trace.nodes[seen[0]]}
@@ -208,7 +212,7 @@ def _examine(pair: PyroPair, x: Tensor, cond: tuple, kwargs: dict[str, Any], obs
     for site in sites.values():
         if site["mask"] is not None or isinstance(site["fn"], MaskedDistribution):
             raise NotSingle("a mask")
-    if len({str(site["scale"]) for site in sites.values()}) > 1:
+    if len({float(site["scale"]) for site in sites.values()}) > 1:
         raise NotSingle("terms of different weight (poutine.scale)")
     discrete = seen[0] in elbo.scales
     kinds = (torch.distributions.Normal, torch.distributions.Laplace)

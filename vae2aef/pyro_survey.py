@@ -46,7 +46,7 @@ def survey(elbo: "AEF_ELBO", model: Any, guide: Any, args: tuple, kwargs: dict[s
     latent = {n: s for n, s in latent_sites(looked).items() if n not in elbo.cores}
     _same_names(looked, model_trace)
     _no_enumeration(looked, model_trace)
-    sees = {name: _sees(name, site, inputs, again) for name, site in latent.items()}
+    sees = {name: _sees(name, site, inputs, again, data.shape[0]) for name, site in latent.items()}
     known = any(cores is not None for cores in elbo.cores.values())
     if not any(sees.values()) and not known:
         raise WrapError(
@@ -85,7 +85,7 @@ def _look(guide: Any, args: tuple, kwargs: dict[str, Any], data: Tensor) -> tupl
             if old.is_floating_point():
                 inputs.append(old.detach().clone().requires_grad_())
                 arguments = substitute(arguments, old, inputs[-1])
-        inputs = inputs[1:] or inputs
+        inputs = inputs[1:]
     seed = torch.initial_seed() % 2**31
     with torch.enable_grad():
         torch.manual_seed(seed)
@@ -99,8 +99,10 @@ def _look(guide: Any, args: tuple, kwargs: dict[str, Any], data: Tensor) -> tupl
     return looked, inputs, again
 
 
-def _sees(name: str, site: Any, inputs: list[Tensor], again: Any) -> bool:
+def _sees(name: str, site: Any, inputs: list[Tensor], again: Any, rows: int) -> bool:
     """Whether a site's location or scale depends on the data: by autograd or, past `detach`, by trial."""
+    if not inputs:  # the data come from outside the arguments: all that can be told is whether there is a row for each
+        return any(frame.vectorized and frame.size == rows for frame in site["cond_indep_stack"])
     read = read_site(site["fn"])
     if read is None:
         value = site["value"]
