@@ -506,6 +506,12 @@ class FullCovariance(Base):
         return MultivariateNormal(loc, scale_tril=lower).rsample()
 
 
+class Quadratic(Base):
+    def draw(self, loc: Tensor, log_var: Tensor) -> Tensor:
+        eps = torch.randn_like(loc)
+        return loc + eps * ((0.5 * log_var).exp() + 0.1 * eps)
+
+
 class PosteriorFlow(Base):
     """A flow after the affine map that sees the data, and is the identity at the start."""
 
@@ -650,6 +656,7 @@ REFUSED: dict[type[nn.Module], str] = {
     RepeatedDraw: "gradients change with the random state",
     ReentrantCheckpoint: "set use_reentrant=False",
     FullCovariance: "no elementwise affine map",
+    Quadratic: "no elementwise affine map",
     PosteriorFlow: "no elementwise affine map",
     FlowWithoutData: "a posterior flow",
     ManySamples: "only 4 of 20 latent variables",
