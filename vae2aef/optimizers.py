@@ -3,10 +3,11 @@
 The usual mistake: the optimizer was made from `vae.parameters()` before wrapping, so that the expansion, the core
 flow and the residual scale never train, and nothing else shows it.
 
-`torch.optim` can say when a step was taken, but only to a hook for all optimizers of the process. One is set for each
-AEF by `wrap`; it reads parameter lists, changes nothing, rests after its verdict, and goes with its AEF. Comparing
-parameter versions in `AEF.forward` instead would need no hook, but fused optimizers do not count versions, and
-compiled models do not run Python.
+`torch.optim` can say when a step was taken, but only to a hook for all optimizers of the process. One is set, at the
+first `wrap`; it reads parameter lists, changes nothing, and forgets an AEF after its verdict or when it is gone. It is
+never removed: garbage collection can strike while torch goes through its hooks, and a hook less would break the step.
+Comparing parameter versions in `AEF.forward` instead would need no hook, but fused optimizers do not count versions,
+and compiled models do not run Python.
 """
 
 import warnings
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.hooks import RemovableHandle
 
 if TYPE_CHECKING:
     from vae2aef.aef import AEF
@@ -32,25 +34,28 @@ def watch(aef: "AEF") -> None:
     """
     if not any(p.requires_grad for p in aef.added_parameters()):
         return
-    for gone in [one for one in _watches if one.done or one.aef() is None]:
-        _watches.remove(gone)
-        gone.handle.remove()
+    if not _hook:
+        _hook.append(register_optimizer_step_post_hook(_look))
+    _watches[:] = [one for one in _watches if not one.done and one.aef() is not None]
     _watches.append(_Watch(aef))
 
 
+def _look(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    for one in list(_watches):
+        one.note(optimizer)
+
+
 class _Watch:
-    """The hook of one AEF."""
+    """What is known of the optimizers of one AEF."""
 
     def __init__(self, aef: "AEF") -> None:
         self.done = False
         self.held: set[int] = set()
         self.steps: dict[int, int] = {}
         self.aef = weakref.ref(aef)
-        self.handle = register_optimizer_step_post_hook(self)
-        weakref.finalize(aef, self.handle.remove).atexit = False
 
-    def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """Take note of a step. Removing the hook here would change the table of hooks under torch's loop."""
+    def note(self, optimizer: Optimizer) -> None:
+        """Take note of a step; warn at the second one, if parameters are left out."""
         aef = None if self.done else self.aef()
         if aef is None:
             return
@@ -70,8 +75,9 @@ class _Watch:
                 'optimizer.add_param_group({"params": list(aef.added_parameters())}). If they are to stay as they '
                 "are, set requires_grad_(False) on them",
                 OptimizerWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
 
 
 _watches: list[_Watch] = []
+_hook: list[RemovableHandle] = []
