@@ -81,9 +81,12 @@ SITES = {
 @pytest.mark.parametrize("noise", [0.0, 0.5])
 def test_every_location_scale_family(kind, noise):
     model, guide = simple(guide_site=SITES[kind])
-    elbo = vae2aef.AEF_ELBO(noise=noise)
-    check(elbo, model, guide, torch.randn(B, N))
+    elbo, x = vae2aef.AEF_ELBO(noise=noise), torch.randn(B, N)
+    check(elbo, model, guide, x)
     assert "mapped" in repr(elbo)
+    terms = elbo._get_trace(model, guide, (x,), {})[1].nodes["z"]["log_prob"]
+    assert terms.shape == (B,)
+    assert ((terms == 0) == (torch.arange(B) < 2)).all() if kind == "masked" else (terms != 0).all()
 
 
 def test_a_learned_posterior_flow_is_trained():
@@ -210,17 +213,21 @@ def test_data_plate_on_the_right_of_another():
     assert elbo.cores["z"].placement.latent_shape == (3,)
 
 
-def test_no_plate_but_events():
-    """Without plates, the batch is found by its size, also inside the event."""
+@pytest.mark.parametrize("turned", [False, True])
+def test_no_plate_but_events(turned):
+    """Without plates, the batch is found by its size, also inside the event and behind the latent dimension."""
     enc, dec = nets()
+
+    def turn(value):
+        return value.t() if turned else value
 
     def guide(x):
         loc, raw = enc(x).chunk(2, -1)
-        pyro.sample("z", dist.Normal(loc, raw.exp()).to_event(2))
+        pyro.sample("z", dist.Normal(turn(loc), turn(raw.exp())).to_event(2))
 
     def model(x):
-        z = pyro.sample("z", dist.Normal(torch.zeros(len(x), D), 1.0).to_event(2))
-        pyro.sample("x", dist.Normal(dec(z), 1.0).to_event(2), obs=x)
+        z = pyro.sample("z", dist.Normal(turn(torch.zeros(len(x), D)), 1.0).to_event(2))
+        pyro.sample("x", dist.Normal(dec(turn(z)), 1.0).to_event(2), obs=x)
 
     elbo = vae2aef.AEF_ELBO()
     x = torch.randn(B, N)
@@ -228,7 +235,7 @@ def test_no_plate_but_events():
     _, trace = elbo._get_trace(model, guide, (x,), {})
     loc, raw = enc(x).chunk(2, -1)
     u, log_det = elbo.cores["z"].flow(elbo.cores["z"].features(x))
-    torch.testing.assert_close(trace.nodes["z"]["value"], loc + raw.exp() * u)
+    torch.testing.assert_close(turn(trace.nodes["z"]["value"]), loc + raw.exp() * u)
     torch.testing.assert_close(trace.nodes["z"]["log_prob"], -(log_det.sum() + raw.sum()))
 
 
@@ -266,6 +273,16 @@ def test_two_plates_of_the_same_size_need_a_name():
     check(vae2aef.AEF_ELBO(plate="rows"), model, guide, x)
     with pytest.raises(vae2aef.WrapError, match=r'inside the plate "other"'):
         vae2aef.AEF_ELBO(plate="other").loss(model, guide, x)
+
+
+def test_particles_without_a_given_nesting():
+    model, guide = simple(model_site=lambda n: dist.Normal(torch.zeros(D), 1.0).to_event(1))
+    elbo = vae2aef.AEF_ELBO(noise=0.5, num_particles=3, vectorize_particles=True)
+    x = torch.randn(B, N)
+    check(elbo, model, guide, x)
+    _, trace = elbo._get_trace(*(elbo._vectorized_num_particles(part) for part in (model, guide)), (x,), {})
+    assert trace.nodes["z"]["value"].shape == (3, B, D)
+    assert (trace.nodes["z"]["value"].std(0) > 0).all()  # noise of its own for each particle
 
 
 def test_batches_of_several_sizes():
