@@ -496,6 +496,12 @@ class Rematerialised(torch.autograd.Function):
 
 
 class RepeatedDraw(Base):
+    """With dropout, so that in training mode random gradients say nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tail.insert(1, nn.Dropout(0.5))
+
     def draw(self, loc: Tensor, log_var: Tensor) -> Tensor:
         return super().draw(loc, Rematerialised.apply(loc, log_var))
 
