@@ -75,7 +75,7 @@ class _Watch:
                 'optimizer.add_param_group({"params": list(aef.added_parameters())}). If they are to stay as they '
                 "are, set requires_grad_(False) on them",
                 OptimizerWarning,
-                stacklevel=5,
+                stacklevel=4,
             )
 
 
