@@ -339,6 +339,26 @@ def test_marginal_of_a_linear_gaussian_hierarchy_is_the_closed_form(order, noise
         assert bound < vae.exact(x).mean()
 
 
+def test_overflow_far_from_the_data_is_a_weight_of_zero():
+    """Scales that overflow for far-off draws stop neither tuning nor estimate, with Pyro's validation on."""
+    enc, x = nn.Linear(N, 2), torch.randn(B, N)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Normal(0.0, 1.0))
+            b = pyro.sample("b", dist.Normal(0.0, (40 * a).exp()))
+            pyro.sample("x", dist.Normal(b.unsqueeze(-1).expand(-1, N), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            loc, other = enc(x).unbind(-1)
+            pyro.sample("a", dist.Normal(0.1 * loc, 1.0))
+            pyro.sample("b", dist.Normal(other, 1.0))
+
+    aef = vae2aef.from_pyro(model, guide, x)
+    assert aef.log_prob(x, num_samples=200).value.isfinite().all()
+
+
 def test_deterministic_sites_do_no_harm():
     vae, x = TutorialVAE(), torch.randn(B, N)
 

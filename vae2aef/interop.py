@@ -1,11 +1,11 @@
 """Transforms and distributions of torch, Pyro, zuko and nflows as parts of an AEF.
 
-| where            | what is taken                                                     | direction               |
-|------------------|-------------------------------------------------------------------|-------------------------|
-| `core_flow=`     | a transform (torch, Pyro), lazy transform (zuko), transform (nflows), or a flow of the last two | u = T(w), T's forward |
-| `prior=`         | a torch distribution; a flow of zuko or nflows; a transform over the standard normal | that of the library: torch and Pyro map noise to z, zuko and nflows z to noise |
-| posterior flow   | `Posterior(loc, scale, transform=posterior_flow(T))`               | z = T(loc + scale u)    |
-"""  # noqa: E501
+- `core_flow=` takes a transform (torch, Pyro), a lazy transform (zuko), a transform (nflows), or a flow of the last
+  two. It is applied in its own forward direction: u = T(w).
+- `prior=` takes a torch distribution, a flow of zuko or nflows, or a transform, which then acts on the standard
+  normal in the direction of its library: torch and Pyro map noise to z, zuko and nflows z to noise.
+- A posterior flow is `Posterior(loc, scale, transform=posterior_flow(T))`: z = T(loc + scale u).
+"""
 
 from collections.abc import Sequence
 from typing import Any

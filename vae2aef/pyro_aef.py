@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import pyro
 import pyro.poutine as poutine
 import torch
 from pyro.poutine.messenger import Messenger
@@ -303,5 +304,8 @@ class _Case:
         x = repeat_batch(self.y, draws, self.batch)
         cond = tuple(repeat_batch(c, draws, self.batch) for c in self.cond)
         kwargs = {key: repeat_batch(c, draws, self.batch) for key, c in self.kwargs.items()}
-        total = self.aef._log_density(self.aef._traces(x, cond, kwargs, 0.0, core), rows)
-        return (total - log_q).reshape(draws, self.batch)
+        # Far-off draws may overflow a scale: that is a weight of zero, and no reason for Pyro's validation to stop.
+        with pyro.validation_enabled(False):
+            total = self.aef._log_density(self.aef._traces(x, cond, kwargs, 0.0, core), rows)
+        weights = (total - log_q).reshape(draws, self.batch)
+        return torch.where(weights.isnan(), -torch.inf, weights)

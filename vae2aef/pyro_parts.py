@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import pyro
 import pyro.poutine as poutine
 import torch
 from pyro.distributions.torch_distribution import MaskedDistribution
@@ -48,9 +49,12 @@ class _Put(Messenger):
             msg["value"], msg["done"] = self.values[name], True
 
     def run(self, part: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Run model or guide, hidden from handlers outside; return the distributions by site."""
+        """Run model or guide, hidden from handlers outside; return the distributions by site.
+
+        Without Pyro's validation: the AEF's loss names what is not finite, and far-off importance samples may be.
+        """
         try:
-            with poutine.block(), self:
+            with pyro.validation_enabled(False), poutine.block(), self:
                 part(*args, **kwargs)
         except _Found:
             pass

@@ -1,0 +1,45 @@
+"""The Pyro page: its session runs, and so do its four tutorials, each trained with both losses on real digits."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+pyro = pytest.importorskip("pyro")
+pytest.importorskip("sklearn")
+
+DOCS = Path(__file__).parents[1] / "docs"
+TUTORIALS = sorted(DOCS.glob("tutorials/pyro_*.py"))
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    pyro.clear_param_store()
+
+
+def test_the_session_runs():
+    names = {}
+    for block in re.findall(r"^```python\n(.*?)^```", (DOCS / "pyro.md").read_text(), flags=re.M | re.S):
+        exec(compile(block, "pyro.md", "exec"), names)
+    assert names["result"].value.shape == (128,) and names["samples"].shape == (5, 64)
+    assert 'site "z": Normal, mapped' in repr(names["elbo"])
+
+
+@pytest.mark.parametrize("path", TUTORIALS, ids=lambda p: p.stem)
+def test_tutorial_runs_with_both_losses(path, capsys):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.main(epochs=1, num_samples=2)
+    shown = capsys.readouterr().out
+    values = re.findall(r"(\w+_ELBO): log p\(x(?: \| y)?\) = (-?\d+\.\d+)", shown)
+    assert [name for name, _ in values] == ["Trace_ELBO", "AEF_ELBO"], shown
+    printed = path.with_suffix(".txt").read_text()
+    assert re.sub(r"-?\d+\.\d+", "#", shown) == re.sub(r"-?\d+\.\d+", "#", printed), "the page shows another output"
+
+
+def test_the_tutorials_are_the_four_of_the_page():
+    assert len(TUTORIALS) == 4
+    text = (DOCS / "pyro.md").read_text()
+    assert all(f"tutorials/{path.name}" in text and f"tutorials/{path.stem}.txt" in text for path in TUTORIALS)
