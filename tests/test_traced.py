@@ -77,6 +77,27 @@ def test_equals_the_described_vae(cls, training):
             close(got[name], grad, name)
 
 
+@pytest.mark.parametrize("options", [{"core": "center"}, {"noise": 0.3}, {"core": "noise"}, {"residual": "decoder"}])
+@pytest.mark.parametrize("cls", [zoo.Conditional, zoo.NormalDecoder], ids=lambda cls: cls.__name__)
+def test_equals_the_described_vae_with_other_options(cls, options):
+    if options == {"residual": "decoder"} and cls is zoo.Conditional:
+        pytest.skip("its decoder has no scale")
+    vae, x, traced = make(cls, **options)
+    given = vae.described()
+    if cls is zoo.NormalDecoder:
+        mean = given["decoder"]
+        given["decoder"] = lambda z: (mean(z), torch.full_like(mean(z), 0.7))
+    torch.manual_seed(1)
+    by_hand = vae2aef.wrap(vae, example=x, **given, **options)
+    for aef in (traced, by_hand):
+        torch.manual_seed(2)
+        aef.result = aef(*x, terms=True)
+    for one, other in zip(traced.result, by_hand.result, strict=True):
+        close(one, other)
+    z = torch.randn(x[0].shape[0], *traced.latent_shape)
+    close(traced.decode(z, *x[1:]), by_hand.decode(z, *x[1:]))
+
+
 @pytest.mark.parametrize(
     "name", ["LogVar", "Chunked", "Conditional", "Spatial", "OnlyWhenTraining", "CheckpointedDecoder", "OldVariable"]
 )

@@ -446,6 +446,23 @@ class DetachedLatent(Base):
         return self.data(self.draw(loc, log_var).detach()), loc, log_var
 
 
+class DetachedLatentAndData(Base):
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        loc, log_var = self.split(x)
+        return self.data(self.draw(loc, log_var).detach()) + x, loc, log_var
+
+
+class TwoSamplers(Base):
+    """Draws in training mode only, and only if two modules agree."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sampler = SamplerModule()
+
+    def draw(self, loc: Tensor, log_var: Tensor) -> Tensor:
+        return self.sampler(loc, log_var) if self.training else loc
+
+
 class NoiseAfterZ(Base):
     def data(self, z: Tensor) -> Tensor:
         return super().data(z + 0.1 * torch.randn_like(z))
@@ -653,6 +670,8 @@ REFUSED: dict[type[nn.Module], str] = {
     NormalOfOutputs: "drawn without gradients",
     NoGradSampling: "gradients off",
     DetachedLatent: "no gradient flows",
+    DetachedLatentAndData: "the data or the noise still enters",
+    TwoSamplers: "in training mode only, and no single module",
     NoiseAfterZ: "expected one Gaussian draw, got 2",
     TwoLatents: "expected one Gaussian draw, got 2",
     SameNoiseForAll: "expected a draw of the batch's size",

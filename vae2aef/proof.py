@@ -14,7 +14,6 @@ What is proved, on a few rows of the example, in eval mode, and for the first an
 
 import contextlib
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -23,12 +22,13 @@ from torch import Tensor, nn
 from vae2aef.cases import Case, close, other_data, untouched
 from vae2aef.errors import WrapError
 from vae2aef.marginal import evaluation_mode, own_random_state
-from vae2aef.outputs import leaves, say_path
+from vae2aef.outputs import say_path
 from vae2aef.parts import describe
-from vae2aef.recording import Draw, Record
-from vae2aef.sites import Refusal, Seen, decide
-from vae2aef.traced import TracedParts, awake
+from vae2aef.recording import Draw
+from vae2aef.sites import Refusal, Seen
+from vae2aef.traced import TracedParts
 from vae2aef.tracing import Follow
+from vae2aef.watch import find_awake, observe, refusing
 
 ROWS, TRAINING_ROWS = 3, 2
 TRIES = 8
@@ -53,10 +53,10 @@ def trace(vae: Any, x: Tensor, cond: tuple = (), kwargs: dict[str, Any] | None =
         case = Case(x, cond, kwargs or {})
         with untouched(vae), own_random_state(x.device), torch.enable_grad():
             with evaluation_mode(vae):
-                names = _find_awake(vae, case.rows(ROWS), draws)
-                seen = _record(vae, case.rows(ROWS), names, draws)
+                names = find_awake(vae, case.rows(ROWS), draws)
+                seen = observe(vae, case.rows(ROWS), names, draws)
                 parts = _parts(vae, seen, case, names)
-                with _refusing("a pass with its noise replaced"):
+                with refusing("a pass with its noise replaced"):
                     _prove(parts, seen, case.rows(ROWS))
             _prove_training(parts, seen, case.rows(TRAINING_ROWS), draws)
     except Refusal as reason:
@@ -78,58 +78,6 @@ def _require_eager(vae: Any) -> None:
             raise Refusal(
                 f"`{name or 'the module'}` is compiled, and draws in it cannot be seen; wrap first, compile after"
             )
-
-
-@contextlib.contextmanager
-def _refusing(what: str, hint: str = "") -> Iterator[None]:
-    """Turn any error of the user's code into a refusal."""
-    try:
-        yield
-    except Refusal:
-        raise
-    except Exception as error:
-        first_line = str(error).split("\n", 1)[0]
-        raise Refusal(f"{what} fails with {type(error).__name__}: {first_line}{hint}") from error
-
-
-def _watch(vae: nn.Module, case: Case, names: tuple[str, ...]) -> tuple[Record, list[tuple[tuple, Any, Tensor]]]:
-    """Run forward under a fresh `Record`; return it with all that forward returned."""
-    x = case.x.detach().clone()
-    record = Record(None, x)
-    hint = " (conditions are given as example=(x, *conditions))"
-    with _refusing(f"its pass on data of shape {tuple(x.shape)}", hint):
-        with awake(vae, names), record:
-            found = leaves(vae(x, *case.cond, **case.kwargs))
-    if not torch.equal(x, case.x):
-        raise Refusal("it changes its input in place")
-    return record, found
-
-
-def _find_awake(vae: nn.Module, case: Case, draws: list[Draw]) -> tuple[str, ...]:
-    """Return the modules that must be in training mode for the noise to be drawn: none, or the first that does it."""
-    own = [n for n, m in vae.named_modules() if not type(m).__module__.startswith("torch.nn")]
-    for names in [(), *((name,) for name in own)]:
-        record, found = _watch(vae, case, names)
-        if record.draws:
-            return names
-    _, again = _watch(vae, case, ())
-    if any(a[2].shape != b[2].shape or not torch.equal(a[2], b[2]) for a, b in zip(found, again, strict=False)):
-        raise Refusal(
-            "its output is random, but no draw is seen: noise from scripted or compiled code, or from NumPy, cannot "
-            "be replaced"
-        )
-    raise Refusal(
-        "it draws no noise, neither in eval mode nor in training mode. A deterministic or vector-quantised "
-        "autoencoder has no posterior scale, and an AEF needs one: if there is an encoder with a location and a scale, "
-        "pass it"
-    )
-
-
-def _record(vae: nn.Module, case: Case, names: tuple[str, ...], draws: list[Draw]) -> Seen:
-    """Record a pass and decide which call makes z and which output is the mean of the data."""
-    record, found = _watch(vae, case, names)
-    draws[:] = record.draws
-    return decide(record, found, case.x)
 
 
 def _parts(vae: nn.Module, seen: Seen, case: Case, names: tuple[str, ...]) -> TracedParts:
@@ -177,7 +125,7 @@ def _grads(parts: TracedParts, case: Case, u: Tensor) -> tuple[Follow, Tensor, l
     follow, out = parts.follow(case.x, case.cond, case.kwargs, u)
     mean = parts._decoded(out).mean
     wanted = [p for p in parts.vae.parameters() if p.requires_grad]
-    with _refusing("its gradient"):
+    with refusing("its gradient"):
         (to_u,) = torch.autograd.grad(mean.sum(), follow.u, retain_graph=True, allow_unused=True)
         if to_u is None:
             raise Refusal("no gradient flows from the output to the noise")
@@ -247,10 +195,10 @@ def _prove_training(parts: TracedParts, seen: Seen, case: Case, draws: list[Draw
     modes = [(m, m.training) for m in parts.vae.modules()]
     parts.vae.train()
     try:
-        again = _record(parts.vae, case, (), draws)
+        again = observe(parts.vae, case, (), draws)
         parts.outputs[True] = again.path
         if again.site == seen.site:
-            with _refusing("a pass with its noise replaced"):
+            with refusing("a pass with its noise replaced"):
                 _same_gradients(parts, case, again)
     except Refusal as reason:
         raise Refusal(f"in training mode {reason}") from reason.__cause__

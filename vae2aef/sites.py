@@ -129,7 +129,7 @@ def _site(record: Record, output: int) -> Site:
                 "sampling out of the checkpoint"
             )
         return Site(calls)
-    name = min((n, name) for n, name in record.breaks.items() if n in on_the_way)[1]
+    name = min(((n, name) for n, name in record.breaks.items() if n in on_the_way), default=(0, "detach"))[1]
     raise Refusal(
         f"`{name}` is no elementwise affine map of the noise, and after it the data or the noise still enters on the "
         "way to the output, so that no z = loc + scale * u is found: a full covariance, a posterior flow, noise "

@@ -1,0 +1,74 @@
+"""Run a VAE to be watched: with its errors turned into refusals, and with those modules awake that draw."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vae2aef.cases import Case
+from vae2aef.outputs import leaves
+from vae2aef.recording import Draw, Record
+from vae2aef.sites import Refusal, Seen, decide
+from vae2aef.traced import awake
+
+
+@contextlib.contextmanager
+def refusing(what: str, hint: str = "") -> Iterator[None]:
+    """Turn any error of the user's code into a refusal."""
+    try:
+        yield
+    except Refusal:
+        raise
+    except Exception as error:
+        first_line = str(error).split("\n", 1)[0]
+        raise Refusal(f"{what} fails with {type(error).__name__}: {first_line}{hint}") from error
+
+
+def watch(vae: nn.Module, case: Case, names: tuple[str, ...]) -> tuple[Record, list[tuple[tuple, Any, Tensor]]]:
+    """Run forward under a fresh `Record`; return it with all that forward returned."""
+    x = case.x.detach().clone()
+    record = Record(None, x)
+    hint = " (conditions are given as example=(x, *conditions))"
+    with refusing(f"its pass on data of shape {tuple(x.shape)}", hint):
+        with awake(vae, names), record:
+            found = leaves(vae(x, *case.cond, **case.kwargs))
+    if not torch.equal(x, case.x):
+        raise Refusal("it changes its input in place")
+    return record, found
+
+
+def find_awake(vae: nn.Module, case: Case, draws: list[Draw]) -> tuple[str, ...]:
+    """Return the modules that must be in training mode for the noise to be drawn: none, or the first that does it."""
+    record, found = watch(vae, case, ())
+    if record.draws:
+        return ()
+    vae.train()
+    draws_in_training = watch(vae, case, ())[0].draws
+    vae.eval()
+    if draws_in_training:
+        own = [name for name, m in vae.named_modules() if not type(m).__module__.startswith("torch.nn")]
+        for name in own:
+            if watch(vae, case, (name,))[0].draws:
+                return (name,)
+        draws[:] = draws_in_training
+        raise Refusal("it draws in training mode only, and no single module does it alone")
+    _, again = watch(vae, case, ())
+    if any(a[2].shape != b[2].shape or not torch.equal(a[2], b[2]) for a, b in zip(found, again, strict=False)):
+        raise Refusal(
+            "its output is random, but no draw is seen: noise from scripted or compiled code, or from NumPy, cannot "
+            "be replaced"
+        )
+    raise Refusal(
+        "it draws no noise, neither in eval mode nor in training mode. A deterministic or vector-quantised "
+        "autoencoder has no posterior scale, and an AEF needs one: if there is an encoder with a location and a scale, "
+        "pass it"
+    )
+
+
+def observe(vae: nn.Module, case: Case, names: tuple[str, ...], draws: list[Draw]) -> Seen:
+    """Record a pass and decide which call makes z and which output is the mean of the data."""
+    record, found = watch(vae, case, names)
+    draws[:] = record.draws
+    return decide(record, found, case.x)
