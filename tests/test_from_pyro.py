@@ -146,6 +146,34 @@ def test_module_manners(how):
     assert aef.double()(x.double()).dtype == torch.float64
 
 
+class Both(nn.Module):
+    """Model and guide as modules inside a module."""
+
+    class Half(nn.Module):
+        def __init__(self, whole, name):
+            super().__init__()
+            self.net = getattr(whole, {"model": "decoder", "guide": "encoder"}[name])
+            self.__dict__["run"] = getattr(whole, name)
+
+        def forward(self, x):
+            return self.run(x)
+
+    def __init__(self):
+        super().__init__()
+        whole = TutorialVAE()
+        self.model, self.guide = Both.Half(whole, "model"), Both.Half(whole, "guide")
+
+
+def test_model_and_guide_as_modules_inside():
+    vae, x = Both(), torch.randn(B, N)
+    aef = vae2aef.wrap(vae, example=x)
+    assert not aef.outside
+    names = [name for name, _ in aef.named_parameters()]
+    assert sum("net" in name for name in names) == 4
+    aef(x).backward()
+    assert all(p.grad is not None for p in aef.parameters())
+
+
 def test_wrap_finds_model_and_guide_and_trains():
     vae, x = TutorialVAE(), torch.randn(64, N)
     aef = vae2aef.wrap(vae, example=x, residual="decoder")
@@ -311,6 +339,7 @@ def test_hierarchy(order):
     assert aef.sample(7).shape == (7, N) and aef.sample(7, temperature=0.1, residual=True).shape == (7, N)
     twin = copy.deepcopy(aef)
     torch.testing.assert_close(twin(x), aef(x))
+    assert twin.double()(x.double()).dtype == twin.sample(2).dtype == torch.float64
     assert not any(key.startswith("vae2aef.from_pyro") for key in pyro.get_param_store())
 
 
@@ -411,6 +440,21 @@ def _annealed(vae):
             pyro.sample("x", dist.Normal(vae.px(z2), 0.5).to_event(1), obs=x)
 
     return model
+
+
+def test_hierarchy_with_discrete_data_made_gaussian():
+    vae, x = Linear2(), torch.rand(B, N).round()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z1 = pyro.sample("z1", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            z2 = pyro.sample("z2", dist.Normal(vae.p2(z1), 0.7).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=vae.px(z2)).to_event(1), obs=x)
+
+    aef = vae2aef.from_pyro(model, vae.guide, x, observed="gaussian")
+    torch.testing.assert_close(aef.reconstruct(x), vae.px(aef.encode(x)["z2"]).sigmoid())
+    assert ((aef.sample(5) >= 0) & (aef.sample(5) <= 1)).all()
+    assert aef.log_prob(x, num_samples=4).value.isfinite().all()
 
 
 def test_refusals():

@@ -47,7 +47,31 @@ ZOO = {
          td.AffineTransform(torch.randn(D), torch.rand(D) + 0.5)],
     ),
 }  # fmt: skip
-FIXED_TEMPERATURE = {"mixture", "elementwise-mixture"}
+
+
+def _pyro(make):
+    def build():
+        pytest.importorskip("pyro")
+        import pyro.distributions
+
+        return make(pyro.distributions)
+
+    return build
+
+
+ZOO |= {
+    "pyro-normal": _pyro(lambda d: d.Normal(torch.randn(D), 1.0).to_event(1)),
+    "pyro-student": _pyro(lambda d: d.StudentT(4.0, torch.zeros(D), torch.ones(D))),
+    "pyro-mixture": _pyro(
+        lambda d: d.MixtureSameFamily(d.Categorical(torch.ones(2)), d.Normal(torch.randn(2, D), 1.0).to_event(1))
+    ),
+    "pyro-flow": _pyro(
+        lambda d: d.TransformedDistribution(
+            d.Normal(torch.zeros(D), 1.0).to_event(1), [d.transforms.affine_coupling(D, hidden_dims=[8])]
+        )
+    ),
+}
+FIXED_TEMPERATURE = {"pyro-mixture"} | {"mixture", "elementwise-mixture"}
 
 
 @pytest.fixture(params=ZOO)

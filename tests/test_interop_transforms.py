@@ -181,12 +181,42 @@ def test_inside_wrap(name):
     assert aef.log_prob(x, num_samples=4).value.isfinite().all()
 
 
-def test_posterior_flow_in_an_encoder():
-    flow = posterior_flow(ZOO["pyro-iaf"]())
-    loc, scale = torch.randn(3, D), torch.rand(3, D) + 0.5
-    posterior = vae2aef.Posterior(loc, scale, flow)
-    z, log_det = posterior.transform(posterior.loc)
-    assert z.shape == (3, D) and log_det.shape == (3,)
+class FlowVae(Vae):
+    """A VAE with a flow after its affine posterior."""
+
+
+class FlowParts(vae2aef.VAEParts):
+    def __init__(self, vae, *_):
+        self.vae, self.flow = vae, posterior_flow(vae.flow)
+        self.encoder = self.flow  # a module of the parts: trained with them
+
+    def encode(self, x):
+        loc, log_std = self.vae.encoder(x)
+        return vae2aef.Posterior(loc, log_std.exp(), self.flow)
+
+    def decode(self, z):
+        return vae2aef.Decoded(self.vae.decoder(z))
+
+
+vae2aef.register_adapter(f"{__name__}.FlowVae")(FlowParts)
+
+
+@pytest.mark.parametrize("name", ["torch-affine", "pyro-iaf", "pyro-spline", "zuko-maf", "nflows-maf"])
+def test_posterior_flow(name):
+    """z = T(loc + scale u), and T's log-det is in the loss."""
+    torch.manual_seed(0)
+    flow, x = ZOO[name](), torch.randn(8, 6)
+    vae = FlowVae(flow)
+    aef = vae2aef.wrap(vae, example=x, residual=1.0)
+    terms = aef(x, terms=True)
+    loc, log_std = vae.encoder(x)
+    u, log_det = aef.core_flow(aef.core(x)[0])
+    z, change = as_bijection(flow)(loc + log_std.exp() * u)
+    torch.testing.assert_close(terms.z, z)
+    torch.testing.assert_close(terms.log_det, log_det + log_std.sum(1) + change)
+    terms.loss.backward()
+    for key, parameter in flow.named_parameters() if isinstance(flow, nn.Module) else ():
+        assert parameter.grad is not None or key.startswith("base"), key
 
 
 def test_no_inverse_is_said_when_it_is_needed():

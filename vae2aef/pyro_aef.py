@@ -64,11 +64,13 @@ class PyroAEF(nn.Module):
         added: h and n of each site.
     """
 
+    _like: Tensor
+
     def __init__(self, pair: PyroPair, x: Tensor, cond: tuple, kwargs: dict[str, Any], options: Any) -> None:
         super().__init__()
         self.pair = pair
         self.elbo = AEF_ELBO(**options, data=self._data, name="vae2aef.from_pyro")
-        self._x: Tensor = x
+        self.register_buffer("_like", x.new_zeros(()), persistent=False)  # follows .to() and .double()
         self.added = self.elbo.added
         self.event_shape = x.shape[1:]
         self._traces(x, cond, kwargs, 0.0)
@@ -133,7 +135,7 @@ class PyroAEF(nn.Module):
         Raises:
             ValueError: if a prior depends on the data themselves: there is nothing to start from.
         """
-        blank = self._x.new_zeros(n, *self.event_shape)
+        blank = self._like.new_zeros(n, *self.event_shape)
         return self._generate(blank, {}, cond, kwargs, temperature, residual)
 
     def decode(self, z: dict[str, Tensor], *cond: Any, **kwargs: Any) -> "Tensor | dict[str, Tensor]":
@@ -141,7 +143,7 @@ class PyroAEF(nn.Module):
         first = next(iter(self.elbo.cores))
         cores: Any = self.elbo.cores[first]
         n = z[first].shape[cores.placement.data]
-        return self._generate(self._x.new_zeros(n, *self.event_shape), z, cond, kwargs, 1.0, False)
+        return self._generate(self._like.new_zeros(n, *self.event_shape), z, cond, kwargs, 1.0, False)
 
     def reconstruct(self, x: Tensor, *cond: Any, **kwargs: Any) -> "Tensor | dict[str, Tensor]":
         """Encode and decode."""

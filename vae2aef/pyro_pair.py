@@ -47,7 +47,7 @@ class PyroPair(nn.Module):
         known = {id(p) for p in inside.parameters()} if inside is not None else set()
         for name, part in (("model", model), ("guide", guide)):
             owner = part if isinstance(part, nn.Module) else getattr(part, "__self__", None)
-            if isinstance(owner, nn.Module) and owner is not inside:
+            if isinstance(owner, nn.Module) and not (inside and all(id(p) in known for p in owner.parameters())):
                 self.add_module(f"{name}_module", owner)
                 known |= {id(p) for p in owner.parameters()}
         # Functions are kept as plain attributes; a module is registered above, whichever way it is called.
