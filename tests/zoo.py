@@ -149,6 +149,24 @@ class VariableOfRandn(Base):
         return loc + torch.exp(log_var / 2) * eps
 
 
+class StandardNormalSample(Base):
+    """Normal(0, 1).sample() draws under no_grad; that is sound, since there is nothing to differentiate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.normal = Normal(0.0, 1.0)
+
+    def draw(self, loc: Tensor, log_var: Tensor) -> Tensor:
+        return loc + torch.exp(log_var / 2) * self.normal.sample(loc.shape).to(loc)
+
+
+class NoGradDraw(Base):
+    def draw(self, loc: Tensor, log_var: Tensor) -> Tensor:
+        with torch.no_grad():
+            eps = 2.0 * torch.randn_like(loc)
+        return loc + 0.5 * torch.exp(log_var / 2) * eps
+
+
 class NormalOfConstants(Base):
     def draw(self, loc: Tensor, log_var: Tensor) -> Tensor:
         eps = torch.normal(torch.zeros_like(loc), torch.ones_like(loc))
@@ -353,7 +371,8 @@ CONVERTIBLE: dict[str, type[nn.Module]] = {
     cls.__name__: cls
     for cls in (
         LogVar, LogStdNamedLogVar, Softplus, Variance, Chunked, Interleaved, DictWithLoss, BareLogits, Rsample,
-        OldVariable, VariableOfRandn, NormalOfConstants, NarrowNoise, Conditional, Spatial, Recurrent,
+        OldVariable, VariableOfRandn, StandardNormalSample, NoGradDraw,
+        NormalOfConstants, NarrowNoise, Conditional, Spatial, Recurrent,
         OnlyWhenTraining, SamplerAsLayer, BatchNormAndInPlace, NormalDecoder, Dataclass, ZeroInitialised,
         FrozenZeroInitialised, CheckpointedDecoder,
     )

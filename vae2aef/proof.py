@@ -2,7 +2,7 @@
 
 What is proved, on a few rows of the example, in eval mode, and for the first and last point in training mode too:
 
-1. forward draws noise once, Gaussian, of the batch's size, with gradients on, and nothing else is random;
+1. forward draws noise once, Gaussian, of the batch's size, with gradients to the encoder, and nothing else is random;
 2. z is elementwise affine in that noise: by the functions it went through, whatever the weights, and by numbers,
    with dz/du > 0;
 3. data and noise reach the output through z alone: in the graph of calls, in autograd's graph, and by numbers: with

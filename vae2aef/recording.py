@@ -19,7 +19,7 @@ COPIES = {
 
 
 class Draw(NamedTuple):
-    """A call of a random function: what it was, what shape came, and whether gradients were on."""
+    """A call of a random function: what it was, what shape came, and whether gradients pass to its arguments."""
 
     name: str
     shape: tuple[int, ...]
@@ -27,7 +27,7 @@ class Draw(NamedTuple):
     gaussian: bool
 
     def __str__(self) -> str:
-        return f"{self.name} of shape {self.shape}" + ("" if self.grad else ", gradients off")
+        return f"{self.name} of shape {self.shape}" + ("" if self.grad else ", without gradients to its arguments")
 
 
 class Record(Follow):
@@ -44,7 +44,7 @@ class Record(Follow):
         affine: nodes that are elementwise affine in the noise, proved from the calls: {node: call index}.
         breaks: nodes made by calls that are not elementwise affine in the noise, {node: name}, for the error.
         calls: names of the calls that touch the noise, the first has index 1.
-        grad_off: indices of those made with gradients off.
+        grad_off: indices of those that pass no gradient to what the noise meets there, gradients being off.
         repeated: indices of those made inside `torch.utils.checkpoint`, which repeats them; 0 is the draw.
         values: what the affine ones returned, by index.
         losses: nodes that went into a loss, by its function's name.
@@ -81,7 +81,7 @@ class Record(Follow):
         if hit:
             self.count += 1
             self.calls.append(plain_name(func))
-            if not torch.is_grad_enabled():
+            if not torch.is_grad_enabled() and self._matters(args, kwargs):
                 self.grad_off.add(self.count)
             if _in_checkpoint():
                 self.repeated.add(self.count)
@@ -98,19 +98,22 @@ class Record(Follow):
         """List the draw; substitute the first Gaussian one."""
         gaussian = func in GAUSSIAN
         if gaussian and self.source is None:
-            operands = [t for t in tensors((args, kwargs)) if t.requires_grad or id(t) in self.nodes]
-            # torch.normal(mean, std) of the encoder's outputs passes no gradient to them.
-            blind = func is torch.normal and bool(operands)
-            result = func(*args, **kwargs) if blind else self.substitute(func, args, kwargs)
-            grad = torch.is_grad_enabled() and not blind
+            # torch.normal(mean, std) of the encoder's outputs passes no gradient to them; constants need none.
+            grad = func is not torch.normal or not self._matters(args, kwargs)
+            result = self.substitute(func, args, kwargs) if grad else func(*args, **kwargs)
             self.source = self.node(result, set())
             self.affine[self.source] = 0
             if _in_checkpoint():
                 self.repeated.add(0)
         else:
-            result, grad = func(*args, **kwargs), torch.is_grad_enabled()
+            result, grad = func(*args, **kwargs), True
         self.draws.append(Draw(func.__name__, tuple(tensors(result)[0].shape), grad, gaussian))
         return result
+
+    def _matters(self, args: tuple, kwargs: dict) -> bool:
+        """Whether an argument, other than the noise, depends on the data or on parameters."""
+        others = [t for t in tensors((args, kwargs)) if id(t) not in self.touched]
+        return any(t.requires_grad or id(t) in self.nodes for t in others)
 
     def node(self, t: Tensor, parents: set[int]) -> int:
         """Add a node for a new tensor, or for the new value of a tensor changed in place."""

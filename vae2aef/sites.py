@@ -60,8 +60,8 @@ def _require_one_draw(record: Record, batch: int) -> None:
         raise Refusal(f"expected a draw of the batch's size, {batch} rows, got {draw}")
     if not draw.grad:
         raise Refusal(
-            "the noise is drawn without gradients: Normal.sample, torch.normal(loc, scale) and no_grad pass none to "
-            "the encoder; draw by rsample, or loc + scale * randn_like(scale)"
+            "the noise is drawn without gradients to the encoder: Normal(loc, scale).sample() and torch.normal(loc, "
+            "scale) pass none; draw by rsample, or loc + scale * randn_like(scale)"
         )
 
 
