@@ -24,7 +24,9 @@ def pyro_transform(name, *args, **kwargs):
 
 
 def zuko_flow(name, **kwargs):
+    validate = td.Distribution._validate_args
     zuko = pytest.importorskip("zuko")
+    td.Distribution.set_default_validate_args(validate)  # zuko switches it off: not for the tests after this one
     return getattr(zuko.flows, name)(features=D, transforms=2, hidden_features=(8,), **kwargs)
 
 

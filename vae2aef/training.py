@@ -35,7 +35,7 @@ class AEFTask(LightningModule):
         self.validation_samples = validation_samples
 
     def training_step(self, batch: Tensor | tuple[Any, ...] | list[Any], batch_idx: int) -> Tensor:
-        """Return the loss in nats of data (batch, *event), alone or first in the batch."""
+        """Return the loss in nats of data `(batch, *event)`, alone or first in the batch."""
         loss = self.aef(_data(batch))
         self.log("train_loss", loss)
         return loss
