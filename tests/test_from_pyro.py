@@ -388,6 +388,27 @@ def test_overflow_far_from_the_data_is_a_weight_of_zero():
     assert aef.log_prob(x, num_samples=200).value.isfinite().all()
 
 
+def test_a_mask_inside_an_event_is_seen():
+    """Independent over a mask: no simple pair, and the masked pixels are left out."""
+    vae, x = TutorialVAE(), torch.randn(B, N)
+    mask = torch.tensor([True, True, True, False])
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("latent", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+            pyro.sample("obs", dist.Normal(vae.decoder(z), 0.5).mask(mask).to_event(1), obs=x)
+
+    aef = vae2aef.from_pyro(model, vae.guide, x, core_flow="none")
+    assert isinstance(aef, PyroAEF)
+    cores = aef.elbo.cores["latent"]
+    loc, raw = vae.encoder(x).chunk(2, -1)
+    z = loc + raw.exp() * cores.features(x)
+    normal = torch.distributions.Normal
+    expected = normal(0.0, 1.0).log_prob(z).sum(1) + raw.sum(1)
+    expected = expected + (mask * normal(vae.decoder(z), 0.5).log_prob(x)).sum(1)
+    torch.testing.assert_close(aef(x), -expected.mean())
+
+
 def test_deterministic_sites_do_no_harm():
     vae, x = TutorialVAE(), torch.randn(B, N)
 

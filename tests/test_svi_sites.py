@@ -358,6 +358,49 @@ def test_deep_markov_model_with_masks_and_more_steps_later():
     elbo.loss(model, guide, torch.randn(B, 2, N), torch.full((B,), 2))
 
 
+@pytest.mark.parametrize("discrete", [False, True])
+def test_masks_inside_events_as_in_pyros_dmm_tutorial(discrete):
+    """`Normal(...).mask(m[:, t:t+1]).to_event(1)`, annealing by poutine.scale, several arguments."""
+    enc, trans, emit = nn.Linear(N + D, 2 * D), nn.Linear(D, 2 * D), nn.Linear(D, N)
+
+    def site(name, out, mask, weight):
+        loc, raw = out.chunk(2, -1)
+        with poutine.scale(scale=weight):
+            return pyro.sample(name, dist.Normal(loc, (0.1 * raw).exp()).mask(mask).to_event(1))
+
+    def guide(x, mask, weight):
+        z = torch.zeros(len(x), D)
+        with pyro.plate("z_minibatch", len(x)):
+            for t in pyro.markov(range(x.shape[1])):
+                z = site(f"z_{t}", enc(torch.cat([x[:, t], z], -1)), mask[:, t : t + 1], weight)
+
+    def model(x, mask, weight):
+        z = torch.zeros(len(x), D)
+        with pyro.plate("z_minibatch", len(x)):
+            for t in pyro.markov(range(x.shape[1])):
+                z = site(f"z_{t}", trans(z), mask[:, t : t + 1], weight)
+                fn = dist.Bernoulli(logits=emit(z)) if discrete else dist.Normal(emit(z), 0.5)
+                pyro.sample(f"x_{t}", fn.mask(mask[:, t : t + 1]).to_event(1), obs=x[:, t])
+
+    x = torch.randn(B, 3, N)
+    x = (x > 0).float() if discrete else x
+    mask = torch.arange(3) < torch.tensor([3, 1, 2, 3, 3, 2]).unsqueeze(-1)
+    elbo = vae2aef.AEF_ELBO(observed="gaussian" if discrete else None)
+    check(elbo, model, guide, x, mask, 0.3)
+    model_trace, trace = elbo._get_trace(model, guide, (x, mask, 0.3), {})
+    for t in range(3):
+        for terms in (trace.nodes[f"z_{t}"], model_trace.nodes[f"z_{t}"], model_trace.nodes[f"x_{t}"]):
+            assert ((terms["log_prob"] == 0) == ~mask[:, t]).all()
+    assert trace.nodes["z_0"]["scale"] == 0.3
+    torch.testing.assert_close(trace.nodes["z_0"]["log_prob"], 0.3 * trace.nodes["z_0"]["unscaled_log_prob"])
+
+
+def test_a_mask_that_differs_inside_an_event_is_refused():
+    model, guide = simple(guide_site=lambda m, s: dist.Normal(m, s).mask(torch.tensor([True, False])).to_event(1))
+    with pytest.raises(vae2aef.WrapError, match=r'site "z": its mask differs.*to_event\(1\).mask'):
+        vae2aef.AEF_ELBO().loss(model, guide, torch.randn(B, N))
+
+
 class _Summary(nn.Module):
     """A feature expansion for sequences of any length."""
 

@@ -69,7 +69,7 @@ class GuideHandler(Messenger):
         value, log_det = cores(site, w, dims)
         self.seen[name] = value
         replaced = CoreSite(fn, value, (log_det + entropy).expand(fn.batch_shape))
-        msg["fn"] = replaced if site.mask is None else replaced.mask(site.mask)
+        msg["fn"] = replaced if site.mask is None else replaced.mask(mask_of_batch(name, site.mask, dims))
         msg["value"] = value
         msg["done"] = True
 
@@ -122,7 +122,29 @@ class ModelHandler(Messenger):
 
 
 def gaussian_around_mean(fn: Any, scale: Tensor) -> Any:
-    """Return a Gaussian with the mean of `fn`, its shapes and its mask."""
-    inner = fn.base_dist if isinstance(fn, MaskedDistribution) else fn
-    gaussian = dist.Normal(inner.mean, scale.expand(inner.shape()), validate_args=False).to_event(inner.event_dim)
-    return gaussian.mask(fn._mask) if isinstance(fn, MaskedDistribution) else gaussian
+    """Return a Gaussian with the mean of `fn`, its shapes, and its masks where it has them."""
+    if isinstance(fn, torch.distributions.Independent):
+        return gaussian_around_mean(fn.base_dist, scale).to_event(fn.reinterpreted_batch_ndims)
+    if isinstance(fn, MaskedDistribution):
+        return gaussian_around_mean(fn.base_dist, scale).mask(fn._mask)
+    return dist.Normal(fn.mean, scale.expand_as(fn.mean), validate_args=False)
+
+
+def mask_of_batch(name: str, mask: Any, batch_dims: int) -> Any:
+    """Bring a mask to the batch dimensions of a site.
+
+    `Normal(...).mask(m).to_event(1)` masks each latent dimension, as Pyro's deep Markov model tutorial writes it, with
+    a mask that is the same for all dimensions of a row.
+
+    Raises:
+        WrapError: if it is not the same: the core flow mixes the dimensions, so they have no terms of their own.
+    """
+    if isinstance(mask, bool) or mask.dim() <= batch_dims:
+        return mask
+    flat = mask.flatten(batch_dims)
+    if not torch.equal(flat.all(-1), flat.any(-1)):
+        raise WrapError(
+            f'site "{name}": its mask differs between the dimensions of one event, which have no terms of their own '
+            "under a flow; mask whole events: Normal(...).to_event(1).mask(m), with one m a row"
+        )
+    return flat.all(-1)

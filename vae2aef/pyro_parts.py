@@ -188,6 +188,10 @@ def base(fn: Any) -> Any:
     return fn
 
 
+def _masked(fn: Any) -> bool:
+    return isinstance(fn, MaskedDistribution) or (hasattr(fn, "base_dist") and _masked(fn.base_dist))
+
+
 def _examine(pair: PyroPair, x: Tensor, cond: tuple, kwargs: dict[str, Any], observed: Any) -> Shape:
     args, named = pair.arguments(x, cond, kwargs)
     model, guide = pair.own(pair.model), pair.own(pair.guide)
@@ -214,7 +218,7 @@ def _examine(pair: PyroPair, x: Tensor, cond: tuple, kwargs: dict[str, Any], obs
     if values.numel() != x.numel() or not torch.equal(values.reshape(x.shape), x):
         raise NotSingle(f'the observed site "{seen[0]}" is not the data as it was given')
     for site in sites.values():
-        if site["mask"] is not None or isinstance(site["fn"], MaskedDistribution):
+        if site["mask"] is not None or _masked(site["fn"]):
             raise NotSingle("a mask")
     if len({float(site["scale"]) for site in sites.values()}) > 1:
         raise NotSingle("terms of different weight (poutine.scale)")
