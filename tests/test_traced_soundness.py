@@ -1,0 +1,148 @@
+"""Random forwards: what is traced is right at any weights, not only at those it was wrapped with."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+import zoo
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from vae2aef.errors import WrapError
+from vae2aef.proof import trace
+
+
+def in_place_part(z: Tensor, loc: Tensor) -> Tensor:
+    z = z.clone()
+    z[:, 0] = loc[:, 0]
+    return z
+
+
+def without_gradients(z: Tensor, s: Tensor) -> Tensor:
+    with torch.no_grad():
+        return z * s
+
+
+# What may happen to the noise on its way. `g` is a parameter that starts at zero: it hides what it multiplies at the
+# weights that are wrapped. `m` is the identity to begin with.
+STEPS = {
+    "add": lambda z, v: z + v.loc,
+    "add in place": lambda z, v: z.add_(v.loc),
+    "scale": lambda z, v: z * v.s,
+    "scale in place": lambda z, v: z.mul_(v.s),
+    "divide": lambda z, v: z / v.s,
+    "addcmul": lambda z, v: torch.addcmul(v.loc, v.s, z),
+    "subtract": lambda z, v: z - v.loc,
+    "negate": lambda z, v: -z,
+    "from one": lambda z, v: 1 - z,
+    "double": lambda z, v: z + z,
+    "times three": lambda z, v: 3 * z,
+    "copy": lambda z, v: z.clone().view(len(z), -1).float().to(z),
+    "add twice": lambda z, v: z * v.s + z * v.loc.exp(),
+    "detached location": lambda z, v: z + v.loc.detach(),
+    "hidden location": lambda z, v: z + v.g * v.loc,
+    "hidden shift": lambda z, v: z + v.g,
+    "hidden gate": lambda z, v: z * (1 + v.g * z.tanh()),
+    "hidden gate of data": lambda z, v: z * (1 + v.g * v.loc),
+    "square": lambda z, v: z * z,
+    "matrix": lambda z, v: z @ v.m,
+    "roll": lambda z, v: z.roll(1, 1),
+    "cut and join": lambda z, v: torch.cat([z[:, :2], z[:, 2:]], 1),
+    "part in place": lambda z, v: in_place_part(z, v.loc),
+    "relu far out": lambda z, v: F.relu(z + 50) - 50,
+    "number from data": lambda z, v: z * (1 + v.x.mean().item()),
+    "number from weights": lambda z, v: z * (1 + v.g.item()),
+    "no gradients": lambda z, v: without_gradients(z, v.s),
+    "second draw": lambda z, v: z + v.g * torch.randn_like(z),
+    "mean of the batch": lambda z, v: z - z.mean(0),
+    "detach": lambda z, v: z.detach(),
+    "dropout": lambda z, v: F.dropout(z, 0.5, v.training),
+}
+ENDS = {
+    "nothing": lambda out, v: out,
+    "hidden skip": lambda out, v: out + v.g * v.x,
+    "hidden noise": lambda out, v: out + v.g * v.noise.sum(1)[:, None, None, None],
+    "sigmoid": lambda out, v: torch.sigmoid(out),
+}
+
+
+class Random(zoo.Base):
+    def __init__(self, steps: list[str], end: str) -> None:
+        super().__init__()
+        self.steps, self.end = steps, end
+        self.g = nn.Parameter(torch.zeros(()))
+        self.m = nn.Parameter(torch.eye(zoo.LATENTS))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        self.x = x
+        self.loc, log_var = self.split(x)
+        self.s = (0.5 * log_var).exp()
+        self.noise = z = torch.randn_like(self.loc)
+        for name in self.steps:
+            z = STEPS[name](z, self)
+        return ENDS[self.end](self.data(z), self), self.loc
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    steps=st.lists(st.sampled_from(sorted(STEPS)), min_size=1, max_size=4),
+    end=st.sampled_from(sorted(ENDS)),
+    seed=st.integers(0, 3),
+)
+def test_what_is_traced_is_right_at_any_weights(steps, end, seed):
+    torch.manual_seed(seed)
+    vae = Random(steps, end).double()
+    x = zoo.example(vae)[0].double()
+    try:
+        parts = trace(vae, x)
+    except WrapError:
+        return
+    with torch.no_grad():
+        for p in vae.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    vae.eval()
+    u = torch.randn(len(x), *parts.latent_shape, dtype=torch.float64)
+    posterior, z, decoded = parts.run(x, u)
+    if not posterior.scale.isfinite().all():  # a scale that became negative is reported, not used
+        return
+    jacobian = torch.autograd.functional.jacobian(lambda u: parts.run(x, u).z, u)
+    jacobian = jacobian.reshape(u.numel(), u.numel())
+    torch.testing.assert_close(jacobian, torch.diag(posterior.scale.flatten()))
+    torch.testing.assert_close(posterior.loc + posterior.scale * u, z)
+    for data in (x, x.flip(0), torch.rand_like(x)):
+        parts.placeholder, parts.lean = data[:1], False
+        torch.testing.assert_close(parts.decode(z).mean, decoded.mean)
+
+
+@pytest.mark.parametrize(
+    ("steps", "end"),
+    [
+        (["scale", "add"], "nothing"), (["scale in place", "add in place"], "sigmoid"), (["addcmul"], "nothing"),
+        (["double", "add twice", "detached location"], "nothing"), (["scale", "add", "matrix"], "nothing"),
+        (["copy", "divide", "subtract", "roll", "square"], "nothing"), (["scale", "hidden location"], "nothing"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_these_are_traced(steps, end):
+    """So that the test above is not true because all is refused."""
+    torch.manual_seed(0)
+    vae = Random(steps, end)
+    assert trace(vae, zoo.example(vae)[0]).latent_shape == (zoo.LATENTS,)
+
+
+@pytest.mark.parametrize(
+    ("steps", "end"),
+    [
+        (["scale", "add", "roll", "hidden gate of data"], "nothing"),
+        (["scale", "add"], "hidden skip"), (["scale", "add"], "hidden noise"), (["scale", "second draw"], "nothing"),
+        (["scale", "hidden gate", "add"], "nothing"), (["scale", "roll", "add"], "nothing"),
+        (["scale", "add", "detach"], "nothing"), (["no gradients", "add"], "nothing"),
+        (["scale", "part in place"], "nothing"), (["scale", "mean of the batch", "add"], "nothing"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_these_are_refused(steps, end):
+    torch.manual_seed(0)
+    vae = Random(steps, end)
+    with pytest.raises(WrapError, match="cannot be traced"):
+        trace(vae, zoo.example(vae)[0])
