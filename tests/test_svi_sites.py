@@ -12,6 +12,7 @@ import pyro.distributions.transforms as T  # noqa: E402
 import pyro.poutine as poutine  # noqa: E402
 from pyro.infer import SVI, Trace_ELBO  # noqa: E402
 from pyro.infer.autoguide import AutoNormal  # noqa: E402
+from pyro.infer.reparam import LocScaleReparam  # noqa: E402
 
 import vae2aef  # noqa: E402
 
@@ -575,6 +576,27 @@ def test_names_that_differ():
     message = r'"latent" is in the guide and not in the model; "z" is in the model and not in the guide.*Rename'
     with pytest.raises(vae2aef.WrapError, match=message):
         vae2aef.AEF_ELBO().loss(model, guide, torch.randn(B, N))
+
+
+def test_a_guide_that_only_has_the_site_as_deterministic():
+    model, guide = simple()
+    split = poutine.reparam(guide, {"z": LocScaleReparam(0.5)})
+    with pytest.raises(
+        vae2aef.WrapError, match=r'"z_decentered" is in the guide and not in the model; "z" is in the m'
+    ):
+        vae2aef.AEF_ELBO().loss(model, split, torch.randn(B, N))
+
+
+def test_amortised_easyguide():
+    from pyro.contrib.easyguide import EasyGuide
+
+    model, base = simple()
+
+    class Easy(EasyGuide):
+        def guide(self, x):
+            base(x)
+
+    check(vae2aef.AEF_ELBO(), model, Easy(model), torch.randn(B, N))
 
 
 # ---------------------------------------------------------------- observed sites

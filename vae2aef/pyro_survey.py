@@ -42,7 +42,7 @@ def survey(elbo: "AEF_ELBO", model: Any, guide: Any, args: tuple, kwargs: dict[s
     with own_random_state(data.device), poutine.block():  # Pyro's handlers outside see nothing of it
         looked, inputs, again = _look(guide, args, kwargs, data)
         with torch.no_grad():
-            model_trace = poutine.trace(poutine.replay(model, trace=looked)).get_trace(*args, **kwargs)
+            model_trace = _replay(model, looked, args, kwargs)
     latent = {n: s for n, s in latent_sites(looked).items() if n not in elbo.cores}
     _same_names(looked, model_trace)
     _no_enumeration(looked, model_trace)
@@ -162,6 +162,15 @@ def _discrete(fn: Any) -> bool:
         return bool(getattr(fn.support, "is_discrete", False))
     except NotImplementedError:
         return False
+
+
+def _replay(model: Any, guide_trace: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+    try:
+        return poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+    except RuntimeError:
+        # Pyro cannot replay a site that the guide has as observed or deterministic: say which, if that is the cause.
+        _same_names(guide_trace, poutine.trace(model).get_trace(*args, **kwargs))
+        raise
 
 
 def _same_names(guide_trace: Any, model_trace: Any) -> None:
