@@ -183,6 +183,32 @@ def test_never_raises_for_what_is_given(case):
     assert not report.ok and all(e.fix for e in report.errors)
 
 
+def test_the_fix_is_the_end_of_the_error():
+    class Told(nn.Module):
+        def __init__(self, text: str) -> None:
+            super().__init__()
+            self.text = text
+
+        def encode(self, x: Tensor) -> None:
+            raise vae2aef.WrapError(self.text)
+
+        decode = encode
+
+    def fix(text: str) -> tuple[str, str]:
+        (error,) = vae2aef.check(Told(text), example=torch.rand(2, 3), encoder_scale="std").errors
+        return error.message, error.fix
+
+    message, line = fix("its latents are discrete, and that will not do. Use a model with a Gaussian posterior")
+    assert message.endswith("that will not do.") and line == "Use a model with a Gaussian posterior"
+    assert fix("two tensors, got one; pass encoder=lambda x: y")[1] == "pass encoder=lambda x: y"
+    assert "encoder=lambda" in fix("it is of no use")[1]
+
+
+def test_a_prior_of_its_own_is_not_compared():
+    vae, x = make()
+    assert find(vae2aef.check(vae, example=x, prior="coupling"), "not compared .* the prior is a FlowPrior")
+
+
 def test_an_unknown_option_is_an_error_of_the_caller():
     vae, x = make()
     with pytest.raises(TypeError, match="corre"):

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -199,10 +200,10 @@ def _wrapped(vae: Any, example: Any, options: dict[str, Any]) -> Iterator[Findin
 
 def _split(said: str) -> tuple[str, str]:
     """Cut the line that helps, which our errors end with, from the reason."""
-    at = max(said.rfind("Pass "), said.rfind("pass "))
-    if at <= 0:
+    starts = [m.start(1) for m in re.finditer(r"[.;:,\n]\s*\b((?:[Pp]ass|[Uu]se|[Ww]rap)\b )", said)]
+    if not starts:
         return said, DESCRIBE
-    return said[:at].rstrip(" \n:;,"), said[at:]
+    return said[: starts[-1]].rstrip(" \n:;,"), said[starts[-1] :]
 
 
 def _listed(names: list[str]) -> str:

@@ -151,7 +151,8 @@ def aggregate_posterior(aef: AEF, example: Any) -> Iterator[Finding]:
     with evaluation_mode(aef):
         loc, scale, transform = aef.parts.encode(case.x, *case.cond, **case.kwargs)
     if transform is not None or not isinstance(aef.prior, StandardNormal):
-        yield Finding("note", "prior", f"{type(aef.prior).__name__}: not compared with the aggregate posterior")
+        why = "the posterior has a flow" if transform is not None else f"the prior is a {type(aef.prior).__name__}"
+        yield Finding("note", "prior", f"not compared with the aggregate posterior: {why}")
         return
     mean = loc.flatten(1).mean(0)
     spread = loc.flatten(1).var(0, correction=0)
