@@ -20,7 +20,7 @@ def adapt(vae: Any, example: Tensor, *cond: Any, encoder_scale: str | None = Non
     """Read the parts from model and guide: `model(x, *cond)` and `guide(x, *cond)`.
 
     Args:
-        vae: the user's object, or a `vae2aef.pyro_pair.PyroPair`.
+        vae: the user's object, or a `vae2aef.svi.pair.PyroPair`.
         example: data, shape `(batch, *event)`.
         *cond: conditions.
         encoder_scale: refused: the guide's distribution says what its scale is.
@@ -29,8 +29,8 @@ def adapt(vae: Any, example: Tensor, *cond: Any, encoder_scale: str | None = Non
     Raises:
         WrapError: if they make no AEF with one latent; names the site and the fix.
     """
-    from vae2aef.pyro_pair import PyroPair
-    from vae2aef.pyro_parts import NotSingle, PyroParts
+    from vae2aef.svi.pair import PyroPair
+    from vae2aef.svi.parts import NotSingle, PyroParts
 
     if encoder_scale is not None:
         raise WrapError(f'encoder_scale="{encoder_scale}": leave it out, the guide\'s distribution says what it is')

@@ -8,7 +8,7 @@ import zoo
 from torch import Tensor, nn
 
 import vae2aef
-from vae2aef.findings import Finding, Report
+from vae2aef.diagnostics.findings import Finding, Report
 
 
 def make(cls: type[nn.Module] = zoo.LogVar, rows: int = 64) -> tuple[nn.Module, Tensor]:

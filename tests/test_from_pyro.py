@@ -12,7 +12,7 @@ import pyro.distributions as dist  # noqa: E402
 import pyro.poutine as poutine  # noqa: E402
 
 import vae2aef  # noqa: E402
-from vae2aef.pyro_aef import PyroAEF  # noqa: E402
+from vae2aef.svi.aef import PyroAEF  # noqa: E402
 
 B, N, D = 6, 4, 2
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st  # noqa: E402
 from pyro.infer import SVI, Trace_ELBO  # noqa: E402
 
 import vae2aef  # noqa: E402
-from vae2aef.pyro_sites import read_site  # noqa: E402
 from vae2aef.svi import AEF_ELBO  # noqa: E402
+from vae2aef.svi.sites import read_site  # noqa: E402
 
 D, N = 3, 6
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import vae2aef
 from vae2aef.nets import ConvVAE
-from vae2aef.traced import TracedParts
-from vae2aef.tracing import tensors
+from vae2aef.tracing.noise import tensors
+from vae2aef.tracing.parts import TracedParts
 
 
 @pytest.fixture(autouse=True)
@@ -176,7 +176,7 @@ def test_the_vae_is_left_as_it_was(cls):
     vae.train()
     torch.set_rng_state(random_state)
     before, modes = snapshot(vae), [m.training for m in vae.modules()]
-    vae2aef.proof.trace(vae, x[0], x[1:])
+    vae2aef.tracing.proof.trace(vae, x[0], x[1:])
     assert_same(snapshot(vae), before)
     assert modes == [m.training for m in vae.modules()]
     assert torch.equal(torch.get_rng_state(), random_state)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from vae2aef.errors import WrapError
-from vae2aef.proof import trace
+from vae2aef.tracing.proof import trace
 
 
 def in_place_part(z: Tensor, loc: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ def __getattr__(name: str) -> Any:
 
         return AEF_ELBO
     if name == "from_pyro":
-        from vae2aef.pyro_convert import from_pyro
+        from vae2aef.svi import from_pyro
 
         return from_pyro
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

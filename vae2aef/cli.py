@@ -130,7 +130,7 @@ def check(
         from vae2aef.comparison.data import load
         from vae2aef.comparison.factory import make_vae
         from vae2aef.diagnostics import check as run
-        from vae2aef.findings import style
+        from vae2aef.diagnostics.findings import style
         from vae2aef.preprocess import dequantize
 
         dataset = load(data, bins)

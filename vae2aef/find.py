@@ -40,7 +40,7 @@ def find_parts(vae: Any, x: Tensor, cond: tuple, kwargs: dict[str, Any], given: 
         tried.append(f"an adapter for {type(vae).__module__}.{type(vae).__qualname__}: none is registered")
         described = scale is not None and any(_callable(vae, a) and _callable(vae, b) for a, b in PAIRS)
         if isinstance(vae, nn.Module) and not described:
-            from vae2aef.proof import trace
+            from vae2aef.tracing.proof import trace
 
             try:
                 return trace(vae, x, cond, kwargs)

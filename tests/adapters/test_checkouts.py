@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from adapter_cases import Case, Own, compvis_own, pytorch_vae
-from test_bridge import as_vae, contract
+from test_adapter_bridge import as_vae, contract
 from torch import nn
 
 import vae2aef

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import vae2aef
 from vae2aef.nets import MLPVAE, ConvVAE
-from vae2aef.traced import TracedParts
+from vae2aef.tracing.parts import TracedParts
 
 
 class Opaque(nn.Module):

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vae2aef.cases import Case
-from vae2aef.outputs import leaves
-from vae2aef.recording import Draw, Record
-from vae2aef.sites import Refusal, Seen, decide
-from vae2aef.traced import awake
+from vae2aef.tracing.cases import Case
+from vae2aef.tracing.outputs import leaves
+from vae2aef.tracing.parts import awake
+from vae2aef.tracing.recording import Draw, Record
+from vae2aef.tracing.sites import Refusal, Seen, decide
 
 
 @contextlib.contextmanager

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from vae2aef.errors import WrapError
 from vae2aef.marginal import own_random_state
-from vae2aef.pyro_cores import build_core
-from vae2aef.pyro_data import depends, substitute, tensors
-from vae2aef.pyro_handlers import GaussianScale, is_subsample
-from vae2aef.pyro_sites import place, read_site
+from vae2aef.svi.cores import build_core
+from vae2aef.svi.data import depends, substitute, tensors
+from vae2aef.svi.handlers import GaussianScale, is_subsample
+from vae2aef.svi.sites import place, read_site
 
 if TYPE_CHECKING:
-    from vae2aef.svi import AEF_ELBO
+    from vae2aef.svi.elbo import AEF_ELBO
 
 
 def survey(elbo: "AEF_ELBO", model: Any, guide: Any, args: tuple, kwargs: dict[str, Any], data: Tensor) -> None:

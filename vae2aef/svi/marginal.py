@@ -10,12 +10,12 @@ from torch import Tensor
 from vae2aef import marginal
 from vae2aef.errors import NonFiniteError
 from vae2aef.marginal import LogProb, Proposal, evaluation_mode, own_random_state
-from vae2aef.pyro_cores import SiteCore
-from vae2aef.pyro_sites import LocationScale
+from vae2aef.svi.cores import SiteCore
+from vae2aef.svi.sites import LocationScale
 from vae2aef.tensors import numel, repeat_batch
 
 if TYPE_CHECKING:
-    from vae2aef.pyro_aef import PyroAEF
+    from vae2aef.svi.aef import PyroAEF
 
 ROWS_AT_ONCE = 4096
 """About how many rows the model is run on at once for `log_prob`; the batch's own size, if that is more."""

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vae2aef.outputs import candidates, say_path
 from vae2aef.parts import describe
-from vae2aef.recording import Record
-from vae2aef.tracing import Site
+from vae2aef.tracing.noise import Site
+from vae2aef.tracing.outputs import candidates, say_path
+from vae2aef.tracing.recording import Record
 
 
 class Refusal(Exception):
@@ -29,7 +29,7 @@ def decide(record: Record, found: list[tuple[tuple, Any, Tensor]], x: Tensor) ->
 
     Args:
         record: a finished pass over `x`.
-        found: what forward returned, from `vae2aef.outputs.leaves`.
+        found: what forward returned, from `vae2aef.tracing.outputs.leaves`.
         x: the data, `(batch, *event)`.
 
     Raises:

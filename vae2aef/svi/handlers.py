@@ -12,9 +12,9 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from vae2aef.errors import WrapError
-from vae2aef.pyro_cores import SiteCore, perturb
-from vae2aef.pyro_sites import CoreSite, LocationScale, read_site
 from vae2aef.residual import MIN_SCALE
+from vae2aef.svi.cores import SiteCore, perturb
+from vae2aef.svi.sites import CoreSite, LocationScale, read_site
 
 Core = Callable[[str, SiteCore, LocationScale, int, Tensor], tuple[Tensor, Tensor]]
 """`(name, cores, site, batch_dims, h(x))` gives w and an entropy (or minus a log density of w), `(*batch)`."""

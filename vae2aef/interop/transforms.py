@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from vae2aef.errors import WrapError
 from vae2aef.flows import Bijection
-from vae2aef.held import Held
+from vae2aef.interop.held import Held
 from vae2aef.tensors import full_precision, sum_event
 
 _FACTORIES = {torch.zeros, torch.ones, torch.empty, torch.full}

@@ -9,17 +9,17 @@ from pyro.distributions.torch_distribution import MaskedDistribution
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from vae2aef.distributions import density, draw
 from vae2aef.errors import WrapError
+from vae2aef.interop.distributions import density, draw
+from vae2aef.interop.transforms import apply
 from vae2aef.marginal import own_random_state
 from vae2aef.parts import Decoded, Posterior, VAEParts, to_scale
-from vae2aef.pyro_handlers import is_subsample
-from vae2aef.pyro_pair import PyroPair
-from vae2aef.pyro_sites import read_site, sum_after
-from vae2aef.pyro_survey import latent_sites, survey
-from vae2aef.svi import AEF_ELBO
+from vae2aef.svi.elbo import AEF_ELBO
+from vae2aef.svi.handlers import is_subsample
+from vae2aef.svi.pair import PyroPair
+from vae2aef.svi.sites import read_site, sum_after
+from vae2aef.svi.survey import latent_sites, survey
 from vae2aef.tensors import at_least_float32, sum_event
-from vae2aef.transforms import apply
 
 
 class NotSingle(WrapError):

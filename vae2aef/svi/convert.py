@@ -4,10 +4,10 @@ from typing import Any
 
 from vae2aef.aef import AEF
 from vae2aef.errors import WrapError
-from vae2aef.pyro_aef import PyroAEF
-from vae2aef.pyro_pair import PyroPair
-from vae2aef.pyro_parts import NotSingle, PyroParts
 from vae2aef.residual import Residual
+from vae2aef.svi.aef import PyroAEF
+from vae2aef.svi.pair import PyroPair
+from vae2aef.svi.parts import NotSingle, PyroParts
 from vae2aef.wrap import wrap
 
 

@@ -2,8 +2,8 @@
 
 The draw of Gaussian noise inside `forward` returns u = n^-1(w) instead; z is what the forward makes of it, its scale
 is dz/du by autograd in the same pass, and the mean of the data is what the forward returns. To decode other latents,
-they are put in the place of z in a pass over placeholder data. `vae2aef.proof.trace` proves once that this is right,
-or refuses.
+they are put in the place of z in a pass over placeholder data. `vae2aef.tracing.proof.trace` proves once that this is
+right, or refuses.
 """
 
 import contextlib
@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from vae2aef.errors import WrapError
-from vae2aef.outputs import pick
 from vae2aef.parts import MIN_SCALE, Decoded, Pass, Posterior, VAEParts
 from vae2aef.tensors import at_least_float32
-from vae2aef.tracing import Follow, Site
+from vae2aef.tracing.noise import Follow, Site
+from vae2aef.tracing.outputs import pick
 
 
 class TracedParts(VAEParts):
-    """Parts of a VAE known only by its forward. Made by `vae2aef.proof.trace`, which proves what is assumed here.
+    """Parts of a VAE known only by its forward. `vae2aef.tracing.proof.trace` makes it, and proves what it assumes.
 
     Args:
         vae: the user's module; `vae(x, *cond)` encodes, draws once, and decodes.

@@ -14,10 +14,10 @@ from pyro.infer.enum import get_importance_trace
 from torch import Tensor, nn
 
 from vae2aef.errors import NonFiniteError, WrapError
-from vae2aef.pyro_cores import SiteCore
-from vae2aef.pyro_data import find_data
-from vae2aef.pyro_handlers import Core, GuideHandler, ModelHandler, UnknownSite, noisy_core
-from vae2aef.pyro_survey import survey
+from vae2aef.svi.cores import SiteCore
+from vae2aef.svi.data import find_data
+from vae2aef.svi.handlers import Core, GuideHandler, ModelHandler, UnknownSite, noisy_core
+from vae2aef.svi.survey import survey
 
 _owners: "weakref.WeakValueDictionary[str, AEF_ELBO]" = weakref.WeakValueDictionary()
 

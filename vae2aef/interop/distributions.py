@@ -21,10 +21,10 @@ from torch.distributions import (
 )
 
 from vae2aef.errors import WrapError
-from vae2aef.held import Held
+from vae2aef.interop.held import Held
+from vae2aef.interop.transforms import TransformState, apply
 from vae2aef.marginal import own_random_state
 from vae2aef.tensors import at_least_float32, numel, sum_event
-from vae2aef.transforms import TransformState, apply
 
 LOCATION_SCALE = (Normal, Laplace, StudentT, Cauchy, Gumbel, MultivariateNormal, LowRankMultivariateNormal)
 

@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 
 from vae2aef.aef import AEF
-from vae2aef.cases import Case
+from vae2aef.diagnostics.findings import Finding
 from vae2aef.errors import WrapError
-from vae2aef.findings import Finding
 from vae2aef.flows import StandardNormal
 from vae2aef.marginal import evaluation_mode
 from vae2aef.parts import MIN_SCALE, SCALES, CallableParts, Posterior, to_scale
-from vae2aef.proof import trace
 from vae2aef.tensors import numel
-from vae2aef.traced import TracedParts
+from vae2aef.tracing.cases import Case
+from vae2aef.tracing.parts import TracedParts
+from vae2aef.tracing.proof import trace
 from vae2aef.wrap import PROBE_ROWS, _example, _rows
 
 SMALL_SCALE = 1e-4

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vae2aef.core import LinearFeatures, NoFeatures
 from vae2aef.errors import WrapError
 from vae2aef.flows import build_flow
-from vae2aef.pyro_sites import LocationScale, Placement, flow_core, push, sum_after
+from vae2aef.svi.sites import LocationScale, Placement, flow_core, push, sum_after
 from vae2aef.tensors import numel
 
 
@@ -58,7 +58,7 @@ class SiteCore(nn.Module):
         return w.movedim(0, axis - extra).expand(shape)
 
     def forward(self, site: LocationScale, core: Tensor, batch_dims: int) -> tuple[Tensor, Tensor]:
-        """Map w to z, with log|det dz/dw|; shapes as in `pyro_sites.push`."""
+        """Map w to z, with log|det dz/dw|; shapes as in `vae2aef.svi.sites.push`."""
         axis = core.dim() + self.placement.data
         u, log_det = flow_core(self.flow, core, batch_dims, axis)  # type: ignore[arg-type]
         z, more = push(self.name, site, u, batch_dims)

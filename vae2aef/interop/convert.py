@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vae2aef.distributions import DistributionPrior
 from vae2aef.errors import WrapError
 from vae2aef.flows import Bijection, FlowPrior, Inverse
+from vae2aef.interop.distributions import DistributionPrior
+from vae2aef.interop.transforms import TorchTransform, library_class, outside_bijection
 from vae2aef.tensors import numel
-from vae2aef.transforms import TorchTransform, library_class, outside_bijection
 
 __all__ = ["DistributionPrior", "as_bijection", "as_prior", "posterior_flow"]
 

@@ -1,6 +1,6 @@
 """Watch one pass of a VAE's forward as a graph of calls: where data and noise go, what is affine in the noise.
 
-`vae2aef.sites` decides from it, once, which call makes z and which output is the mean of the data.
+`vae2aef.tracing.sites` decides from it, once, which call makes z and which output is the mean of the data.
 """
 
 import sys
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vae2aef.tracing import DETACH, DRAWS, GAUSSIAN, Follow, plain_name, tensors
+from vae2aef.tracing.noise import DETACH, DRAWS, GAUSSIAN, Follow, plain_name, tensors
 
 # Functions that return the values they were given; with the same shape, in the same places.
 COPIES = {

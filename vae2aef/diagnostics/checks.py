@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vae2aef import measurements
 from vae2aef.aef import AEF
-from vae2aef.cases import untouched
-from vae2aef.findings import Finding, Report
+from vae2aef.diagnostics import measurements
+from vae2aef.diagnostics.findings import Finding, Report
 from vae2aef.marginal import own_random_state
 from vae2aef.registry import unwrap
+from vae2aef.tracing.cases import untouched
 from vae2aef.wrap import wrap
 
 DESCRIBE = (

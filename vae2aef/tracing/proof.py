@@ -19,16 +19,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vae2aef.cases import Case, close, other_data, untouched
 from vae2aef.errors import WrapError
 from vae2aef.marginal import evaluation_mode, own_random_state
-from vae2aef.outputs import say_path
 from vae2aef.parts import describe
-from vae2aef.recording import Draw
-from vae2aef.sites import Refusal, Seen
-from vae2aef.traced import TracedParts
-from vae2aef.tracing import Follow
-from vae2aef.watch import find_awake, observe, refusing
+from vae2aef.tracing.cases import Case, close, other_data, untouched
+from vae2aef.tracing.noise import Follow
+from vae2aef.tracing.outputs import say_path
+from vae2aef.tracing.parts import TracedParts
+from vae2aef.tracing.recording import Draw
+from vae2aef.tracing.sites import Refusal, Seen
+from vae2aef.tracing.watch import find_awake, observe, refusing
 
 ROWS, TRAINING_ROWS = 3, 2
 TRIES = 8

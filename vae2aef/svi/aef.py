@@ -7,14 +7,14 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from vae2aef import pyro_marginal
-from vae2aef.distributions import draw
 from vae2aef.errors import NonFiniteError, WrapError
+from vae2aef.interop.distributions import draw
 from vae2aef.marginal import LogProb, Proposal, own_random_state
-from vae2aef.pyro_handlers import ModelHandler, is_subsample, noisy_core
-from vae2aef.pyro_pair import PyroPair
-from vae2aef.pyro_parts import same_density
-from vae2aef.svi import AEF_ELBO
+from vae2aef.svi import marginal
+from vae2aef.svi.elbo import AEF_ELBO
+from vae2aef.svi.handlers import ModelHandler, is_subsample, noisy_core
+from vae2aef.svi.pair import PyroPair
+from vae2aef.svi.parts import same_density
 
 
 class _Unscaled(Messenger):
@@ -155,11 +155,11 @@ class PyroAEF(nn.Module):
             proposal: from `tune_proposal`; None tunes one on the first rows of `x`.
             **kwargs: conditions by name.
         """
-        return pyro_marginal.log_prob(self, x, cond, kwargs, num_samples, proposal)
+        return marginal.log_prob(self, x, cond, kwargs, num_samples, proposal)
 
     def tune_proposal(self, x: Tensor, *cond: Any, **kwargs: Any) -> Proposal:
         """Tune the importance sampling on (at most 64 rows of) held-out data; see `vae2aef.marginal.tune`."""
-        return pyro_marginal.tune(self, x, cond, kwargs)
+        return marginal.tune(self, x, cond, kwargs)
 
     # ------------------------------------------------------------------ small steps
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import transform_to
 
 from vae2aef.errors import WrapError
-from vae2aef.pyro_data import find_data
+from vae2aef.svi.data import find_data
 
 
 class PyroPair(nn.Module):
