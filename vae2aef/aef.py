@@ -1,6 +1,9 @@
 """The AutoEncoder within Flows: Eq. 4-10 and Algorithms 1-3 of the paper."""
 
+import copy
+import inspect
 from collections.abc import Iterator
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -181,9 +184,23 @@ class AEF(nn.Module):
         """Encode and decode: shape `(batch, *event)` to the same. What the latent keeps of `x`."""
         return self.decode(self.encode(x, *cond, **kwargs), *cond, **kwargs)
 
+    def denoise(self, x: Tensor, *cond: Any, **kwargs: Any) -> Tensor:
+        """Return `x` without what the model takes for noise: its reconstruction, shape `(batch, *event)`.
+
+        Expanded family only: a core that is part of the data keeps its noise (paper, section 3.2).
+
+        Raises:
+            ValueError: in the partition family.
+        """
+        if isinstance(self.core, Partition):
+            raise ValueError('a partition core keeps the noise of its part of x; to denoise, wrap with core="linear"')
+        return self.reconstruct(x, *cond, **kwargs)
+
     @torch.no_grad()
     def sample(self, n: int, *cond: Any, temperature: float = 1.0, residual: bool = False, **kwargs: Any) -> Tensor:
         """Draw `n` events of data, shape `(n, *event)` (Algorithms 2 and 3).
+
+        Runs in `eval()` mode, so that BatchNorm neither mixes samples nor learns from them.
 
         Args:
             n: how many.
@@ -198,13 +215,14 @@ class AEF(nn.Module):
         args, named = (cond, kwargs) if self._prior_takes_conditions else ((), {})
         if temperature != 1.0:
             named = {**named, "temperature": temperature}
-        try:
-            z = self.prior.sample(n, *args, **named)  # type: ignore[operator]
-        except TypeError as error:
-            if temperature != 1.0 and "temperature" in str(error):
-                raise ValueError(f"the prior {type(self.prior).__name__} has no temperature: {error}") from error
-            raise
-        return self.decode(z, *cond, residual=residual, **kwargs)
+        with marginal.evaluation_mode(self):
+            try:
+                z = self.prior.sample(n, *args, **named)  # type: ignore[operator]
+            except TypeError as error:
+                if temperature != 1.0 and "temperature" in str(error):
+                    raise ValueError(f"the prior {type(self.prior).__name__} has no temperature: {error}") from error
+                raise
+            return self.decode(z, *cond, residual=residual, **kwargs)
 
     # ------------------------------------------------------------------ likelihoods
 
@@ -279,6 +297,24 @@ class AEF(nn.Module):
         }
         return {name: count for name, count in counts.items() if count}
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "AEF":
+        """Copy all; refuse where the copy would go on using the networks of the original.
+
+        Raises:
+            TypeError: if the encoder or decoder was given as a function that holds a module, such as
+                `lambda x: vae.encode(x)`.
+        """
+        for name, part in vars(self.parts).items():
+            if isinstance(part, FunctionType) and any(isinstance(held, nn.Module) for held in _holds(part)):
+                raise TypeError(
+                    f"cannot copy this AEF: its {name} is a function that holds a module, and the copy's {name} would "
+                    "go on using the original's. Pass a module, or a method of one (encoder=vae.encode)"
+                )
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__setstate__(copy.deepcopy(self.__dict__, memo))
+        return copied
+
     def __repr__(self) -> str:
         added = ", ".join(f"{name} {count:,}" for name, count in self.added.items()) or "nothing"
         return f"{self._summary}\n  parameters added: {added}\n  noise: sigma = {self.noise:g}"
@@ -310,6 +346,12 @@ class AEF(nn.Module):
         if self._prior_takes_conditions:
             return self.prior.log_prob(z, *cond, **kwargs)  # type: ignore[operator]
         return self.prior.log_prob(z)  # type: ignore[operator]
+
+
+def _holds(function: FunctionType) -> Iterator[Any]:
+    """Yield what a function refers to from outside: its closure, its defaults and its globals."""
+    held = inspect.getclosurevars(function)
+    yield from (*held.nonlocals.values(), *held.globals.values(), *(function.__defaults__ or ()))
 
 
 def _csv(shape: torch.Size) -> str:

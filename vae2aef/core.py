@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from vae2aef.errors import WrapError
 from vae2aef.tensors import full_precision, numel
 
+MIN_NOISE = 1e-30
+"""Smallest sigma above zero: its square logarithm must exist in float32."""
+
 
 class LinearFeatures(nn.Module):
     """The feature expansion of the paper: h(x) = W x + b.
@@ -68,8 +71,8 @@ class Expansion(nn.Module):
 
     @noise.setter
     def noise(self, value: float) -> None:
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"expected noise >= 0, got {value}")
+        if not math.isfinite(value) or value < 0 or 0 < value < MIN_NOISE:
+            raise ValueError(f"expected noise 0 (the paper's loss) or at least {MIN_NOISE:g}, got {value}")
         self._noise = float(value)
         with torch.no_grad():
             self.sigma.fill_(value)
@@ -97,7 +100,7 @@ class Expansion(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
-        self._noise = float(self.sigma)
+        self._noise = float(f"{float(self.sigma):.7g}")  # 0.3, not the 0.30000001192 of its float32
 
     def extra_repr(self) -> str:
         """Say sigma."""

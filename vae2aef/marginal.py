@@ -28,6 +28,7 @@ FULL_COVARIANCE_UP_TO = 128
 """Largest latent for which a full covariance is tuned; above it, one scale for each core variable."""
 
 TUNING_ROWS, TUNING_DRAWS, TUNING_STEPS, TUNING_LR = 64, 4, 60, 0.1
+TUNING_SEED = 0x5EED_0AEF  # no seed that a user would take: tuning and estimate must not share their draws
 GRID = tuple(10.0**e for e in (-4, -3.5, -3, -2.5, -2, -1.5, -1, -0.5, 0))
 
 
@@ -68,7 +69,6 @@ class Proposal(NamedTuple):
         return unit * self.log_scale.exp(), log_q
 
 
-@torch.no_grad()
 def log_prob(
     aef: "AEF",
     x: Tensor,
@@ -97,7 +97,23 @@ def log_prob(
             not possible for this model.
         NonFiniteError: if a value is not finite; names the rows.
     """
-    kwargs = kwargs or {}
+    if torch.is_inference_mode_enabled():  # the Laplace fit and tuning need gradients with respect to latents
+        with torch.inference_mode(False):
+            x, cond, kwargs = (_plain(value) for value in (x, cond, kwargs or {}))
+            return log_prob(aef, x, cond, kwargs, num_samples, proposal, chunk_size)
+    with torch.no_grad():
+        return _log_prob(aef, x, cond, kwargs or {}, num_samples, proposal, chunk_size)
+
+
+def _log_prob(
+    aef: "AEF",
+    x: Tensor,
+    cond: tuple,
+    kwargs: dict[str, Any],
+    num_samples: int,
+    proposal: "Proposal | str | None",
+    chunk_size: int | None,
+) -> LogProb:
     if num_samples < 1 or (chunk_size is not None and chunk_size < 1):
         raise ValueError(f"expected num_samples and chunk_size of at least 1, got {num_samples}, {chunk_size}")
     if isinstance(proposal, str) and proposal != "laplace":
@@ -199,13 +215,16 @@ def tune(aef: "AEF", x: Tensor, cond: tuple = (), kwargs: dict[str, Any] | None 
         ValueError: if `x` is empty.
         NonFiniteError: if no proposal gives a finite bound.
     """
+    if torch.is_inference_mode_enabled():
+        with torch.inference_mode(False):
+            return tune(aef, _plain(x), _plain(cond), _plain(kwargs or {}))
     if not isinstance(aef.core, Expansion):
         return None
     if not x.shape[0]:
         raise ValueError("cannot tune a proposal on an empty batch")
     batch, take = x.shape[0], slice(0, TUNING_ROWS)
     with evaluation_mode(aef), own_random_state(x.device):
-        torch.manual_seed(0)
+        torch.manual_seed(TUNING_SEED)
         with torch.no_grad():
             case = Case(aef, x[take], _rows(cond, take, batch), _rows(kwargs or {}, take, batch))
             dim = numel(aef.latent_shape)
@@ -262,6 +281,15 @@ def _rows(conditions: Any, take: slice, batch: int) -> Any:
     return tuple(cut(value) for value in conditions)
 
 
+def _plain(value: Any) -> Any:
+    """Copy tensors that were made in inference mode, which autograd does not take; inside tuples and dicts too."""
+    if isinstance(value, Tensor):
+        return value.clone() if value.is_inference() else value
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    return {name: _plain(item) for name, item in value.items()} if isinstance(value, dict) else value
+
+
 def _require_finite(values: Tensor) -> None:
     bad = (~values.isfinite()).nonzero().flatten().tolist()
     if bad:
@@ -282,9 +310,10 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def own_random_state(device: torch.device) -> Iterator[None]:
-    """Leave torch's random state, of the CPU and of `device`, as it was."""
-    if device.type == "cpu":
-        with torch.random.fork_rng(devices=[]):
+    """Leave torch's random states, of the CPU and of the accelerators, as they were."""
+    if device.type in ("cpu", "cuda"):
+        devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+        with torch.random.fork_rng(devices=devices):
             yield
     else:
         with torch.random.fork_rng(devices=[device], device_type=device.type):

@@ -119,7 +119,7 @@ class Logit(Bijection):
         return log_p - log_q, sum_event(math.log(1 - 2 * self.lam) - log_p - log_q)
 
     def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Map back. A decoder's mean far out in logit space lands a little (up to lam) outside [0, 1]."""
+        """Map back. A mean far out in logit space lands outside [0, 1], by at most lam / (1 - 2 lam)."""
         log_p, log_q = torch.nn.functional.logsigmoid(y), torch.nn.functional.logsigmoid(-y)
         x = (log_p.exp() - self.lam) / (1 - 2 * self.lam)
         return x, sum_event(log_p + log_q - math.log(1 - 2 * self.lam))
@@ -195,19 +195,20 @@ class Standardize(Bijection):
         return f"{self.scale.numel()} of each"
 
 
-def bits_per_dim(log_prob: Tensor, event_shape: Sequence[int], bins: int = 256) -> Tensor:
-    """Convert log densities of data on the unit interval to bits per dimension; lower is better.
+def bits_per_dim(log_prob: Tensor, event_shape: Sequence[int], bins: int = 256, width: float = 1.0) -> Tensor:
+    """Convert log densities to bits per dimension; lower is better.
 
-    `-log_prob / (N log 2) + log2(bins)`: with `bins=256`, bits per value of 8-bit data; with `bins=1`,
+    `-log_prob / (N log 2) + log2(bins / width)`: with `bins=256`, bits per value of 8-bit data; with `bins=1`,
     the differential entropy in bits.
 
     Args:
         log_prob: nats, any shape.
         event_shape: shape of one event, N values in all.
         bins: grey levels of the data before dequantisation.
+        width: length of the interval on which the data live: 1 for [0, 1], 2 for [-1, 1].
 
     Raises:
-        ValueError: if the event is empty or `bins` is not positive.
+        ValueError: if the event is empty, or `bins` or `width` is not positive.
 
     Example:
         The uniform density on [0, 1] spends 8 bits on every 8-bit value:
@@ -215,9 +216,11 @@ def bits_per_dim(log_prob: Tensor, event_shape: Sequence[int], bins: int = 256) 
         >>> bits_per_dim(torch.zeros(1), (1, 28, 28), bins=256)
         tensor([8.])
     """
-    if numel(event_shape) == 0 or bins < 1:
-        raise ValueError(f"expected an event with values and bins >= 1, got {tuple(event_shape)} and {bins}")
-    return -log_prob / (numel(event_shape) * math.log(2)) + math.log2(bins)
+    if numel(event_shape) == 0 or bins < 1 or not width > 0:
+        raise ValueError(
+            f"expected an event with values, bins >= 1 and width > 0, got {tuple(event_shape)}, {bins} and {width}"
+        )
+    return -log_prob / (numel(event_shape) * math.log(2)) + math.log2(bins / width)
 
 
 def build_preprocess(kind: "str | Bijection | Sequence[str | Bijection] | None", example: Tensor | None) -> Bijection:

@@ -50,7 +50,7 @@ def tune(aef: "PyroAEF", x: Tensor, cond: tuple, kwargs: dict[str, Any]) -> Prop
     batch = x.shape[0]
     cond, kwargs = marginal._rows(cond, rows, batch), marginal._rows(kwargs, rows, batch)
     with evaluation_mode(aef), own_random_state(x.device):
-        torch.manual_seed(0)
+        torch.manual_seed(marginal.TUNING_SEED)
         case: Any = Case(aef, x[rows], cond, kwargs)
         dim = sum(case.sizes.values())
         scales = [*marginal.GRID, aef.noise] if aef.noise else list(marginal.GRID)
