@@ -218,3 +218,83 @@ def test_the_mnist_file():
         pytest.skip("shared/data/mnist.npz is not on this machine")
     data = load(str(path))
     assert (data.event_shape, data.bins, len(data.x_train), len(data.x_test)) == ((1, 28, 28), 256, 60000, 10000)
+
+
+# ---------------------------------------------------------------- how many levels
+
+LEVELS17 = RNG.randint(0, 17, (40, 8, 8))
+
+
+def saved(tmp_path, array):
+    np.save(tmp_path / "a.npy", array)
+    return str(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_whole_floats_are_levels(tmp_path, dtype):
+    data = load(saved(tmp_path, GREY.astype(dtype)))
+    assert (data.bins, data.x_train.dtype) == (256, torch.uint8)
+    assert set(torch.cat([data.x_train, data.x_test]).flatten().tolist()) == set(GREY.flatten().tolist())
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int64, np.float32])
+def test_zeros_and_ones_are_two_levels(tmp_path, dtype):
+    data = load(saved(tmp_path, (GREY > 100).astype(dtype)))
+    assert (data.bins, int(data.x_train.max())) == (2, 1)
+    assert load(saved(tmp_path, (GREY > 100).astype(np.float32)), bins=256).x_train.max() == 255
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("levels", "divisor"), [(17, 16), (16, 16), (16, 15), (18, 17), (1021, 1020)])
+def test_few_evenly_spaced_floats_ask_for_their_levels(tmp_path, levels, divisor, dtype):
+    whole = RNG.randint(0, levels, (40, 25, 25))
+    whole[0, 0, :2] = 0, levels - 1
+    path = saved(tmp_path, (whole / divisor).astype(dtype))
+    distinct = len(np.unique(whole))
+    with pytest.raises(InputError, match=rf"{distinct} distinct values.* --bins {levels}\b.*--bins 1 "):
+        load(path)
+    data = load(path, bins=levels)
+    assert data.bins == levels
+    assert np.array_equal(np.sort(torch.cat([data.x_train, data.x_test]).flatten()), np.sort(whole.flatten()))
+    assert load(path, bins=1).x_train.is_floating_point()
+
+
+@pytest.mark.parametrize("change", [lambda x: 2 * x - 1, lambda x: (x - 0.1307) / 0.3081, lambda x: x.round(1) * 7])
+def test_levels_that_were_rescaled_are_discrete_still(tmp_path, change):
+    x = change(RNG.randint(0, 256, (40, 8, 8)) / 255)
+    with pytest.raises(InputError, match=r"distinct values.*the integers themselves.*--bins 1 "):
+        load(saved(tmp_path, x.astype(np.float32)))
+    assert load(saved(tmp_path, x), bins=1).bins == 1
+
+
+def test_continuous_floats_are_taken_as_such(tmp_path):
+    for x in (
+        RNG.rand(50, 40),
+        RNG.rand(50, 40).astype(np.float32) * 7 - 3,
+        np.linspace(-1, 2, 80).reshape(20, 4),  # evenly spaced, each value once
+        RNG.rand(9)[RNG.randint(0, 9, (50, 40))],  # few, but not evenly spaced
+    ):
+        assert load(saved(tmp_path, x)).bins == 1
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_small_whole_numbers_ask_for_their_levels(tmp_path, dtype):
+    path = saved(tmp_path, LEVELS17.astype(dtype))
+    with pytest.raises(InputError, match=r"0 to 16, which may be 17 levels.*--bins 17 or --bins 256") as caught:
+        load(path)
+    assert ("--bins 1 if" in str(caught.value)) == (dtype is np.float32)
+    assert (load(path, bins=17).bins, load(path, bins=256).bins) == (17, 256)
+
+
+@pytest.mark.parametrize(
+    ("array", "bins", "message"),
+    [
+        (GREY * 4.0, None, r"whole numbers from 0 to 10\d\d, expected 0 to 255; .*--bins 10\d\d, or --bins 1 "),
+        (GREY - 100.0, None, "whole numbers from -100 to .*shift them to start at 0, or --bins 1 "),
+        (RNG.rand(20, 4), 256, r"not on the grid k/255 which --bins 256 means; leave --bins out"),
+        (GREY, 1, "these are integers; save them as floats"),
+    ],
+)
+def test_levels_that_do_not_fit(tmp_path, array, bins, message):
+    with pytest.raises(InputError, match=message):
+        load(saved(tmp_path, array), bins=bins)

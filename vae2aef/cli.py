@@ -65,7 +65,7 @@ def compare(
         int, typer.Option(help="Test samples, drawn with a fixed seed; 0: all.")
     ] = DEFAULTS.test_limit,
     bins: Annotated[
-        int | None, typer.Option(help="Levels of integer data, where they cannot be told.")
+        int | None, typer.Option(help="Levels of a value, where they cannot be told; 1: continuous.")
     ] = DEFAULTS.bins,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("vae2aef-compare"),
     overwrite: Annotated[
@@ -117,7 +117,7 @@ def check(
     preprocess: Annotated[str, typer.Option(help="logit, standardize or none.")] = DEFAULTS.preprocess,
     prior: Annotated[str, typer.Option(help="vae (its own), coupling or maf.")] = DEFAULTS.prior,
     bins: Annotated[
-        int | None, typer.Option(help="Levels of integer data, where they cannot be told.")
+        int | None, typer.Option(help="Levels of a value, where they cannot be told; 1: continuous.")
     ] = DEFAULTS.bins,
 ) -> None:
     """Report all that matters before training a VAE as an AEF: every problem at once, worst first, with its fix.

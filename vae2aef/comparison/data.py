@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vae2aef.comparison.inputs import InputError
+from vae2aef.comparison.levels import to_levels
 from vae2aef.comparison.readers import ACCEPTED, read
 
 SPLIT_SEED = 0
@@ -63,15 +64,15 @@ def load(source: str, bins: int | None = None) -> Dataset:
             `x_test`, `train` and `test`, or one array, of which a fifth becomes the test set), a
             `.npy` file, an IDX file (`.gz` too; its `t10k` sibling is the test set), or a folder of
             images of one size (with `train` and `test` folders inside, or not).
-        bins: number of levels of integer data. None: 256 for 8-bit integers and for floats that all lie on
-            the grid k/255, 2 for booleans, 1 (continuous) for other floats.
+        bins: number of levels of a value; 1 for continuous data; None to tell from the values, as
+            `vae2aef.comparison.levels.to_levels` does.
 
     Returns:
         The data, images as (channels, height, width), vectors as they are.
 
     Raises:
         InputError: the source is unknown, unreadable or empty, holds objects, NaN or infinite values, or
-            values outside 0..bins-1.
+            values outside 0..bins-1, or it looks discrete and the number of levels cannot be told.
     """
     if bins is not None and bins < 1:
         raise InputError(f"bins is the number of levels and at least 1, got {bins}")
@@ -97,7 +98,7 @@ def load(source: str, bins: int | None = None) -> Dataset:
                 f"{source}: {len(part)} {what} samples of shape {part.shape[1:]}, "
                 f"at least {smallest} that are not empty are needed"
             )
-    (train, test), bins = _levels([train, test], bins, source)
+    (train, test), bins = to_levels([train, test], bins, source)
     return Dataset(name, torch.from_numpy(train), torch.from_numpy(test), bins)
 
 
@@ -129,38 +130,3 @@ def _channels_first(array: np.ndarray, source: str) -> np.ndarray:
         f"{source}: an array of shape {array.shape} is not (n, features), (n, height, width), "
         "(n, height, width, channels) or (n, channels, height, width) with 1, 3 or 4 channels"
     )
-
-
-def _levels(arrays: list[np.ndarray], bins: int | None, source: str) -> tuple[list[np.ndarray], int]:
-    """Integers 0..bins-1, or float32 and bins 1."""
-    if all(a.dtype.kind == "f" for a in arrays):
-        if not all(np.isfinite(a).all() for a in arrays):
-            raise InputError(f"{source}: holds NaN or infinite values; remove these samples first")
-        grid = (bins or 256) - 1
-        if bins == 1 or not all(_on_grid(a, grid) for a in arrays):
-            if bins not in (None, 1):
-                raise InputError(
-                    f"{source}: floats are not on the grid k/{grid} that bins={bins} means; "
-                    "leave bins out for continuous data"
-                )
-            return [a.astype(np.float32) for a in arrays], 1
-        arrays, bins = [np.rint(a * grid).astype(np.int32) for a in arrays], grid + 1
-    elif not all(a.dtype.kind in "biu" for a in arrays):
-        raise InputError(f"{source}: values of type {arrays[0].dtype}, expected integers or floats")
-    if bins is None:
-        bins = 2 if all(a.dtype.kind == "b" for a in arrays) else 256
-    low, high = min(int(a.min()) for a in arrays), max(int(a.max()) for a in arrays)
-    if low < 0 or high >= bins:
-        raise InputError(
-            f"{source}: integers from {low} to {high}, expected 0 to {bins - 1}; "
-            "give the number of levels with bins (--bins), or floats for continuous data"
-        )
-    kind = np.uint8 if bins <= 256 else np.int32
-    return [np.ascontiguousarray(a, dtype=kind) for a in arrays], bins
-
-
-def _on_grid(array: np.ndarray, grid: int) -> bool:
-    if array.min() < 0 or array.max() > 1:
-        return False
-    scaled = array.astype(np.float64) * grid
-    return bool(np.abs(scaled - np.rint(scaled)).max() < 1e-4)

@@ -1,0 +1,139 @@
+"""How many grey levels the values of a data set have: told by their type and by where they lie, or asked for.
+
+Discrete values taken as continuous give bits per dimension without meaning: a density can grow without bound on
+them. So what looks discrete is never taken as continuous without the user's word, `--bins 1`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vae2aef.comparison.inputs import InputError
+
+FEW = 1024  # as many distinct values, evenly spaced, are no coincidence ...
+OFTEN = 4  # ... if each comes so often on average
+FINEST = 2**16  # steps between the smallest and the largest value
+LOOK = 2**20  # values that are looked at first
+
+
+def to_levels(arrays: list[np.ndarray], bins: int | None, source: str) -> tuple[list[np.ndarray], int]:
+    """Bring arrays to integers 0..bins-1, or to `float32` where they are continuous.
+
+    Args:
+        arrays: training and test data, any shapes.
+        bins: number of levels, as the user says; 1 for continuous data; None to tell from the values: 2 for
+            booleans and values 0 and 1, 256 for other whole numbers and for floats on the grid k/255, 1 for
+            floats that are not evenly spaced.
+        source: for messages.
+
+    Returns:
+        The arrays, `uint8`, `int32` or `float32`, and the number of levels.
+
+    Raises:
+        InputError: values are NaN, infinite, of a wrong type or outside 0..bins-1, or the number of levels
+            cannot be told.
+    """
+    if all(a.dtype.kind == "f" for a in arrays):
+        return _floats(arrays, bins, source)
+    if not all(a.dtype.kind in "biu" for a in arrays):
+        raise InputError(f"{source}: values of type {arrays[0].dtype}, expected integers or floats")
+    if bins is None and all(a.dtype.kind == "b" for a in arrays):
+        bins = 2
+    if bins == 1:
+        raise InputError(f"{source}: --bins 1 means continuous values, and these are integers; save them as floats")
+    return _integers(arrays, bins, source, "integers")
+
+
+def _floats(arrays: list[np.ndarray], bins: int | None, source: str) -> tuple[list[np.ndarray], int]:
+    if not all(np.isfinite(a).all() for a in arrays):
+        raise InputError(f"{source}: holds NaN or infinite values; remove these samples first")
+    if bins == 1:
+        return [a.astype(np.float32) for a in arrays], 1
+    low, high = _range(arrays)
+    unit = low >= 0 and high <= 1
+    whole = all((a == np.rint(a)).all() for a in arrays)
+    if whole and (bins is None or not unit):
+        return _integers(arrays, bins, source, "whole numbers")
+    if bins is not None:
+        # k/(bins - 1) reaches 1; k/bins stays below.
+        for grid in (bins - 1, bins) if high < 1 else (bins - 1,):
+            if unit and all(_on_grid(a, grid) for a in arrays):
+                return _integers([np.rint(a * grid) for a in arrays], bins, source, "levels")
+        raise InputError(
+            f"{source}: floats from {low:g} to {high:g} that are not on the grid k/{bins - 1} which --bins {bins} "
+            "means; leave --bins out, or use --bins 1 for continuous data"
+        )
+    if unit and all(_on_grid(a, 255) for a in arrays):
+        levels = [np.rint(a * 255).astype(np.uint8) for a in arrays]
+        step = int(np.gcd.reduce(np.unique(np.concatenate([np.unique(a) for a in levels]))))
+        if step <= 1:
+            return levels, 256
+        raise _ask(source, 255 // step + 1, low, high, 255 // step + 1, " (or --bins 256 for 8-bit values)")
+    if found := _evenly_spaced(arrays):
+        distinct, spacing = found
+        levels_in_one = 1 / spacing
+        fits = unit and abs(levels_in_one - round(levels_in_one)) < 1e-3 * levels_in_one
+        number = round(levels_in_one) + (high > 1 - spacing / 2) if fits else None
+        if number and not all(_on_grid(a, round(levels_in_one)) for a in arrays):
+            number = None
+        raise _ask(source, distinct, low, high, number)
+    return [a.astype(np.float32) for a in arrays], 1
+
+
+def _ask(source: str, distinct: int, low: float, high: float, bins: int | None, other: str = "") -> InputError:
+    line = f"--bins {bins}{other}" if bins else "the integers themselves, or floats k/(levels - 1) from 0 to 1"
+    return InputError(
+        f"{source}: floats from {low:g} to {high:g} that take only {distinct} distinct values, evenly spaced, so they "
+        f"are discrete, and bits per dimension need the number of levels. Give {line}; or --bins 1 to take them as "
+        "continuous all the same"
+    )
+
+
+def _integers(arrays: list[np.ndarray], bins: int | None, source: str, what: str) -> tuple[list[np.ndarray], int]:
+    low, high = (int(v) for v in _range(arrays))
+    continuous = ", or --bins 1 if they are continuous" if what == "whole numbers" else ""
+    if bins is None and low >= 0:
+        if 1 < high < 128:
+            raise InputError(
+                f"{source}: {what} from {low} to {high}, which may be {high + 1} levels or dark 8-bit values; bits per "
+                f"dimension need the number of levels. Give --bins {high + 1} or --bins 256{continuous}"
+            )
+        bins = 2 if high <= 1 else 256
+    bins = bins or 256
+    if low < 0 or high >= bins:
+        advice = "shift them to start at 0" if low < 0 else f"give the number of levels with --bins {high + 1}"
+        raise InputError(f"{source}: {what} from {low} to {high}, expected 0 to {bins - 1}; {advice}{continuous}")
+    kind = np.uint8 if bins <= 256 else np.int32
+    return [np.ascontiguousarray(a, dtype=kind) for a in arrays], bins
+
+
+def _range(arrays: list[np.ndarray]) -> tuple[float, float]:
+    return min(a.min() for a in arrays), max(a.max() for a in arrays)
+
+
+def _on_grid(array: np.ndarray, grid: int) -> bool:
+    """Whether all values are k/grid, as exactly as their type can say."""
+    scaled = array.astype(np.float64) * grid
+    close = max(1e-4, grid * float(np.finfo(array.dtype).eps))
+    return close < 0.3 and bool(np.abs(scaled - np.rint(scaled)).max() < close)
+
+
+def _evenly_spaced(arrays: list[np.ndarray]) -> tuple[int, float] | None:
+    """The number of distinct values and their spacing, gaps allowed; None if there are many or they are uneven."""
+    size = sum(a.size for a in arrays)
+    if len(np.unique(arrays[0].ravel()[:: max(1, arrays[0].size // LOOK)])) > FEW:
+        return None
+    values = np.unique(np.concatenate([np.unique(a) for a in arrays])).astype(np.float64)
+    if len(values) > FEW:
+        return None
+    eps = float(max(np.finfo(a.dtype).eps for a in arrays)) * float(np.abs(values).max())
+    values = values[np.concatenate([[True], np.diff(values) > 4 * eps])]  # 0.1 + 0.2 and 0.3 are one value
+    if len(values) < 2 or size < OFTEN * len(values):
+        return None
+    gaps = np.diff(values)
+    # Each gap is rounded by itself, so that the error of the smallest one does not add up.
+    steps = np.concatenate([[0], np.cumsum(np.rint(gaps / gaps.min()))])
+    spacing = float((values[-1] - values[0]) / steps[-1])
+    off = float(np.abs((values - values[0]) / spacing - steps).max())
+    close = max(1e-3, 4 * eps / spacing)
+    return (len(values), spacing) if steps[-1] <= FINEST and off < close < 0.3 else None
