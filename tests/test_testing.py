@@ -141,10 +141,23 @@ def test_too_large_a_jacobian_is_refused():
         testing.check_jacobian(Sinh(), torch.randn(1, 5000))
 
 
-def test_a_function_that_closes_over_its_model_is_explained():
+def test_a_model_that_cannot_be_copied_is_explained():
     vae, x = SmallVAE((4,), (2,)), torch.rand(3, 4)
     aef = vae2aef.wrap(vae, example=x, encoder=lambda x: vae.encoder(x), encoder_scale="log_std")
-    with pytest.raises(ValueError, match=r"pass modules or methods.*\.double\(\) before wrapping"):
+    with pytest.raises(TypeError, match=r"holds a module.*encoder=vae\.encode"):
+        testing.check_jacobian(aef, x)
+
+
+class FixedDtype(SmallVAE):
+    def encoder(self, x):
+        return super().encoder(x.float())
+
+
+def test_a_model_that_does_not_run_in_float64_is_explained():
+    x = torch.rand(3, 4)
+    vae = FixedDtype((4,), (2,)).float()
+    aef = vae2aef.wrap(vae, example=x.float(), encoder_scale="log_std")
+    with pytest.raises(ValueError, match="does not run in float64"):
         testing.check_jacobian(aef, x)
 
 

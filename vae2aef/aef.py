@@ -1,9 +1,5 @@
 """The AutoEncoder within Flows: Eq. 4-10 and Algorithms 1-3 of the paper."""
 
-import copy
-import inspect
-from collections.abc import Iterator
-from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +13,7 @@ from vae2aef.marginal import LogProb, Proposal
 from vae2aef.parts import Decoded, Posterior, VAEParts
 from vae2aef.preprocess import require_continuous
 from vae2aef.tensors import at_least_float32, sum_event
+from vae2aef.wrapper import Wrapper
 
 
 class LossTerms(NamedTuple):
@@ -53,7 +50,7 @@ class Joint(NamedTuple):
     posterior: Posterior
 
 
-class AEF(nn.Module):
+class AEF(Wrapper):
     """A VAE's encoder, decoder and prior inside an invertible map. Made by `vae2aef.wrap`.
 
     `aef(x)` is the loss. For the expanded family with `noise = 0` it is the paper's objective, the negative
@@ -81,10 +78,7 @@ class AEF(nn.Module):
         prior_takes_conditions: bool = False,
         summary: str = "",
     ) -> None:
-        super().__init__()
-        self.vae = vae
-        self.outside = nn.ModuleDict(outside or {})
-        self.parts = parts
+        super().__init__(vae, parts, outside or {}, summary)
         self.core = core
         self.core_flow = core_flow
         self.prior = prior
@@ -93,7 +87,6 @@ class AEF(nn.Module):
         self.event_shape = torch.Size(event_shape)
         self.latent_shape = core.latent_shape
         self._prior_takes_conditions = prior_takes_conditions
-        self._summary = summary
 
     # ------------------------------------------------------------------ the loss
 
@@ -267,8 +260,6 @@ class AEF(nn.Module):
         self._require_shape(x)
         return marginal.tune(self, x, cond, kwargs)
 
-    # ------------------------------------------------------------------ what was added
-
     @property
     def noise(self) -> float:
         """The noise sigma on the core variables (Eq. 11). May be changed at any time while training."""
@@ -280,44 +271,8 @@ class AEF(nn.Module):
             raise ValueError("the partition family has an exact likelihood and takes no noise")
         self.core.noise = value
 
-    def added_parameters(self) -> Iterator[nn.Parameter]:
-        """Yield the parameters that are not the VAE's, for `optimizer.add_param_group`."""
-        own = {id(p) for p in self.vae.parameters()} if isinstance(self.vae, nn.Module) else set()
-        own |= {id(p) for p in self.outside.parameters()}
-        return (p for p in self.parameters() if id(p) not in own)
-
-    @property
-    def added(self) -> dict[str, int]:
-        """How many parameters each added part has, by name."""
-        ids = {id(p) for p in self.added_parameters()}
-        counts = {
-            name: sum(p.numel() for p in part.parameters() if id(p) in ids)
-            for name, part in self.named_children()
-            if name not in ("vae", "outside")
-        }
-        return {name: count for name, count in counts.items() if count}
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "AEF":
-        """Copy all; refuse where the copy would go on using the networks of the original.
-
-        Raises:
-            TypeError: if the encoder or decoder was given as a function that holds a module, such as
-                `lambda x: vae.encode(x)`.
-        """
-        for name, part in vars(self.parts).items():
-            if isinstance(part, FunctionType) and any(isinstance(held, nn.Module) for held in _holds(part)):
-                raise TypeError(
-                    f"cannot copy this AEF: its {name} is a function that holds a module, and the copy's {name} would "
-                    "go on using the original's. Pass a module, or a method of one (encoder=vae.encode)"
-                )
-        copied = type(self).__new__(type(self))
-        memo[id(self)] = copied
-        copied.__setstate__(copy.deepcopy(self.__dict__, memo))
-        return copied
-
     def __repr__(self) -> str:
-        added = ", ".join(f"{name} {count:,}" for name, count in self.added.items()) or "nothing"
-        return f"{self._summary}\n  parameters added: {added}\n  noise: sigma = {self.noise:g}"
+        return f"{super().__repr__()}\n  noise: sigma = {self.noise:g}"
 
     # ------------------------------------------------------------------ small steps
 
@@ -346,12 +301,6 @@ class AEF(nn.Module):
         if self._prior_takes_conditions:
             return self.prior.log_prob(z, *cond, **kwargs)  # type: ignore[operator]
         return self.prior.log_prob(z)  # type: ignore[operator]
-
-
-def _holds(function: FunctionType) -> Iterator[Any]:
-    """Yield what a function refers to from outside: its closure, its defaults and its globals."""
-    held = inspect.getclosurevars(function)
-    yield from (*held.nonlocals.values(), *held.globals.values(), *(function.__defaults__ or ()))
 
 
 def _csv(shape: torch.Size) -> str:

@@ -52,7 +52,8 @@ def check_invertible(model: "AEF | Bijection", example: Any, *, tolerance: float
 
     Raises:
         AssertionError: if an error is larger, or a log-determinant has the wrong shape.
-        ValueError: if the model does not run in float64 as a copy; the message says what to do.
+        ValueError: if the model does not run in float64.
+        TypeError: if the model cannot be copied; see `AEF.__deepcopy__`.
     """
     with _Double(model, example) as (double, x, cond, kwargs), torch.no_grad():
         if not isinstance(double, AEF):
@@ -186,9 +187,8 @@ class _Double:
         self._random.__exit__(kind, error, trace)
         if isinstance(error, RuntimeError) and "dtype" in str(error):
             raise ValueError(
-                "the copy of the model does not run in float64. A function that refers to its model from outside "
-                "(encoder=lambda x: vae.encode(x)) is not copied with it: pass modules or methods "
-                f"(encoder=vae.encode), or convert the VAE with .double() before wrapping. Torch said: {error}"
+                "the model does not run in float64 (is a dtype fixed in its code?), and the check needs its digits. "
+                f"Torch said: {error}"
             ) from error
 
 
