@@ -232,7 +232,7 @@ def test_noise_can_be_scheduled_and_is_checked(x):
     aef.noise = 0
     assert torch.equal(aef(x), aef(x))
     for value in (-0.1, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="expected noise 0 .the paper's loss. or at least"):
+        with pytest.raises(ValueError, match=r"expected noise 0 .* or at least"):
             aef.noise = value
     assert aef.noise == 0
     aef = make(x, core="center")

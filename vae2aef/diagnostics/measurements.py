@@ -97,8 +97,8 @@ def _wrong_scale(parts: Any, case: Case, own: Posterior, ours: Posterior) -> Fin
     ratio = (ours.scale / own.scale).median().item()
     return Finding(
         "error", "encoder scale",
-        f"the VAE's own forward uses another: ours is {ratio:.3g} times dz/du (median). Trained like this, the "
-        "log-determinant is wrong",
+        f"the VAE's own forward uses another: ours is {ratio:.3g} times dz/du (median). Trained like this, "
+        "the posterior is another than your VAE's: its pretrained weights, and its own ELBO, mean something else",
         f'encoder_scale="{right}"' if right else "encoder=lambda x: (loc, scale) with the scale that forward uses",
     )  # fmt: skip
 
