@@ -1,7 +1,10 @@
 """The comparison from data to report, in one process and a few steps."""
 
+import html
 import io
 import json
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,14 +13,20 @@ import torch
 pytest.importorskip("lightning")
 pytest.importorskip("matplotlib")
 
-from rich.console import Console
+pytest.importorskip("typer")
 
-from vae2aef.comparison.arms import ARMS
+from rich.console import Console
+from torch import nn
+from typer.testing import CliRunner
+
+from vae2aef.cli import app
+from vae2aef.comparison.arms import ARMS, Recipe
 from vae2aef.comparison.compare import compare
 from vae2aef.comparison.files import write_atomic
 from vae2aef.comparison.inputs import InputError
 from vae2aef.comparison.options import Options
 from vae2aef.errors import NonFiniteError
+from vae2aef.flows import Identity
 from vae2aef.nets import MLPVAE
 from vae2aef.preprocess import bits_per_dim
 
@@ -81,7 +90,7 @@ def test_what_is_written(finished):
     assert len(results["runs"][0]["validation_bits_per_dim"]) == 1
     page = (out / "report.html").read_text()
     assert results["command"].replace("'", "&#x27;") in page
-    assert f"{rows[2].bits_per_dim:.4f}" in page
+    assert f"{rows[2].bits_per_dim:.3f}" in page
 
 
 def test_the_table_follows_from_the_runs(finished):
@@ -203,9 +212,194 @@ def test_all_wrong_options_are_named_at_once():
 
 
 def test_the_command_asks_for_the_same_again():
-    options = Options(data="my file.npz", arms=("vae", "aef"), lr=0.01)
-    assert options.command("out") == "vae2aef compare --data 'my file.npz' --lr 0.01 --arms vae,aef --out out"
-    assert Options().command("o") == "vae2aef compare --out o"
+    """Every option is written out: the defaults of another version may differ."""
+    for options in (Options(), Options(data="my file.npz", arms=("vae", "aef"), lr=1 / 3, bins=17, core_flow="none")):
+        seen = []
+        words = shlex.split(options.command("my out"))
+        assert words[:2] == ["vae2aef", "compare"]
+        for name, value in options.as_dict().items():
+            assert (f"--{name.replace('_', '-')}" in words) == (value is not None)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("vae2aef.comparison.compare.compare", lambda *args, seen=seen: seen.append(args[:2]))
+            result = CliRunner().invoke(app, words[1:])
+        assert result.exit_code == 0, result.output
+        assert seen == [(options, Path("my out"))]
+
+
+def test_the_arms_say_which_core_flow_they_have(tmp_path):
+    console = mute()
+    options = Options(**SMALL | {"core_flow": "coupling", "steps": 2, "arms": ("vae", "aef"), "prior": "coupling"})
+    compare(options, tmp_path, console)
+    results, page = json.loads((tmp_path / "results.json").read_text()), (tmp_path / "report.html").read_text()
+    protocol = " ".join(results["protocol"])
+    assert (
+        "In all arms: MLPVAE (--vae test_compare:tiny) with 2 latent variables; prior: a learned coupling flow; "
+        "core flow: coupling; residual: Gaussian with one learned scale a feature."
+    ) in protocol
+    printed = " ".join(console.file.getvalue().split())
+    for text in (protocol, page, printed):
+        assert "with the same coupling core flow as all arms, for a VAE a posterior flow" in text
+    assert "of 8 draws" in page and "of 8 draws" in (tmp_path / "table.md").read_text()
+    assert "8 draws" in printed
+
+
+def test_the_plain_vae_is_not_said_to_have_a_flow(finished):
+    _, out, _, printed = finished
+    assert "posterior flow" not in (out / "report.html").read_text()
+    assert "posterior flow" not in printed
+    assert (
+        "prior: the VAE's own (standard normal); core flow: none"
+        in json.loads((out / "results.json").read_text())["protocol"][1]
+    )
+
+
+# ---------------------------------------------------------------- a look at the user's VAE
+
+
+class Last(nn.Module):
+    """A VAE whose decoder ends in a given module."""
+
+    def __init__(self, event_shape, last, latents=2, inner=None):
+        super().__init__()
+        self.inner, self.last = inner or MLPVAE(event_shape, latents, hidden=32), last
+
+    def encode(self, x):
+        return self.inner.encode(x)
+
+    def decode(self, z):
+        return self.last(self.inner.decode(z))
+
+    def parts(self):
+        return {"vae": self, "encoder": self.encode, "decoder": self.decode, "encoder_scale": "log_var"}
+
+
+def sigmoid(event_shape):
+    return Last(event_shape, nn.Sigmoid()).parts()
+
+
+def tanh(event_shape):
+    return Last(event_shape, nn.Tanh()).parts()
+
+
+def blank(event_shape):
+    """Its decoder starts at zero: nothing it decodes leaves [0, 1] before it is trained."""
+    made = Last(event_shape, nn.Identity())
+    last = [m for m in made.inner.decoder.modules() if isinstance(m, nn.Linear)][-1]
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return made.parts()
+
+
+class Squashed(nn.Module):
+    """Tanh units and a small linear layer: within [-1, 1] as initialised, but not bounded by it."""
+
+    def __init__(self, event_shape):
+        super().__init__()
+        self.shape = event_shape
+        self.net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, int(np.prod(event_shape))))
+        nn.init.normal_(self.net[2].weight, std=0.1)
+
+    def forward(self, z):
+        return self.net(z).reshape(-1, *self.shape)
+
+
+def squashed(event_shape):
+    net, vae = Squashed(event_shape), MLPVAE(event_shape, 2, hidden=6)
+    return {"vae": nn.ModuleList([net, vae]), "encoder": vae.encode, "decoder": net, "encoder_scale": "log_var"}
+
+
+def normed(event_shape):
+    """A VAE with batch normalisation, said to have the wrong scale."""
+    vae = MLPVAE(event_shape, 2, hidden=6)
+    vae.encoder.append(nn.BatchNorm1d(6))
+    return {"vae": vae, "encoder": vae.encode, "decoder": vae.decode, "encoder_scale": "log_std"}
+
+
+@pytest.mark.parametrize("preprocess", ["logit", "standardize"])
+def test_a_decoder_that_cannot_reach_most_values_is_refused(tmp_path, preprocess):
+    options = Options(**SMALL | {"vae": "test_compare:sigmoid", "preprocess": preprocess})
+    message = r"within \[0, 1\], .* as a sigmoid does.*[67]\d% of the values are out of its reach.*--preprocess none"
+    with pytest.raises(InputError, match=message):
+        compare(options, tmp_path / "out", mute())
+    assert not (tmp_path / "out").exists()
+    np.save(tmp_path / "a.npy", 5 + RNG.rand(60, 4))
+    options = Options(**SMALL | {"vae": "test_compare:sigmoid", "preprocess": "none", "data": str(tmp_path / "a.npy")})
+    with pytest.raises(InputError, match=r"100% of the values .*; scale the data"):
+        compare(options, tmp_path / "out", mute())
+
+
+def test_a_decoder_that_cannot_reach_some_values_is_noted(tmp_path):
+    compare(Options(**SMALL | {"vae": "test_compare:tanh", "arms": ("aef",), "steps": 1}), tmp_path, mute())
+    notes = json.loads((tmp_path / "results.json").read_text())["notes"]
+    (note,) = (n for n in notes if "out of its reach" in n)
+    assert "within [-1, 1], whatever its weights are, as a tanh does" in note
+
+
+@pytest.mark.parametrize(
+    ("vae", "preprocess"), [("sigmoid", "none"), ("blank", "logit"), ("squashed", "logit"), ("tiny", "logit")]
+)
+def test_a_decoder_that_can_reach_is_not_refused(tmp_path, vae, preprocess):
+    options = Options(**SMALL | {"vae": f"test_compare:{vae}", "preprocess": preprocess, "arms": ("aef",), "steps": 1})
+    compare(options, tmp_path, mute())
+    assert not any("reach" in note for note in json.loads((tmp_path / "results.json").read_text())["notes"])
+
+
+def test_warnings_and_errors_of_check_are_notes(tmp_path):
+    console = mute()
+    compare(Options(**SMALL | {"vae": "test_compare:normed", "arms": ("aef",), "steps": 1}), tmp_path, console)
+    notes = json.loads((tmp_path / "results.json").read_text())["notes"]
+    page, printed = (tmp_path / "report.html").read_text(), " ".join(console.file.getvalue().split())
+    for start, words in (
+        ("--vae test_compare:normed: encoder", "batch normalisation"),
+        ("--vae test_compare:normed: encoder scale", 'Fix: encoder_scale="log_var"'),
+    ):
+        (note,) = (n for n in notes if n.startswith(start) and words in n)
+        assert html.escape(note) in page
+        assert note in printed
+
+
+def test_nothing_is_noted_of_a_sound_vae_but_what_concerns_the_run(finished):
+    notes = json.loads((finished[1] / "results.json").read_text())["notes"]
+    assert not any(note.startswith("--vae") for note in notes)
+
+
+def test_few_uneven_values_taken_as_continuous_are_noted(tmp_path):
+    np.save(tmp_path / "a.npy", RNG.rand(9)[RNG.randint(0, 9, (60, 4, 4))])
+    options = SMALL | {"arms": ("aef",), "steps": 1, "data": str(tmp_path / "a.npy")}
+    for bins, noted in ((None, True), (1, False)):
+        compare(Options(**options, bins=bins), tmp_path / f"out{bins}", mute())
+        notes = json.loads((tmp_path / f"out{bins}" / "results.json").read_text())["notes"]
+        assert any("only 9 different ones" in note for note in notes) == noted
+
+
+# ---------------------------------------------------------------- factories
+
+
+def closures(event_shape, latents):
+    vae = MLPVAE(event_shape, latents, hidden=6)
+    return {"vae": vae, "encoder": lambda x: vae.encode(x), "decoder": lambda z: vae.decode(z), "encoder_scale": "std"}
+
+
+ONE = MLPVAE((1, 8, 8), 2, hidden=6)
+
+
+def the_same():
+    return {"vae": ONE, "encoder": ONE.encode, "decoder": ONE.decode, "encoder_scale": "log_var"}
+
+
+def log_std_closures(event_shape, latents):
+    return closures(event_shape, latents) | {"encoder_scale": "log_std"}
+
+
+@pytest.mark.parametrize("vae", ["log_std_closures", "the_same"])
+def test_each_arm_trains_the_networks_it_holds(vae):
+    """Functions of a factory reach the VAE of their own arm, and a module that is handed out twice is copied."""
+    x = torch.rand(4, 1, 8, 8)
+    recipe = Recipe(f"test_compare:{vae}", 2, "vae", "none", Identity(), x)
+    one, two = recipe.build("aef", 0), recipe.build("vae", 0)
+    one(x).backward()
+    assert all(p.grad is not None for p in one.vae.parameters())
+    assert all(p.grad is None for aef in (two, ONE) for p in aef.parameters())
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

@@ -86,10 +86,11 @@ def rows():
 def test_the_terminal_table_fits_in_eighty_columns(rows):
     long = [replace(row, arm="vae+features", parameters=12_345_678, seconds=4321.0) for row in rows]
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(report.terminal_table(long, "title"))
+    console.print(report.terminal_table(long, "title", 100_000))
     text = console.export_text()
     assert "…" not in text
     assert "1.500 ± 0.500" in text
+    assert "of 100000" in text
     assert "-0.250 ± 0.250" in text
 
 
@@ -103,15 +104,18 @@ def test_notes_say_what_stands_against_the_numbers(rows):
 
 
 def test_markdown(rows):
-    lines = report.markdown_table(rows).splitlines()
+    lines = report.markdown_table(rows, 128).splitlines()
     assert len(lines) == 4
     assert all(line.count("|") == len(report.COLUMNS) + 1 for line in lines)
-    assert "1.5000 ± 0.5000" in lines[2]
+    assert "1.500 ± 0.500" in lines[2]
+    assert "| effective sample size of 128 draws: median (min) |" in lines[0]
 
 
 def test_protocol_says_what_was_done():
     sizes = {"train": 5, "validation": 6, "test": 7}
-    text = " ".join(texts.protocol(Options(seeds=3, lr=0.5, importance_samples=99), sizes, 17, "laplace"))
+    text = " ".join(
+        texts.protocol(Options(seeds=3, lr=0.5, importance_samples=99), sizes, 17, "laplace", "In all arms: X.")
+    )
     for part in (
         "17 levels",
         "5 training, 6 validation, 7 test",
@@ -120,9 +124,10 @@ def test_protocol_says_what_was_done():
         "99 draws",
         "between seeds",
         "−log K",
+        "In all arms: X.",
     ):
         assert part in text
-    assert "between seeds" not in " ".join(texts.protocol(Options(), sizes, 17, "tuned"))
+    assert "between seeds" not in " ".join(texts.protocol(Options(), sizes, 17, "tuned", ""))
 
 
 def test_the_page_needs_nothing_else(rows, tmp_path):
@@ -130,6 +135,8 @@ def test_the_page_needs_nothing_else(rows, tmp_path):
     page = report.html_report(
         "A <title>",
         rows,
+        128,
+        [("vae", "a <VAE>")],
         ["note & more"],
         [(tmp_path / "a.png", "caption")],
         "cmd --x '1'",
@@ -142,7 +149,11 @@ def test_the_page_needs_nothing_else(rows, tmp_path):
     assert "A &lt;title&gt;" in page
     assert "note &amp; more" in page
     assert "data:image/png;base64,iVBOR" in page
-    assert "1.5000 ± 0.5000" in page
+    assert "<td>1.500 ± 0.500</td>" in page
+    assert "td { white-space: nowrap; }" in page
+    assert "pre { white-space: pre-wrap;" in page
+    assert "effective sample size of 128 draws" in page
+    assert "<dt>vae</dt><dd>a &lt;VAE&gt;</dd>" in page
     assert "unbounded below" in page
     assert "prefers-color-scheme" in page or "color-scheme: light dark" in page
 

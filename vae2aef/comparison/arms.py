@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,10 +76,27 @@ class Recipe:
         aef.load_state_dict(shared, strict=False)
         return aef
 
+    def parts(self, seed: int) -> dict[str, Any]:
+        """Make the VAE: arguments for `wrap`, of a VAE that nothing else holds.
+
+        Args:
+            seed: fixes the initial weights.
+
+        Raises:
+            InputError: the VAE cannot be made.
+        """
+        made = []
+        for _ in range(2):
+            torch.manual_seed(seed)
+            made.append(make_vae(self.vae, tuple(self.example.shape[1:]), self.latents))
+        first, second = made
+        # A factory may hand out the same networks each time; a copy keeps the arms apart. Functions among the parts
+        # are not copied with it, and would go on using the first VAE: so copy only where that is needed.
+        shared = {id(p) for p in first["vae"].parameters()} & {id(p) for p in second["vae"].parameters()}
+        return copy.deepcopy(first) if shared else first
+
     def _wrap(self, arm: Arm, seed: int) -> AEF:
-        torch.manual_seed(seed)
-        # A factory may hand out the same module each time; the copy keeps the arms apart.
-        parts = copy.deepcopy(make_vae(self.vae, tuple(self.example.shape[1:]), self.latents))
+        parts = self.parts(seed)
         torch.manual_seed(seed)
         try:
             return wrap(

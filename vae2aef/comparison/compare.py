@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from rich.text import Text
 
 from vae2aef.aef import AEF
 from vae2aef.comparison import report, texts
@@ -20,6 +21,7 @@ from vae2aef.comparison.display import Display
 from vae2aef.comparison.factory import find_factory, takes_latents
 from vae2aef.comparison.files import check_out, open_out, write_atomic, write_json
 from vae2aef.comparison.inputs import InputError
+from vae2aef.comparison.look import LOOKED_AT, look
 from vae2aef.comparison.machine import machine, versions
 from vae2aef.comparison.options import Options
 from vae2aef.comparison.plots import SHOWN, save_comparison, save_curves, save_sheet
@@ -58,18 +60,31 @@ def compare(options: Options, out: Path, console: Console, overwrite: bool = Fal
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         dataset = load(options.data, options.bins)
         data, recipe = _prepare(dataset, options)
-        weights = _check(recipe, options)
+        looked = look(recipe, options, continuous(data.train[:LOOKED_AT], data.bins, "look"))
+        weights, shared = _check(recipe, options)
         open_out(out, options, {"data": dataset.digest(), "initial weights of the VAE": weights}, overwrite)
+        _say(looked, console)
         if options.latents != Options.latents and not takes_latents(options.vae):
             console.print(f"--latents is not used: {options.vae} does not take it", highlight=False)
         results = _run_all(options, data, recipe, out, console)
     rows = summarise(results, options.arms, dataset.event_shape, dataset.bins, options.importance_samples)
-    _write(options, dataset, data, results, rows, out)
-    console.print(report.terminal_table(rows, _title(options, dataset)))
-    for note in texts.warnings(rows, options):
-        console.print(f"[yellow]note[/] {note}", highlight=False, soft_wrap=True)
+    notes = texts.warnings(rows, options)
+    _write(options, dataset, data, results, rows, out, [*looked, *notes], shared)
+    console.print(report.terminal_table(rows, _title(options, dataset), options.importance_samples))
+    for arm, text in _arms(options):
+        console.print(f"[bold]{arm}[/]: {text}", highlight=False, soft_wrap=True)
+    _say(notes, console)
     console.print(f"{out / 'report.html'}", highlight=False, soft_wrap=True)
     return rows
+
+
+def _say(notes: list[str], console: Console) -> None:
+    for note in notes:
+        console.print(Text.assemble(("note", "yellow"), f" {note}"), soft_wrap=True)
+
+
+def _arms(options: Options) -> list[tuple[str, str]]:
+    return [(arm, texts.arm(arm, options.core_flow)) for arm in options.arms]
 
 
 def _prepare(dataset: Dataset, options: Options) -> tuple[Held, Recipe]:
@@ -108,8 +123,12 @@ def _preprocess(x: torch.Tensor, options: Options) -> Bijection:
     return Chain(logit, Standardize.fit(logit(x)[0], per="feature"))
 
 
-def _check(recipe: Recipe, options: Options) -> str:
-    """Build every arm and take one loss before anything is written; return a digest of the VAE's weights."""
+def _check(recipe: Recipe, options: Options) -> tuple[str, str]:
+    """Build every arm and take one loss before anything is written.
+
+    Returns:
+        A digest of the VAE's weights, and what all arms have in common.
+    """
     for arm in options.arms:
         aef = recipe.build(arm, 0)
         try:
@@ -120,7 +139,7 @@ def _check(recipe: Recipe, options: Options) -> str:
     sha = hashlib.sha256()
     for name, value in aef.vae.state_dict().items():
         sha.update(name.encode() + repr(tuple(value.shape)).encode() + value.detach().cpu().numpy().tobytes())
-    return sha.hexdigest()[:16]
+    return sha.hexdigest()[:16], texts.model(aef, options)
 
 
 def _run_all(options: Options, data: Held, recipe: Recipe, out: Path, console: Console) -> list[dict[str, Any]]:
@@ -156,6 +175,8 @@ def _write(
     results: list[dict[str, Any]],
     rows: list[Row],
     out: Path,
+    notes: list[str],
+    shared: str,
 ) -> None:
     """Write `results.json`, the pictures and the report."""
     sizes: dict[str, int] = {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)}
@@ -168,8 +189,7 @@ def _write(
         "digest": dataset.digest(),
         "sizes": sizes,
     }
-    notes = texts.warnings(rows, options)
-    protocol = texts.protocol(options, sizes, dataset.bins, results[0]["proposal"])
+    protocol = texts.protocol(options, sizes, dataset.bins, results[0]["proposal"], shared)
     write_json(
         out / "results.json",
         {
@@ -195,6 +215,8 @@ def _write(
     page = report.html_report(
         title=_title(options, dataset),
         rows=rows,
+        draws=options.importance_samples,
+        arms=_arms(options),
         notes=notes,
         pictures=[
             (out / "comparison.png", "Test data, their reconstructions and samples; bits per dimension at the left."),
@@ -206,7 +228,7 @@ def _write(
         made_with=_made_with(about),
     )
     write_atomic(out / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
-    table = report.markdown_table(rows)
+    table = report.markdown_table(rows, options.importance_samples)
     write_atomic(out / "table.md", lambda path: path.write_text(table, encoding="utf-8"))
 
 
@@ -216,7 +238,7 @@ def _pictures(folder: Path) -> dict[str, np.ndarray]:
 
 
 def _title(options: Options, dataset: Dataset) -> str:
-    return f"VAE and AEF on {dataset.name}: {options.latents} latents, {options.steps} steps"
+    return f"VAE and AEF on {dataset.name}: {options.steps} steps, {options.importance_samples} draws a test sample"
 
 
 def _made_with(about: dict[str, dict[str, Any]]) -> str:

@@ -80,11 +80,11 @@ class Options:
         ]
 
     def command(self, out: str) -> str:
-        """Return the command line that asks for this."""
+        """Return the command line that asks for this, whatever the defaults of another version are."""
         words = ["vae2aef", "compare"]
         for field in fields(self):
             value = getattr(self, field.name)
-            if value != field.default:
+            if value is not None:
                 text = ",".join(value) if isinstance(value, tuple) else str(value)
                 words += [_flag(field.name), text]
         return shlex.join([*words, "--out", out])

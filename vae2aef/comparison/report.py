@@ -16,7 +16,7 @@ COLUMNS = (
     "arm",
     "bits per dimension",
     "difference",
-    "effective sample size: median (min)",
+    "effective sample size of {draws} draws: median (min)",
     "reconstruction MSE",
     "parameters",
     "of these added",
@@ -29,30 +29,34 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .35rem .6rem; border-bottom: 1px solid var(--line); }
+td { white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 th { font-weight: 600; vertical-align: bottom; }
 .wide { overflow-x: auto; }
 .note { border-left: 3px solid #e6a23c; background: var(--soft); padding: .4rem .8rem; margin: .5rem 0; }
-pre { background: var(--soft); padding: .7rem 1rem; overflow-x: auto; border-radius: 4px; }
+pre { background: var(--soft); padding: .7rem 1rem; border-radius: 4px; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 img { width: 100%; background: white; border-radius: 4px; }
 figure { margin: 1rem 0; } figcaption { font-size: .9rem; opacity: .8; }
 li { margin: .3rem 0; }
+dl { display: grid; grid-template-columns: max-content auto; gap: .1rem .9rem; font-size: .9rem; }
+dt { font-weight: 600; } dd { margin: 0; }
 """
 
 
-def cells(row: Row, digits: int = 4) -> tuple[str, ...]:
-    """Return one row of the table as text, in the order of `COLUMNS`.
+def headings(first: str, draws: int) -> list[str]:
+    """Return `COLUMNS` with the arm that differences are to, and the draws for the marginal of one sample."""
+    return [f"difference to {first}" if name == "difference" else name.format(draws=draws) for name in COLUMNS]
 
-    Args:
-        row: an arm.
-        digits: after the point of bits per dimension.
-    """
+
+def cells(row: Row) -> tuple[str, ...]:
+    """Return one row of the table as text, in the order of `COLUMNS`."""
     change = "—"
     if row.difference is not None:
-        change = f"{row.difference:+.{digits}f} ± {row.difference_std_error:.{digits}f}"
+        change = f"{row.difference:+.3f} ± {row.difference_std_error:.3f}"
     return (
         row.arm,
-        f"{row.bits_per_dim:.{digits}f} ± {row.std_error:.{digits}f}",
+        f"{row.bits_per_dim:.3f} ± {row.std_error:.3f}",
         change,
         f"{row.ess_median:.1f} ({row.ess_min:.1f})",
         f"{row.reconstruction_mse:.4f}",
@@ -62,20 +66,20 @@ def cells(row: Row, digits: int = 4) -> tuple[str, ...]:
     )
 
 
-def terminal_table(rows: Sequence[Row], title: str) -> Table:
+def terminal_table(rows: Sequence[Row], title: str, draws: int) -> Table:
     """Make the table for the terminal.
 
     Args:
         rows: one an arm; differences are to the first.
         title: above the table.
+        draws: importance samples for the marginal of one sample.
     """
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    headings = ("arm", "bits/dim", f"minus\n{rows[0].arm}", "ESS (min)", "MSE", "params", "s")
-    for name in headings:
+    for name in ("arm", "bits/dim", f"minus\n{rows[0].arm}", f"ESS (min)\nof {draws}", "MSE", "params", "s"):
         table.add_column(name, justify="left" if name == "arm" else "right", no_wrap=True)
     for row in rows:
-        # Eighty columns must do: fewer digits, and the added parameters are left to the report.
-        arm, bits, change, _, error, _, _, seconds = cells(row, digits=3)
+        # Eighty columns must do: the added parameters are left to the report.
+        arm, bits, change, _, error, _, _, seconds = cells(row)
         sizes = f"{row.ess_median:.1f} ({row.ess_min:.0f})"
         table.add_row(arm, bits, change, sizes, error, _short(row.parameters), seconds)
     return table
@@ -85,16 +89,17 @@ def _short(count: int) -> str:
     return f"{count / 1e6:.2f}M" if count >= 1e6 else f"{count / 1e3:.0f}k" if count >= 1e4 else str(count)
 
 
-def markdown_table(rows: Sequence[Row]) -> str:
-    """Return the table in Markdown, for a README."""
-    heading = [f"difference to {rows[0].arm}" if name == "difference" else name for name in COLUMNS]
-    lines = [heading, ["---"] + ["---:"] * (len(COLUMNS) - 1), *(list(cells(row)) for row in rows)]
+def markdown_table(rows: Sequence[Row], draws: int) -> str:
+    """Return the table in Markdown, for a README; `draws` as in `terminal_table`."""
+    lines = [headings(rows[0].arm, draws), ["---"] + ["---:"] * (len(COLUMNS) - 1), *(list(cells(row)) for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def html_report(
     title: str,
     rows: Sequence[Row],
+    draws: int,
+    arms: Sequence[tuple[str, str]],
     notes: Sequence[str],
     pictures: Sequence[tuple[Path, str]],
     command: str,
@@ -107,6 +112,8 @@ def html_report(
     Args:
         title: heading.
         rows: of the table.
+        draws: importance samples for the marginal of one sample.
+        arms: name and text of each.
         notes: what stands against taking the table at its word.
         pictures: PNG files with their captions.
         command: that makes this comparison.
@@ -114,7 +121,6 @@ def html_report(
         meaning: what they mean.
         made_with: versions and machine, one line.
     """
-    heading = [f"difference to {rows[0].arm}" if name == "difference" else name for name in COLUMNS]
     body = "".join(f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in cells(row))}</tr>\n" for row in rows)
     figures = "".join(
         f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,'
@@ -132,10 +138,11 @@ def html_report(
 <body>
 <h1>{escape(title)}</h1>
 <div class="wide"><table>
-<thead><tr>{"".join(f"<th>{escape(name)}</th>" for name in heading)}</tr></thead>
+<thead><tr>{"".join(f"<th>{escape(name)}</th>" for name in headings(rows[0].arm, draws))}</tr></thead>
 <tbody>
 {body}</tbody>
 </table></div>
+<dl>{"".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in arms)}</dl>
 {"".join(f'<p class="note">{escape(note)}</p>' for note in notes)}
 <h2>What the number means</h2>
 {"".join(f"<p>{escape(text)}</p>" for text in meaning)}

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from vae2aef.aef import AEF
 from vae2aef.comparison.arms import ARMS
 from vae2aef.comparison.options import Options
 from vae2aef.comparison.run import GRADIENT_CLIP, VALIDATION_SAMPLES
 from vae2aef.comparison.summary import Row
+from vae2aef.flows import StandardNormal
+from vae2aef.residual import Residual
+from vae2aef.tensors import numel
 
 MEANING = (
     "The number compared is the marginal log p(x), the same quantity for every arm, estimated by one method: "
@@ -29,7 +33,54 @@ PROPOSALS = {
 }
 
 
-def protocol(options: Options, sizes: dict[str, int], bins: int, proposal: str) -> list[str]:
+RESIDUALS = {
+    "learned": "with one learned scale a feature",
+    "shared": "with one learned scale",
+    "fixed": "with a fixed scale",
+    "decoder": "with the decoder's own scale",
+}
+
+
+def arm(name: str, core_flow: str) -> str:
+    """Say what an arm is, its core flow included.
+
+    Args:
+        name: in `ARMS`.
+        core_flow: as in `Options`.
+    """
+    if core_flow == "none":
+        return ARMS[name].text
+    flow = f"{ARMS[name].text}; with the same {core_flow} core flow as all arms"
+    if ARMS[name].noise < 1:
+        return flow
+    plain = "; --core-flow none compares with the plain VAE" if ARMS[name].core == "noise" else ""
+    return f"{flow}, for a VAE a posterior flow{plain}"
+
+
+def model(aef: AEF, options: Options) -> str:
+    """Say what all arms have in common.
+
+    Args:
+        aef: any arm.
+        options: of the comparison.
+    """
+    shape, residual = aef.latent_shape, aef.residual
+    latents = str(numel(shape)) + (f" in the shape {tuple(shape)}" if len(shape) > 1 else "")
+    prior = f"a learned {options.prior} flow"
+    if options.prior == "vae":
+        own = "standard normal" if isinstance(aef.prior, StandardNormal) else type(aef.prior).__name__
+        prior = f"the VAE's own ({own})"
+    density = type(residual).__name__
+    if isinstance(residual, Residual):
+        family = {"gaussian": "Gaussian", "laplace": "Laplace", "student_t": "Student's t"}[residual.family]
+        density = f"{family} {RESIDUALS[residual.kind]}"
+    return (
+        f"In all arms: {type(aef.vae).__name__} (--vae {options.vae}) with {latents} latent variables; "
+        f"prior: {prior}; core flow: {options.core_flow}; residual: {density}."
+    )
+
+
+def protocol(options: Options, sizes: dict[str, int], bins: int, proposal: str, shared: str) -> list[str]:
     """Say how the numbers were made, one line each.
 
     Args:
@@ -37,6 +88,7 @@ def protocol(options: Options, sizes: dict[str, int], bins: int, proposal: str) 
         sizes: number of training, validation and test samples.
         bins: number of levels of the data.
         proposal: where importance samples were drawn, a name in `PROPOSALS`.
+        shared: from `model`.
     """
     levels = f"integers of {bins} levels, dequantised with uniform noise" if bins > 1 else "continuous values"
     steps = {
@@ -44,12 +96,12 @@ def protocol(options: Options, sizes: dict[str, int], bins: int, proposal: str) 
         "standardize": "each feature standardised on the training data",
         "none": "none",
     }
-    arms = "; ".join(f"{name}: {ARMS[name].text}" for name in options.arms)
     seeds = f"{options.seeds} seed" + ("s" if options.seeds > 1 else "")
     return [
         f"Data: {options.data}, {levels}. {sizes['train']} training, {sizes['validation']} validation, "
         f"{sizes['test']} test samples. Preprocessing: {steps[options.preprocess]}; its log-determinant is counted.",
-        f"Arms: {arms}.",
+        shared,
+        *(f"Arm {name}: {arm(name, options.core_flow)}." for name in options.arms),
         f"The arms share networks, initial weights, order of the data and dequantisation noise. {seeds}, "
         f"{options.steps} steps of Adam at {options.lr:g}, "
         f"batches of {options.batch_size}, gradients clipped at norm {GRADIENT_CLIP:g}.",
