@@ -129,19 +129,31 @@ class AEF(Wrapper):
 
     def _joint(self, shell: Tensor, w: Tensor, posterior: Posterior | None, cond: tuple, kwargs: dict) -> Joint:
         """Algorithm 1: log p0(z), log r(delta) and log|det J| for shell `(batch, *event)`, core w."""
-        u, log_det = self.core_flow(w)  # u = n^-1(w)
-        if posterior is None:
+        if posterior is None:  # the VAE's own forward encodes and decodes in one pass
+            u, log_det = self.core_flow(w)
             posterior, z, decoded = self.parts.run(shell, u, *cond, **kwargs)
+            log_det = log_det + sum_event(posterior.scale.log().expand_as(z))
+            mean, scale = self._shaped(decoded, z.shape[0])
         else:
-            z, decoded = posterior.loc + posterior.scale * u, None  # Eq. 4, 9
+            z, log_det = self._latent(w, posterior)
+            mean, scale = self._decode(z, cond, kwargs)
+        log_r = self._residual_log_prob(shell, mean, scale)
+        return Joint(self._prior_log_prob(z, cond, kwargs), log_r, log_det, z, mean, posterior)
+
+    def _latent(self, w: Tensor, posterior: Posterior) -> tuple[Tensor, Tensor]:
+        """Return z for core variables w, `(batch, *latent)`, and log|det dz/dw|, `(batch,)`."""
+        u, log_det = self.core_flow(w)  # u = n^-1(w)
+        z = posterior.loc + posterior.scale * u  # Eq. 4, 9
         log_det = log_det + sum_event(posterior.scale.log().expand_as(z))
-        if posterior.transform is not None:
-            z, log_det_transform = posterior.transform(z)
-            log_det = log_det + log_det_transform
-        mean, scale = self._shaped(decoded, z.shape[0]) if decoded is not None else self._decode(z, cond, kwargs)
+        if posterior.transform is None:
+            return z, log_det
+        z, log_det_transform = posterior.transform(z)
+        return z, log_det + log_det_transform
+
+    def _residual_log_prob(self, shell: Tensor, mean: Tensor, scale: Tensor | None) -> Tensor:
+        """Return log r(delta), `(batch,)`, of the shell, whose core counts nothing."""
         delta = shell - self.core.shell(mean)  # Eq. 5
-        log_r = self.core.shell(self.residual.log_prob(delta, scale))  # type: ignore[operator]
-        return Joint(self._prior_log_prob(z, cond, kwargs), sum_event(log_r), log_det, z, mean, posterior)
+        return sum_event(self.core.shell(self.residual.log_prob(delta, scale)))  # type: ignore[operator]
 
     # ------------------------------------------------------------------ encoding, decoding, sampling
 
@@ -149,8 +161,7 @@ class AEF(Wrapper):
         """Return the latents of `x`, `(batch, *event)` to `(batch, *latent)`: Eq. 4, 9 without noise."""
         core, shell = self.core(self._preprocess(x)[0])
         posterior = self.parts.encode(shell, *cond, **kwargs)
-        z = posterior.loc + posterior.scale * self.core_flow(core)[0]
-        return z if posterior.transform is None else posterior.transform(z)[0]
+        return self._latent(core, posterior)[0]
 
     def decode(self, z: Tensor, *cond: Any, residual: bool = False, **kwargs: Any) -> Tensor:
         """Return data `(batch, *event)` for latents `(batch, *latent)` (Eq. 8; Algorithms 2 and 3).

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vae2aef.residual import Residual
-from vae2aef.tensors import numel, repeat_batch, sum_event
+from vae2aef.tensors import numel, repeat_batch
 
 if TYPE_CHECKING:
     from vae2aef.marginal import Case
@@ -112,10 +112,7 @@ class LaplaceSampler:
         case = self.case
         z = z.reshape(-1, *self.aef.latent_shape)
         cond, kwargs = case.conditions(draws)
-        mean, scale = self.aef._decode(z, cond, kwargs)
-        delta = repeat_batch(case.y, draws, case.batch) - mean
-        log_r = sum_event(self.aef.residual.log_prob(delta, scale))  # type: ignore[operator]
-        return log_r + self.aef._prior_log_prob(z, cond, kwargs)
+        return case.log_residual(z, draws) + self.aef._prior_log_prob(z, cond, kwargs)
 
     def _gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():

@@ -32,6 +32,10 @@ TUNING_SEED = 0x5EED_0AEF  # no seed that a user would take: tuning and estimate
 GRID = tuple(10.0**e for e in (-4, -3.5, -3, -2.5, -2, -1.5, -1, -0.5, 0))
 
 
+LATENT_BLOCK = 8
+"""How many times more latents than data are held at once: flows are cheap, and faster in large batches."""
+
+
 class LogProb(NamedTuple):
     """An estimate of log p(x) with its error.
 
@@ -133,11 +137,11 @@ def _log_prob(
         parts = []
         for rows in range(0, batch, at_once):
             take = slice(rows, rows + at_once)
-            case = Case(aef, x[take], _rows(cond, take, batch), _rows(kwargs, take, batch))
+            case = Case(aef, x[take], _rows(cond, take, batch), _rows(kwargs, take, batch), at_once)
             draw = (
                 LaplaceSampler(case).log_weights if isinstance(proposal, str) else partial(case.log_weights, proposal)
             )
-            parts.append(_accumulate(draw, case, num_samples, at_once))
+            parts.append(_accumulate(draw, case, num_samples))
     values, sizes = (torch.cat(column) for column in zip(*parts, strict=True))
     _require_finite(values)
     # Var(mean w) / (mean w)^2 from the same sums as the effective sample size, with K - 1 for the variance.
@@ -147,10 +151,19 @@ def _log_prob(
 
 
 class Case:
-    """One batch with all that does not change from draw to draw: encoded and preprocessed once."""
+    """One batch with all that does not change from draw to draw: encoded and preprocessed once.
 
-    def __init__(self, aef: "AEF", x: Tensor, cond: tuple, kwargs: dict[str, Any]) -> None:
+    Args:
+        aef: the model.
+        x: data, shape `(batch, *event)`.
+        cond: conditions.
+        kwargs: conditions by name.
+        at_once: most rows to decode at once; None for no limit.
+    """
+
+    def __init__(self, aef: "AEF", x: Tensor, cond: tuple, kwargs: dict[str, Any], at_once: int | None = None) -> None:
         self.aef, self.cond, self.kwargs, self.batch = aef, cond, kwargs, x.shape[0]
+        self.draws_decoded = None if at_once is None else max(at_once // max(self.batch, 1), 1)
         self.y, self.log_det = aef._preprocess(x)
         self.core, _ = aef.core(self.y)
         self.posterior = aef.parts.encode(self.y, *cond, **kwargs)
@@ -162,9 +175,18 @@ class Case:
         loc, scale, transform = self.posterior
         posterior = type(self.posterior)(self._repeat(loc, draws), self._repeat(scale, draws), transform)
         cond, kwargs = self.conditions(draws)
-        joint = self.aef._joint(self._repeat(self.y, draws), w, posterior, cond, kwargs)
-        log_p = joint.prior + joint.residual + joint.log_det - log_q
-        return log_p.reshape(draws, self.batch) + self.log_det
+        z, log_det = self.aef._latent(w, posterior)
+        log_w = self.aef._prior_log_prob(z, cond, kwargs) + self.log_residual(z, draws) + log_det - log_q
+        return log_w.reshape(draws, self.batch) + self.log_det
+
+    def log_residual(self, z: Tensor, draws: int) -> Tensor:
+        """Return log r(x - f(z)) in nats for `z` of shape `(draws * batch, *latent)`, decoded piece by piece."""
+        pieces = []
+        for rows in z.split((self.draws_decoded or draws) * self.batch):
+            repeats = rows.shape[0] // self.batch
+            mean, scale = self.aef._decode(rows, *self.conditions(repeats))
+            pieces.append(self.aef._residual_log_prob(self._repeat(self.y, repeats), mean, scale))
+        return torch.cat(pieces)
 
     def conditions(self, draws: int) -> tuple[tuple, dict[str, Any]]:
         """Return the conditions, each tensor with the batch dimension repeated `draws` times."""
@@ -173,21 +195,18 @@ class Case:
 
     def encode(self) -> Tensor:
         """Return the latents of the batch without noise, shape `(batch, *latent)`."""
-        z = self.posterior.loc + self.posterior.scale * self.aef.core_flow(self.core)[0]
-        return z if self.posterior.transform is None else self.posterior.transform(z)[0]
+        return self.aef._latent(self.core, self.posterior)[0]
 
     def _repeat(self, value: Any, draws: int) -> Any:
         return value if draws == 1 else repeat_batch(value, draws, self.batch)
 
 
-def _accumulate(
-    log_weights: Callable[[int], Tensor], case: Case, num_samples: int, at_once: int
-) -> tuple[Tensor, Tensor]:
+def _accumulate(log_weights: Callable[[int], Tensor], case: Case, num_samples: int) -> tuple[Tensor, Tensor]:
     """Log mean weight and effective sample size, `(batch,)` each, from streamed sums of weights."""
     total = squares = case.y.new_full((case.batch,), -math.inf)
     done = 0
     while done < num_samples:
-        draws = min(max(at_once // case.batch, 1), num_samples - done)
+        draws = min(LATENT_BLOCK * (case.draws_decoded or 1), num_samples - done)
         log_w = log_weights(draws)
         total = torch.logaddexp(total, log_w.logsumexp(0))
         squares = torch.logaddexp(squares, (2 * log_w).logsumexp(0))
