@@ -75,6 +75,64 @@ def test_frozen_parameters_are_left_out():
     assert all(p is not frozen for group in groups for p in group["params"])
 
 
+class Conditional(torch.nn.Module):
+    """A VAE of vectors that is told a label, by place or by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.decoder = torch.nn.Linear(4 + 2, 4), torch.nn.Linear(2 + 2, 4)
+
+    def encode(self, x, label):
+        return self.encoder(torch.cat([x, label], 1)).chunk(2, 1)
+
+    def decode(self, z, label):
+        return self.decoder(torch.cat([z, label], 1))
+
+
+LABELS = torch.eye(2).repeat(16, 1)
+OF_LABEL = torch.rand(32, 4) * 0.1 + LABELS @ torch.tensor([[0.0, 1.0, 0.0, 1.0], [1.0, 0.0, 1.0, 0.0]])
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_conditions_go_to_the_aef(tmp_path, by_name):
+    """Loss and marginal are those of the same conditions; with the labels exchanged they are far off."""
+
+    def split(batch):
+        x, label = batch["x"], batch["label"]
+        return (x, {"label": label}) if by_name else (x, label)
+
+    vae = Conditional()
+    aef = wrap(
+        vae, example=split({"x": OF_LABEL, "label": LABELS}), encoder=vae.encode, decoder=vae.decode,
+        encoder_scale="log_var", noise=1.0,
+    )  # fmt: skip
+    loader = DataLoader([{"x": x, "label": y} for x, y in zip(OF_LABEL, LABELS, strict=True)], batch_size=16)
+    trainer = quiet_trainer(tmp_path, max_epochs=80, gradient_clip_val=200)
+    trainer.fit(AEFTask(aef, lr=1e-2, split=split), loader, loader)
+    logged = float(trainer.callback_metrics["val_log_prob"])
+    right, wrong = (aef.log_prob(OF_LABEL, y, num_samples=64).value.mean().item() for y in (LABELS, LABELS.flip(1)))
+    assert logged == pytest.approx(right, abs=0.5)
+    assert right > wrong + 3
+
+
+@pytest.mark.parametrize("batch", [{"x": 1}, [], ["name"]])
+def test_a_batch_without_data_is_explained(batch):
+    with pytest.raises(TypeError, match=r"a tensor x or \(x, \*conditions\); got .*split="):
+        AEFTask(small_aef()).training_step(batch, 0)
+
+
+def test_validate_runs_under_inference_mode(tmp_path):
+    """`Trainer.validate` makes inference tensors, which autograd refuses; proposals are tuned by gradients."""
+    aef, x = small_aef(noise=1.0), torch.rand(32, *EVENT)
+    seen = []
+    aef.vae.decoder.register_forward_hook(lambda *args: seen.append(torch.is_inference_mode_enabled()))
+    (logged,) = quiet_trainer(tmp_path).validate(AEFTask(aef), DataLoader(x, batch_size=16), verbose=False)
+    assert seen
+    assert logged["val_log_prob"] == pytest.approx(aef.log_prob(x, num_samples=64).value.mean().item(), abs=0.5)
+    aef(x).backward()  # no inference tensor was left in the model
+    assert all(p.grad is not None for p in aef.vae.parameters())
+
+
 X = torch.arange(20, dtype=torch.uint8).reshape(20, 1)
 
 

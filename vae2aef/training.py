@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -26,31 +27,60 @@ class AEFTask(LightningModule):
         aef: what `vae2aef.wrap` returned.
         lr: Adam's learning rate (paper D.5: 1e-3 for small images, 1e-4 for large ones).
         validation_samples: importance samples for a validation datum.
+        split: makes of a batch of your loader what the AEF takes: the data, or `(x, *conditions)`, whose last item
+            may be a dict of conditions by name, as `wrap(example=...)` takes it. By default the batch itself if it is
+            a tensor, or its first item: labels are left out.
+
+    Example:
+        A conditional VAE, and a loader of `(image, label)`:
+
+        >>> task = AEFTask(aef, split=lambda batch: (batch[0], batch[1]))  # doctest: +SKIP
     """
 
-    def __init__(self, aef: AEF, lr: float = 1e-3, validation_samples: int = 64) -> None:
+    def __init__(
+        self,
+        aef: AEF,
+        lr: float = 1e-3,
+        validation_samples: int = 64,
+        split: Callable[[Any], Tensor | Sequence[Any]] | None = None,
+    ) -> None:
         super().__init__()
         self.aef = aef
         self.lr = lr
         self.validation_samples = validation_samples
+        self.split = split or _data
 
-    def training_step(self, batch: Tensor | tuple[Any, ...] | list[Any], batch_idx: int) -> Tensor:
-        """Return the loss in nats of data `(batch, *event)`, alone or first in the batch."""
-        loss = self.aef(_data(batch))
-        self.log("train_loss", loss)
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the loss in nats of a batch, data `(batch, *event)` and conditions being what `split` makes of it."""
+        x, cond, kwargs = self._arguments(batch)
+        loss = self.aef(x, *cond, **kwargs)
+        self.log("train_loss", loss, batch_size=len(x))
         return loss
 
-    def validation_step(self, batch: Tensor | tuple[Any, ...] | list[Any], batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log the mean marginal log-likelihood in nats."""
-        x = _data(batch)
-        value = self.aef.log_prob(x, num_samples=self.validation_samples).value.mean()
+        x, cond, kwargs = self._arguments(batch)
+        value = self.aef.log_prob(x, *cond, num_samples=self.validation_samples, **kwargs).value.mean()
         self.log("val_log_prob", value, batch_size=len(x))
 
     def configure_optimizers(self) -> Optimizer:
         """Adam over the VAE's parameters and the added ones."""
         return Adam((p for p in self.parameters() if p.requires_grad), lr=self.lr)
 
+    def _arguments(self, batch: Any) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:
+        made = self.split(batch)
+        if isinstance(made, Tensor):
+            return made, (), {}
+        if not isinstance(made, (tuple, list)) or not made or not isinstance(made[0], Tensor):
+            raise TypeError(
+                "expected a batch, or what split makes of it, to be a tensor x or (x, *conditions); got "
+                f"{type(made).__name__}. Pass AEFTask(aef, split=lambda batch: (x, *conditions))"
+            )
+        x, *cond = made
+        kwargs = cond.pop() if cond and isinstance(cond[-1], dict) else {}
+        return x, tuple(cond), kwargs
 
-def _data(batch: Tensor | tuple[Any, ...] | list[Any]) -> Tensor:
-    """Data loaders often yield (x, label)."""
-    return batch if isinstance(batch, Tensor) else batch[0]
+
+def _data(batch: Any) -> Any:
+    """Data loaders often yield (x, label), and few VAEs take the label."""
+    return batch[:1] if isinstance(batch, (tuple, list)) else batch
