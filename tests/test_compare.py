@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from vae2aef.cli import app
 from vae2aef.comparison.arms import ARMS, Recipe
 from vae2aef.comparison.compare import compare
+from vae2aef.comparison.data import load
 from vae2aef.comparison.files import write_atomic
 from vae2aef.comparison.inputs import InputError
 from vae2aef.comparison.options import Options
@@ -400,6 +401,53 @@ def test_each_arm_trains_the_networks_it_holds(vae):
     one(x).backward()
     assert all(p.grad is not None for p in one.vae.parameters())
     assert all(p.grad is None for aef in (two, ONE) for p in aef.parameters())
+
+
+def test_a_pyro_vae(tmp_path):
+    """An object with model and guide, in every arm; Pyro keeps one parameter store for all of them."""
+    pyro = pytest.importorskip("pyro")
+    np.save(tmp_path / "a.npy", load("digits").x_train[:200].flatten(1).numpy())
+    pyro.clear_param_store()
+    options = SMALL | {"vae": "test_compare:pyro_vae", "data": str(tmp_path / "a.npy"), "bins": 17, "steps": 60}
+    rows = compare(Options(**options), tmp_path / "out", mute())
+    assert [row.arm for row in rows] == list(ARMS)
+    assert all(2 < row.bits_per_dim < 6 for row in rows)
+    assert [row.best_steps for row in rows] == [[60]] * 4  # each arm learned
+    assert "In all arms: PyroVAE" in (tmp_path / "out" / "report.html").read_text()
+    pyro.clear_param_store()
+    (alone,) = compare(Options(**options, arms=("aef-noise",)), tmp_path / "alone", mute())
+    assert alone.bits_per_dim == rows[3].bits_per_dim  # whatever the arms before it left in the store
+
+
+class PyroVAE(nn.Module):
+    """The class of Pyro's VAE tutorial, small and with a Normal over the pixels."""
+
+    def __init__(self, pixels, latents):
+        super().__init__()
+        self.latents = latents
+        self.encoder, self.decoder = nn.Linear(pixels, 2 * latents), nn.Linear(latents, pixels)
+
+    def model(self, x):
+        import pyro
+        import pyro.distributions as dist
+
+        pyro.module("decoder", self.decoder)
+        with pyro.plate("data", x.shape[0]):
+            z = pyro.sample("latent", dist.Normal(x.new_zeros(x.shape[0], self.latents), 1.0).to_event(1))
+            pyro.sample("obs", dist.Normal(self.decoder(z), 0.3).to_event(1), obs=x)
+
+    def guide(self, x):
+        import pyro
+        import pyro.distributions as dist
+
+        pyro.module("encoder", self.encoder)
+        with pyro.plate("data", x.shape[0]):
+            loc, log_scale = self.encoder(x).chunk(2, dim=-1)
+            pyro.sample("latent", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+
+def pyro_vae(event_shape, latents):
+    return PyroVAE(event_shape[0], latents)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

@@ -107,7 +107,7 @@ def test_conditions_go_to_the_aef(tmp_path, by_name):
         encoder_scale="log_var", noise=1.0,
     )  # fmt: skip
     loader = DataLoader([{"x": x, "label": y} for x, y in zip(OF_LABEL, LABELS, strict=True)], batch_size=16)
-    trainer = quiet_trainer(tmp_path, max_epochs=80, gradient_clip_val=200)
+    trainer = quiet_trainer(tmp_path, max_epochs=80, check_val_every_n_epoch=80, gradient_clip_val=200)
     trainer.fit(AEFTask(aef, lr=1e-2, split=split), loader, loader)
     logged = float(trainer.callback_metrics["val_log_prob"])
     right, wrong = (aef.log_prob(OF_LABEL, y, num_samples=64).value.mean().item() for y in (LABELS, LABELS.flip(1)))
