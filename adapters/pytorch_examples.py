@@ -2,19 +2,23 @@
 
 That code is copied and changed rather than imported, so it is known by its methods. What `encode` returns second
 is measured, not guessed from its name: `reparameterize(0, v)` with the same random state at two values of v tells
-a log variance from a log standard deviation, a standard deviation or a variance.
+a log variance from a log standard deviation, a standard deviation or a variance. If it is none of these, the VAE is
+left to tracing.
 """
 
 import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vae2aef.errors import WrapError
-from vae2aef.marginal import evaluation_mode, own_random_state
 from vae2aef.parts import SCALES, CallableParts, two_tensors
+from vae2aef.probe import trial
 from vae2aef.registry import register_adapter
+
+DRAWS, SIZE = 2**18, 0.02
+"""How many draws are compared, and how far from 1 their root mean square may be: ten times its standard error."""
 
 
 def has_methods(vae: Any) -> bool:
@@ -34,22 +38,21 @@ def adapt(vae: Any, x: Tensor, *cond: Any, encoder_scale: str | None = None, **k
         encoder_scale: what the user says of the second output; checked against the measurement.
 
     Raises:
-        WrapError: if `encode` takes the data neither as it is nor flattened, or if the second output's meaning
-            cannot be measured and is not given, or is measured to be another.
+        WrapError: if `encode` takes the data neither as it is nor flattened, or if the second output is measured to
+            be another than the user says.
+
+    Returns:
+        The parts; None if the second output's meaning can neither be measured nor is given, or if `encode` returns a
+        distribution.
     """
-    module = vae if isinstance(vae, nn.Module) else nn.Module()
-    with evaluation_mode(module), torch.no_grad(), own_random_state(x.device):
+    with trial(x.device, vae):
         out, flatten = _encode(vae, x, cond, kwargs)
         if isinstance(out, torch.distributions.Distribution):
             return None  # the adapter for these reads it
         second = two_tensors(out)[1]
         measured = measure_scale(vae.reparameterize, second)
     if measured is None and encoder_scale is None:
-        raise WrapError(
-            f"what is the second output of {type(vae).__name__}.encode? Its `reparameterize` draws no noise in eval "
-            f"mode or is not affine in it, and the output ranges from {second.min().item():.4g} to "
-            f"{second.max().item():.4g}. Pass encoder_scale=, one of {', '.join(map(repr, SCALES))}"
-        )
+        return None  # tracing its forward may tell
     if measured is not None and encoder_scale not in (None, measured):
         raise WrapError(
             f'encoder_scale="{encoder_scale}", but {type(vae).__name__}.reparameterize treats the second output as '
@@ -81,19 +84,44 @@ def _encode(vae: Any, x: Tensor, cond: tuple, kwargs: dict[str, Any]) -> tuple[A
 def measure_scale(reparameterize: Any, like: Tensor) -> str | None:
     """Find out how `reparameterize(loc, v)` turns v into a standard deviation.
 
+    Draws are compared at two values of v, with one random state: for their ratio, and for their own size, since
+    `mu + 0.1 * exp(0.5 * v) * eps` has the ratio of a log variance.
+
     Args:
         reparameterize: returns loc + scale(v) * noise, drawn from torch's generator.
         like: a tensor of the shape of the encoder's outputs.
 
     Returns:
-        `"std"`, `"log_std"`, `"var"` or `"log_var"`; None if it is none of these, or no noise is drawn.
+        `"std"`, `"log_std"`, `"var"` or `"log_var"`; None if it is none of these, if no noise of mean 0 and
+        standard deviation 1 is drawn, or if `loc` is not simply added.
     """
-    draws = []
-    for value in (1.0, 2.0):
+    rows = max(like.shape[0], math.ceil(DRAWS / max(like[:1].numel(), 1)))
+    zeros = like.new_zeros(rows, *like.shape[1:])
+    ramp = torch.linspace(-2.0, 2.0, zeros.numel(), dtype=like.dtype, device=like.device).reshape(zeros.shape)
+
+    def draw(loc: Tensor, value: float) -> Tensor:
         torch.manual_seed(0)
-        draws.append(reparameterize(torch.zeros_like(like), torch.full_like(like, value)))
-    if not all(isinstance(d, Tensor) and d.shape == like.shape for d in draws):
+        return reparameterize(loc.clone(), torch.full_like(loc, value))
+
+    try:
+        first, second, moved = draw(zeros, 1.0), draw(zeros, 2.0), draw(ramp, 1.0)
+    except Exception:  # it takes something else; whoever looks next has more to say
         return None
-    ratio = (draws[1].abs().sum() / draws[0].abs().sum()).item()
-    ratios = {"std": 2.0, "log_std": math.e, "var": math.sqrt(2), "log_var": math.exp(0.5)}
-    return next((kind for kind, expected in ratios.items() if math.isclose(ratio, expected, rel_tol=1e-3)), None)
+    if not all(isinstance(d, Tensor) and d.shape == zeros.shape for d in (first, second, moved)):
+        return None
+    first, second, moved = first.double(), second.double(), moved.double()
+    if not torch.allclose(moved - first, ramp.double(), rtol=0.0, atol=1e-4):
+        return None
+    return next((kind for kind in SCALES if _fits(kind, first, second)), None)
+
+
+def _fits(kind: str, first: Tensor, second: Tensor) -> bool:
+    """Whether draws at v = 1 and v = 2 are one standard noise times the scale that `kind` says."""
+    scale = {"std": (1.0, 2.0), "log_std": (math.e, math.e**2), "var": (1.0, math.sqrt(2)),
+             "log_var": (math.exp(0.5), math.e)}[kind]  # fmt: skip
+    noise = first / scale[0]
+    return (
+        torch.allclose(noise, second / scale[1], rtol=1e-3, atol=1e-6)
+        and math.isclose(noise.square().mean().sqrt().item(), 1.0, rel_tol=SIZE)
+        and abs(noise.mean().item()) < SIZE
+    )

@@ -71,7 +71,7 @@ def test_whole_partition_map(case):
     check_jacobian(case.aef, case.x)
 
 
-@pytest.mark.parametrize("core", ["linear", "noise", "center"])
+@pytest.mark.parametrize("core", ["linear", "noise"])
 @pytest.mark.parametrize("latent", [(1,), (3,), (2, 2)])
 def test_whole_map_with_a_posterior_flow(core, latent):
     """z = T(g_m + g_s u): the log-determinant of T is counted."""

@@ -106,8 +106,10 @@ def test_priors(x, vae):
     assert any("prior" in key for key in normal.state_dict())  # its tensors are moved and saved
     assert isinstance(wrap("coupling").prior, vae2aef.FlowPrior)
     assert isinstance(wrap(vae2aef.AffineCoupling(3)).prior, vae2aef.FlowPrior)
-    own = ConditionalPrior(2, 3)
+    own = vae2aef.FlowPrior(vae2aef.AffineCoupling(3), (3,))
     assert wrap(own).prior is own
+    with pytest.raises(vae2aef.WrapError, match=r"`prior` fails on latents of shape .*label"):
+        wrap(ConditionalPrior(2, 3))
 
 
 def test_the_same_numbers_for_a_mask_and_its_name(x, vae):

@@ -228,8 +228,12 @@ def test_wrapping_twice(x, vae):
         ({"residual": -1.0}, ValueError, "positive residual scale, got -1"),
         ({"preprocess": "sigmoid"}, ValueError, 'expected preprocess "dequantize", "logit" or "standardize"'),
         ({"preprocess": nn.Sigmoid()}, TypeError, "vae2aef.Bijection, got Sigmoid"),
-        ({"noise": -1.0}, ValueError, "expected noise >= 0, got -1"),
-        ({"noise": math.nan}, ValueError, "expected noise >= 0, got nan"),
+        ({"noise": -1.0}, ValueError, "expected noise 0 .*, got -1"),
+        ({"noise": math.nan}, ValueError, "expected noise 0 .*, got nan"),
+        ({"noise": "0.3"}, TypeError, "expected noise as a number >= 0, got '0.3'"),
+        ({"noise": True}, TypeError, "expected noise as a number"),
+        ({"noise": None}, TypeError, "expected noise as a number >= 0, got None"),
+        ({"residual": True}, TypeError, "expected a residual by name, a number.*got bool"),
     ],
     ids=str,
 )
@@ -247,9 +251,8 @@ def test_a_partition_larger_than_the_data(x):
 
 
 def test_a_decoder_scale_that_is_not_there(x, vae):
-    aef = vae2aef.wrap(vae, example=x, encoder_scale="log_std", residual="decoder")
-    with pytest.raises(ValueError, match=r'residual="decoder" needs a decoder that returns \(mean, scale\)'):
-        aef(x)
+    match = r'residual="decoder" needs a decoder that returns \(mean, scale\)'
+    refused(vae, vae2aef.WrapError, match, example=x, encoder_scale="log_std", residual="decoder")
 
 
 def test_a_prior_without_temperature(x):

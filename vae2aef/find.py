@@ -4,12 +4,11 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from vae2aef.errors import WrapError
-from vae2aef.marginal import evaluation_mode, own_random_state
 from vae2aef.parts import SCALES, CallableParts, VAEParts, two_tensors
+from vae2aef.probe import evaluation, naming, trial
 from vae2aef.registry import find_adapters
 
 PAIRS = (("encode", "decode"), ("encoder", "decoder"))
@@ -34,7 +33,8 @@ def find_parts(vae: Any, x: Tensor, cond: tuple, kwargs: dict[str, Any], given: 
     said = {} if scale is None else {"encoder_scale": scale}
     if encoder is None and decoder is None and vae is not None:
         for adapter in find_adapters(vae):
-            parts = adapter(vae, x, *cond, **kwargs, **said)
+            with naming(f"{type(vae).__name__} cannot be read with data of shape {tuple(x.shape)}:"):
+                parts = adapter(vae, x, *cond, **kwargs, **said)
             if parts is not None:
                 return parts
         tried.append(f"an adapter for {type(vae).__module__}.{type(vae).__qualname__}: none is registered")
@@ -58,7 +58,7 @@ def find_parts(vae: Any, x: Tensor, cond: tuple, kwargs: dict[str, Any], given: 
         ]
         if encoder is not None or decoder is not None:
             pair = SimpleNamespace(encoder=found[0], decoder=found[1])
-            with evaluation_mode(vae if isinstance(vae, nn.Module) else nn.Module()):  # callables may close over it
+            with evaluation(vae, pair):
                 for adapter in find_adapters(pair):  # such as the one for encoders that return a distribution
                     parts = adapter(pair, x, *cond, **kwargs, **said)
                     if parts is not None:
@@ -83,10 +83,10 @@ def _callable(vae: Any, name: str) -> Callable[..., Any] | None:
 
 
 def _ask_for_scale(vae: Any, encoder: Callable, x: Tensor, cond: tuple, kwargs: dict, name: str) -> str:
-    module = vae if isinstance(vae, nn.Module) else nn.Module()
-    with evaluation_mode(module), torch.no_grad(), own_random_state(x.device):
+    with trial(x.device, vae, encoder):
         try:
-            raw = two_tensors(encoder(x, *cond, **kwargs))[1]
+            with naming(f"{name} fails on data of shape {tuple(x.shape)}; pass encoder=lambda x: ... that takes it:"):
+                raw = two_tensors(encoder(x, *cond, **kwargs))[1]
         except WrapError as error:
             return str(error)
     return (

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from vae2aef.errors import WrapError
 from vae2aef.flows import Bijection, Chain, Identity
 from vae2aef.tensors import at_least_float32, numel, sum_event
 
@@ -243,7 +244,7 @@ def build_preprocess(kind: "str | Bijection | Sequence[str | Bijection] | None",
         steps: list[Bijection] = []
         for name in kind:
             # Only statistics need the data: dequantising it draws from torch's generator.
-            seen = Chain(*steps)(example)[0] if name == "standardize" and example is not None else None
+            seen = _through(steps, example) if name == "standardize" and example is not None else None
             steps.append(build_preprocess(name, seen))
         return Chain(*steps)
     if kind == "dequantize":
@@ -257,3 +258,17 @@ def build_preprocess(kind: "str | Bijection | Sequence[str | Bijection] | None",
     if isinstance(kind, str):
         raise ValueError(f'expected preprocess "dequantize", "logit" or "standardize", got "{kind}"')
     raise TypeError(f"expected a preprocessing by name or a vae2aef.Bijection, got {type(kind).__name__}")
+
+
+def _through(steps: list[Bijection], x: Tensor) -> Tensor:
+    """Apply steps in turn; say which of them data are outside of."""
+    for step in steps:
+        y = step(x)[0]
+        if bool(x.isfinite().all()) and not bool(y.isfinite().all()):
+            raise WrapError(
+                f"the example, ranging from {x.min().item():.4g} to {x.max().item():.4g}, is not finite after "
+                f"{type(step).__name__.lower()}"
+                + (", which takes data in [0, 1]: scale it, or dequantise integers" if isinstance(step, Logit) else "")
+            )
+        x = y
+    return x

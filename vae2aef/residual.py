@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vae2aef.errors import WrapError
+
 MIN_SCALE = 1e-5
 """Floor of every residual scale, in units of the (preprocessed) data."""
 
@@ -53,6 +55,7 @@ class Residual(nn.Module):
 
     Raises:
         ValueError: for an unknown family or scale, or a number that is not positive.
+        TypeError: for True or False.
 
     Example:
         >>> Residual((3,), scale=1.0).log_prob(torch.zeros(1, 3))
@@ -71,6 +74,8 @@ class Residual(nn.Module):
         super().__init__()
         if family not in FAMILIES:
             raise ValueError(f"expected a residual family {', '.join(FAMILIES)}; got {family!r}")
+        if isinstance(scale, bool):
+            raise TypeError(f'expected a scale "learned", "shared", "decoder" or a number; got {scale}')
         if not isinstance(scale, str) and not (scale > 0 and math.isfinite(scale)):
             raise ValueError(f"expected a positive residual scale, got {scale}")
         if isinstance(scale, str) and scale not in ("learned", "shared", "decoder"):
@@ -88,21 +93,23 @@ class Residual(nn.Module):
     def scale(self, decoder_scale: Tensor | None = None) -> Tensor:
         """Return the scale, broadcastable to `(batch, *event)`, in units of the (preprocessed) data.
 
+        A negative scale of the decoder becomes NaN, which the loss reports by name.
+
         Args:
             decoder_scale: the decoder's second output, shape `(batch, *event)`; for `"decoder"` only.
 
         Raises:
-            ValueError: if the scale is the decoder's and none is given.
+            WrapError: if the scale is the decoder's and none is given.
         """
         if self.kind == "fixed":
             return self.fixed
         if self.kind == "decoder":
             if decoder_scale is None:
-                raise ValueError(
+                raise WrapError(
                     'residual="decoder" needs a decoder that returns (mean, scale), but it returned the mean '
                     'alone; use residual="learned"'
                 )
-            return decoder_scale.clamp(min=MIN_SCALE)
+            return torch.where(decoder_scale < 0, torch.nan, decoder_scale).clamp(min=MIN_SCALE)
         return F.softplus(SPEED * self.raw_scale) + MIN_SCALE
 
     def log_prob(self, delta: Tensor, decoder_scale: Tensor | None = None) -> Tensor:
@@ -157,7 +164,7 @@ def build_residual(
     if isinstance(kind, str) and kind not in ("learned", "shared", "decoder"):
         names = ", ".join(f'"{name}"' for name in ("learned", "shared", "decoder", *FAMILIES))
         raise ValueError(f"expected a residual {names}, a number or a module; got {kind!r}")
-    if isinstance(kind, (str, int, float)):
+    if isinstance(kind, (str, int, float)) and not isinstance(kind, bool):
         return Residual(event_shape, scale=kind, initial_scale=initial_scale)
     if isinstance(kind, nn.Module) and callable(getattr(kind, "log_prob", None)) and hasattr(kind, "sample"):
         return kind

@@ -8,17 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from vae2aef.aef import AEF
+from vae2aef.contract import prove
 from vae2aef.core import Expansion, LinearFeatures, NoFeatures, Partition, partition_mask
 from vae2aef.errors import WrapError
 from vae2aef.find import find_parts
 from vae2aef.flows import Bijection, FlowPrior, StandardNormal, build_flow
 from vae2aef.interop import as_prior
-from vae2aef.marginal import evaluation_mode, own_random_state
+from vae2aef.marginal import own_random_state
 from vae2aef.optimizers import watch
-from vae2aef.parts import CallableParts, VAEParts, describe
+from vae2aef.parts import VAEParts, describe
 from vae2aef.preprocess import build_preprocess, require_continuous
+from vae2aef.probe import Seen, look, require_decoder_scale, require_integers
 from vae2aef.registry import unwrap
 from vae2aef.residual import build_residual
+from vae2aef.summary import summarise
 from vae2aef.tensors import at_least_float32, numel
 
 PROBE_ROWS = 128
@@ -90,25 +93,29 @@ def wrap(
     if isinstance(vae, AEF) or isinstance(getattr(vae, "aef", None), AEF):
         raise TypeError("this is an AEF already; to wrap its VAE anew, pass aef.vae")
     x, cond, kwargs = _example(example)
+    noise, core = _number(noise), _tensor(core)
     given = {"encoder": encoder, "decoder": decoder, "encoder_scale": encoder_scale}
     bijection = build_preprocess(preprocess, x)
+    require_integers(bijection, x)
     y, cond, kwargs = _rows(x, cond, kwargs, bijection)
     parts = find_parts(vae, y, cond, kwargs, given)
-    seen = _probe(vae, parts, y, cond, kwargs)
+    seen = look(vae, parts, y, cond, kwargs)
     event, latent = seen.event_shape, seen.latent_shape
-    the_prior, takes_conditions = _prior(prior, parts, latent)
+    the_residual = build_residual(residual, event, seen.spread)
+    require_decoder_scale(the_residual, seen)
+    the_prior, takes_conditions = _prior(prior, parts, latent, kwargs)
     aef = AEF(
         vae,
         parts,
-        core=_core(core, event, latent, noise),
+        core=_core(core, seen, noise),
         core_flow=_flow(core_flow, latent),
         prior=the_prior,
-        residual=build_residual(residual, event, seen.spread),
+        residual=the_residual,
         preprocess=bijection,
         event_shape=event,
         outside=_outside(vae, parts),
         prior_takes_conditions=takes_conditions,
-        summary=_summary(vae, parts, seen, core, core_flow, prior, the_prior, residual, preprocess),
+        summary=summarise(vae, parts, seen, core, core_flow, prior, the_prior, the_residual, residual, preprocess),
     )
     made = {"core": core, "core_flow": core_flow, "prior": prior, "residual": residual}
     for name, option in made.items():
@@ -117,15 +124,9 @@ def wrap(
         if (option is None or isinstance(option, (str, float, int, Tensor))) and part is not parts.prior:
             part.to(y.dtype)
     aef = aef.to(x.device)
+    prove(aef, y, cond, kwargs, seen)
     watch(aef)  # warns if an optimizer leaves out what was added
     return aef
-
-
-class _Seen:
-    """What a look at the example showed."""
-
-    def __init__(self, event_shape: torch.Size, latent_shape: torch.Size, spread: float) -> None:
-        self.event_shape, self.latent_shape, self.spread = event_shape, latent_shape, spread
 
 
 def _example(example: Any) -> tuple[Tensor, tuple, dict[str, Any]]:
@@ -147,8 +148,13 @@ def _rows(x: Tensor, cond: tuple, kwargs: dict, preprocess: Bijection) -> tuple[
         raise WrapError(f"expected an example of at least one row, got shape {tuple(x.shape)}")
     full, x = x.shape[0], x[:PROBE_ROWS]
     with torch.no_grad(), own_random_state(x.device):
-        y = preprocess(at_least_float32(x))[0]
+        y, log_det = preprocess(at_least_float32(x))
     require_continuous(y)
+    if y.shape != x.shape or log_det.shape != x.shape[:1]:
+        raise WrapError(
+            f"`preprocess`: expected data of shape {tuple(x.shape)} and log|det J|, summed over each row, of shape "
+            f"{tuple(x.shape[:1])}; got {tuple(y.shape)} and {tuple(log_det.shape)}"
+        )
     if not bool(y.isfinite().all()):
         raise WrapError(
             f"the example, ranging from {x.min().item():.4g} to {x.max().item():.4g}, is not finite after "
@@ -158,63 +164,34 @@ def _rows(x: Tensor, cond: tuple, kwargs: dict, preprocess: Bijection) -> tuple[
     return y, tuple(_head(c, full, batch) for c in cond), {name: _head(c, full, batch) for name, c in kwargs.items()}
 
 
-def _probe(vae: Any, parts: VAEParts, y: Tensor, cond: tuple, kwargs: dict) -> _Seen:
-    """Run the parts once, in eval mode, without gradients and with torch's random state kept; check all."""
-    batch = y.shape[0]
-    module = vae if isinstance(vae, nn.Module) else nn.Module()
-    with evaluation_mode(module), torch.no_grad(), own_random_state(y.device):
-        posterior = parts.encode(y, *cond, **kwargs)
-        loc, scale = posterior.loc, posterior.scale
-        if loc.shape != scale.shape or loc.shape[:1] != (batch,):
-            raise WrapError(
-                f"expected location and scale of one shape (batch, *latent) with batch = {batch}, got "
-                f"{tuple(loc.shape)} and {tuple(scale.shape)}"
-            )
-        if not bool(scale.isfinite().all()):
-            raise WrapError(
-                "the encoder's scale is not positive and finite on the example"
-                + (f": {_raw_range(parts, y, cond, kwargs)}" if isinstance(parts, CallableParts) else "")
-            )
-        z = loc if posterior.transform is None else posterior.transform(loc)[0]
-        try:
-            decoded = parts.decode(z, *cond, **kwargs)
-        except RuntimeError as error:
-            raise WrapError(
-                f"the decoder fails on latents of shape {tuple(z.shape)}, which is what the encoder returns for data "
-                f"of shape {tuple(y.shape)}; encoder and decoder must agree on the latent shape. The decoder said: "
-                f"{error}"
-            ) from error
-        mean = decoded.mean
-        if mean.shape[:1] != (batch,) or mean.numel() != y.numel():
-            raise WrapError(
-                f"expected the decoder to return {tuple(y.shape)}, shaped like the data (or flattened), got "
-                f"{tuple(mean.shape)}"
-            )
-        if not bool(mean.isfinite().all()):
-            raise WrapError("the decoder's mean is not finite on the example")
-    # The spread of the data is what a decoder that knows nothing leaves over: a start for a learned residual scale.
-    return _Seen(y.shape[1:], loc.shape[1:], float(y.std(correction=0).clamp(1e-2, 1e2)))
-
-
 def _head(value: Any, full: int, batch: int) -> Any:
     has_batch = isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == full
     return value[:batch] if has_batch else value
 
 
-def _raw_range(parts: CallableParts, y: Tensor, cond: tuple, kwargs: dict) -> str:
-    raw = parts.encoder(y.flatten(1) if parts.flatten else y, *cond, **kwargs)[1]
-    return (
-        f'encoder_scale="{parts.encoder_scale}" says that the second output is a {parts.encoder_scale}, but it '
-        f"ranges from {raw.min().item():.4g} to {raw.max().item():.4g}; with negative values it can only be "
-        '"log_std" or "log_var"'
-    )
+def _number(noise: Any) -> float:
+    if isinstance(noise, (str, bytes, bool)) or not hasattr(noise, "__float__"):
+        raise TypeError(f"expected noise as a number >= 0, got {noise!r}")
+    return float(noise)
 
 
-def _core(core: Any, event: torch.Size, latent: torch.Size, noise: float) -> Expansion | Partition:
+def _tensor(core: Any) -> Any:
+    """Take a mask of numpy, or of anything that says how to become an array, as a tensor."""
+    is_array = hasattr(core, "__array__") and not isinstance(core, Tensor)
+    return torch.as_tensor(core) if is_array else core
+
+
+def _core(core: Any, seen: Seen, noise: float) -> Expansion | Partition:
+    event, latent = seen.event_shape, seen.latent_shape
     partition = isinstance(core, Tensor) or core in ("center", "corner", "random")
     if partition:
         if noise:
             raise ValueError(f"the partition family has an exact likelihood and takes no noise, got noise={noise}")
+        if seen.flow:
+            raise WrapError(
+                "a partition core cannot be generated through a posterior flow, and this VAE's posterior has one: use "
+                'core="linear"'
+            )
         mask = core if isinstance(core, Tensor) else partition_mask(core, event, numel(latent))
         if mask.shape != event:
             raise WrapError(f"expected a core mask of the data's shape {tuple(event)}, got {tuple(mask.shape)}")
@@ -234,7 +211,7 @@ def _flow(flow: Any, latent: torch.Size) -> Bijection:
     return build_flow(flow, numel(latent))
 
 
-def _prior(prior: Any, parts: VAEParts, latent: torch.Size) -> tuple[nn.Module, bool]:
+def _prior(prior: Any, parts: VAEParts, latent: torch.Size, kwargs: dict[str, Any]) -> tuple[nn.Module, bool]:
     """Make the prior; say whether it takes conditions."""
     if isinstance(prior, (str, Bijection)):
         return FlowPrior(build_flow(prior, numel(latent)), latent), False
@@ -247,8 +224,14 @@ def _prior(prior: Any, parts: VAEParts, latent: torch.Size) -> tuple[nn.Module, 
             'expected prior None, "coupling", "maf", a torch distribution, or a module with log_prob(z) -> (batch,) '
             f"and sample(n); got {describe(prior)}"
         )
-    density: Any = prior.log_prob
-    return prior, len(inspect.signature(density).parameters) > 1
+    return prior, _takes_conditions(prior.log_prob, kwargs)
+
+
+def _takes_conditions(log_prob: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether `log_prob` asks for more than z: by parameters without a default, `*args`, or the conditions' names."""
+    parameters = inspect.signature(log_prob).parameters
+    needed = [p for p in parameters.values() if p.default is p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return len(needed) > 1 or (bool(kwargs) and kwargs.keys() <= parameters.keys())
 
 
 def _outside(vae: Any, parts: VAEParts) -> dict[str, nn.Module]:
@@ -261,33 +244,3 @@ def _outside(vae: Any, parts: VAEParts) -> dict[str, nn.Module]:
         if isinstance(part, nn.Module) and id(part) not in inside:
             found[name] = part
     return found
-
-
-def _summary(
-    vae: Any, parts: VAEParts, seen: _Seen, core: Any, core_flow: Any, prior: Any, the_prior: nn.Module,
-    residual: Any, preprocess: Any,
-) -> str:  # fmt: skip
-    def name(option: Any) -> str:
-        if isinstance(option, str):
-            return option
-        if isinstance(option, (list, tuple)):
-            return " + ".join(map(name, option))
-        return f"{option:g}" if isinstance(option, (int, float)) else type(option).__name__
-
-    own = prior is None
-    lines = [
-        f"AEF of {type(vae).__name__}: data {tuple(seen.event_shape)}, latent {tuple(seen.latent_shape)}",
-        *(f"  taken from the VAE: {line}" for line in parts.taken),
-        *([f"  taken from the VAE: prior {type(the_prior).__name__}"] if own and parts.prior is not None else []),
-        *(["  assumed: prior standard normal (no other was found or given)"] if own and parts.prior is None else []),
-        *(f"  assumed: {line}" for line in parts.assumed),
-        *(
-            [f"  assumed: residual scale starts at {seen.spread:.3g}, the standard deviation of the example"]
-            if isinstance(residual, str) and residual != "decoder"
-            else []
-        ),
-        f"  added: core {name(core)}, core flow {name(core_flow)}, residual {name(residual)}"
-        + ("" if own else f", prior {name(prior)}")
-        + ("" if preprocess is None else f", preprocessing {name(preprocess)}"),
-    ]
-    return "\n".join(lines)

@@ -141,7 +141,7 @@ def test_the_decoders_own_scale() -> None:
 def test_callables_of_the_user_may_return_distributions() -> None:
     vae = Pair(normal, lambda m: dist.Normal(m, 0.5))
     x = torch.rand(4, 6)
-    aef = vae2aef.wrap(None, example=x, encoder=lambda x: vae.encoder(x), decoder=lambda z: vae.decoder(z))
+    aef = vae2aef.wrap(vae, example=x, encoder=lambda x: vae.encoder(x), decoder=lambda z: vae.decoder(z))
     torch.testing.assert_close(aef.parts.encode(x).scale, vae.encoder(x).scale)
 
 

@@ -1,0 +1,241 @@
+"""Look at the example and run the parts of a VAE on it, without a trace: modes and random state stay as they were."""
+
+import contextlib
+import functools
+import inspect
+import types
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vae2aef.errors import WrapError
+from vae2aef.flows import Bijection
+from vae2aef.marginal import evaluation_mode, own_random_state
+from vae2aef.parts import CallableParts, VAEParts
+from vae2aef.preprocess import Dequantize
+from vae2aef.residual import Residual
+from vae2aef.tensors import numel
+
+DEPTH, WIDTH = 4, 100
+"""How far, and through how long containers, modules are looked for behind a callable."""
+
+
+class Seen(NamedTuple):
+    """What a look at the example showed.
+
+    Attributes:
+        event_shape: shape of one event.
+        latent_shape: shape of one latent.
+        spread: standard deviation of the (preprocessed) data, within 0.01 and 100.
+        flow: whether the posterior has a transform after its affine map.
+        scale_range: smallest and largest of the decoder's own scale; None if it returns none.
+    """
+
+    event_shape: torch.Size
+    latent_shape: torch.Size
+    spread: float
+    flow: bool
+    scale_range: tuple[float, float] | None
+
+
+# ---------------------------------------------------------------------- without a trace
+
+
+def modules_of(*things: Any) -> list[nn.Module]:
+    """Find the modules behind callables: in bound methods, partials, closures, globals and attributes.
+
+    Args:
+        *things: modules, callables, or objects that hold them.
+
+    Returns:
+        The outermost modules, each once.
+    """
+    found: list[nn.Module] = []
+    seen: dict[int, Any] = {}
+    todo = [(thing, DEPTH) for thing in things]
+    while todo:
+        thing, depth = todo.pop()
+        if id(thing) in seen:
+            continue
+        seen[id(thing)] = thing  # kept alive, so that an id stays that of one object
+        if isinstance(thing, nn.Module):
+            found.append(thing)
+        elif depth:
+            todo += [(inside, depth - 1) for inside in _inside(thing)]
+    return found
+
+
+def _inside(thing: Any) -> list[Any]:
+    if inspect.ismethod(thing):
+        return [thing.__self__, thing.__func__]
+    if isinstance(thing, functools.partial):
+        return [thing.func, *thing.args, *thing.keywords.values()]
+    if inspect.isfunction(thing):
+        cells = []
+        for cell in thing.__closure__ or ():
+            with contextlib.suppress(ValueError):  # a name that is not bound yet
+                cells.append(cell.cell_contents)
+        return cells + [thing.__globals__[name] for name in thing.__code__.co_names if name in thing.__globals__]
+    if isinstance(thing, (list, tuple, dict)):
+        values = list(thing.values()) if isinstance(thing, dict) else list(thing)
+        return values if len(values) <= WIDTH else []
+    if isinstance(thing, (type, types.ModuleType, Tensor)):
+        return []
+    return list(getattr(thing, "__dict__", {}).values())
+
+
+@contextlib.contextmanager
+def evaluation(*things: Any) -> Iterator[None]:
+    """Put every module behind `things` (see `modules_of`) in `eval()`, and back into its own mode afterwards."""
+    with contextlib.ExitStack() as stack:
+        for module in modules_of(*things):
+            stack.enter_context(evaluation_mode(module))
+        yield
+
+
+@contextlib.contextmanager
+def trial(device: torch.device, *things: Any) -> Iterator[None]:
+    """Run parts in `eval()`, without gradients, leaving modes and torch's random state as they were."""
+    with evaluation(*things), torch.no_grad(), own_random_state(device):
+        yield
+
+
+@contextlib.contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Turn any error of the user's code into a WrapError that begins with `what`; our own pass."""
+    try:
+        yield
+    except WrapError:
+        raise
+    except Exception as error:
+        raise WrapError(f"{what} {type(error).__name__}: {error}") from error
+
+
+# ---------------------------------------------------------------------- the VAE's parts
+
+
+def look(vae: Any, parts: VAEParts, y: Tensor, cond: tuple, kwargs: dict[str, Any]) -> Seen:
+    """Run encoder and decoder once on the example and check what they return.
+
+    Args:
+        vae: the user's VAE.
+        parts: its parts.
+        y: data as the VAE sees it, `(batch, *event)`.
+        cond: conditions.
+        kwargs: conditions by name.
+
+    Raises:
+        WrapError: if a part fails, or returns another shape, or what is not finite.
+    """
+    batch, shape = y.shape[0], tuple(y.shape)
+    with trial(y.device, vae, parts):
+        with naming(
+            f"the encoder fails on data of shape {shape}; pass encoder=lambda x: ... that takes it "
+            "(x.flatten(1), say), and conditions as example=(x, *conditions). The encoder said:"
+        ):
+            posterior = parts.encode(y, *cond, **kwargs)
+        loc, scale = posterior.loc, posterior.scale
+        if loc.shape != scale.shape or loc.shape[:1] != (batch,):
+            raise WrapError(
+                f"expected location and scale of one shape (batch, *latent) with batch = {batch}, got "
+                f"{tuple(loc.shape)} and {tuple(scale.shape)}"
+            )
+        if not bool(scale.isfinite().all()):
+            raise WrapError(
+                "the encoder's scale is not positive and finite on the example"
+                + (f": {_raw_range(parts, y, cond, kwargs)}" if isinstance(parts, CallableParts) else "")
+            )
+        z = loc
+        if posterior.transform is not None:
+            with naming(f"the posterior's transform, loc -> (z, log|det|), fails on shape {tuple(loc.shape)}:"):
+                z, _ = posterior.transform(loc)
+        with naming(
+            f"the decoder fails on latents of shape {tuple(z.shape)}, which is what the encoder returns for data "
+            f"of shape {shape}; encoder and decoder must agree on the latent shape. The decoder said:"
+        ):
+            mean, own = parts.decode(z, *cond, **kwargs)
+        _require_like_data(mean, y)
+        if not bool(mean.isfinite().all()):
+            raise WrapError("the decoder's mean is not finite on the example")
+        if own is not None:
+            with naming(f"the decoder's scale {tuple(own.shape)} does not broadcast to its mean {tuple(mean.shape)}:"):
+                own = own.expand_as(mean)
+    # The spread of the data is what a decoder that knows nothing leaves over: a start for a learned residual scale.
+    spread = float(y.std(correction=0).clamp(1e-2, 1e2))
+    ends = None if own is None else (own.min().item(), own.max().item())
+    return Seen(y.shape[1:], loc.shape[1:], spread, posterior.transform is not None, ends)
+
+
+def _raw_range(parts: CallableParts, y: Tensor, cond: tuple, kwargs: dict) -> str:
+    raw = parts.encoder(y.flatten(1) if parts.flatten else y, *cond, **kwargs)[1]
+    return (
+        f'encoder_scale="{parts.encoder_scale}" says that the second output is a {parts.encoder_scale}, but it '
+        f"ranges from {raw.min().item():.4g} to {raw.max().item():.4g}; with negative values it can only be "
+        '"log_std" or "log_var"'
+    )
+
+
+def _require_like_data(mean: Tensor, y: Tensor) -> None:
+    """Refuse a mean whose values would be put in another order by a reshape, such as channels last."""
+
+    def plain(shape: Sequence[int]) -> list[int]:
+        return [n for n in shape if n != 1]
+
+    batch, event = mean.shape[:1] == y.shape[:1], mean.shape[1:]
+    if batch and (plain(event) == plain(y.shape[1:]) or event == (numel(y.shape[1:]),)):
+        return
+    turned = batch and sorted(plain(event)) == sorted(plain(y.shape[1:]))
+    raise WrapError(
+        f"expected the decoder to return {tuple(y.shape)}, shaped like the data (or flattened), got "
+        f"{tuple(mean.shape)}"
+        + ("; its dimensions stand in another order: pass decoder=lambda z: ... that permutes them" if turned else "")
+    )
+
+
+def require_decoder_scale(residual: nn.Module, seen: Seen) -> None:
+    """Refuse `residual="decoder"` for a decoder without a scale, or with values that are none.
+
+    Raises:
+        WrapError: says what came, and what to pass.
+    """
+    if not (isinstance(residual, Residual) and residual.kind == "decoder"):
+        return
+    if seen.scale_range is None:
+        residual.scale(None)
+        return
+    low, high = seen.scale_range
+    if not low > 0:
+        raise WrapError(
+            f'the decoder\'s second output ranges from {low:.4g} to {high:.4g} on the example, and residual="decoder" '
+            "takes it as a scale (standard deviation), which is positive; of a log variance pass decoder=lambda z: "
+            "(mean, scale) with scale = (0.5 * log_var).exp()"
+        )
+
+
+def require_integers(preprocess: Bijection, x: Tensor) -> None:
+    """Refuse grey levels as floating point data where dequantising was asked for: it would do nothing to them.
+
+    Args:
+        preprocess: with a `Dequantize` among its steps, or not.
+        x: data as the user gives it, `(batch, *event)`.
+
+    Raises:
+        WrapError: gives the line that makes integers of `x`.
+    """
+    bins = next((step.bins for step in preprocess.modules() if isinstance(step, Dequantize)), None)
+    if bins is None or not x.is_floating_point() or not x.numel() or bool((x == x.flatten()[0]).all()):
+        return
+    for top in (1, bins - 1, bins):
+        levels = (x * top).round()
+        # The very division by which grey levels become floats, so that equality is exact.
+        if bool((levels / top == x).all()):
+            small = top > 1 and bool(x.max() <= 1)
+            line = f"(x * {top}).round().to(torch.uint8)" if small else "x.to(torch.uint8)"
+            grid = f"multiples of 1/{top}" if small else "whole numbers"
+            raise WrapError(
+                f"preprocess has `dequantize`, which leaves floating point data as they are, but the example is of "
+                f"{grid}: grey levels. Pass integers: {line}"
+                + (", with vae2aef.Dequantize(2) if they are bits" if bool(x.max() <= 1) and top == 1 else "")
+            )
