@@ -123,7 +123,7 @@ def test_the_marginal_does_not_follow_the_cancellation():
             return target - t * flow(features(y))[0], torch.full_like(target, t)
 
         aef = build(vae, features, encoder, flow, residual=3.0, encoder_scale="std")
-        values.append(aef.log_prob(x, num_samples=8000, proposal=aef.tune_proposal(x.repeat(21, 1, 1))))
+        values.append(aef.log_prob(x, num_samples=12_000, proposal=aef.tune_proposal(x.repeat(21, 1, 1))))
         assert values[-1].effective_sample_size.min() > 1000
     difference = (values[0].value - values[1].value).abs()
     error = (values[0].std_error.square() + values[1].std_error.square()).sqrt()
