@@ -95,7 +95,7 @@ def measure_scale(reparameterize: Any, like: Tensor) -> str | None:
         `"std"`, `"log_std"`, `"var"` or `"log_var"`; None if it is none of these, if no noise of mean 0 and
         standard deviation 1 is drawn, or if `loc` is not simply added.
     """
-    rows = max(like.shape[0], math.ceil(DRAWS / max(like[:1].numel(), 1)))
+    rows = math.ceil(DRAWS / max(like[:1].numel(), 1))
     zeros = like.new_zeros(rows, *like.shape[1:])
     ramp = torch.linspace(-2.0, 2.0, zeros.numel(), dtype=like.dtype, device=like.device).reshape(zeros.shape)
 

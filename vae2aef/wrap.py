@@ -45,8 +45,8 @@ def wrap(
 
     Args:
         vae: the VAE. Its class is known to an adapter, or it has `encoder` and `decoder` (or `encode` and
-            `decode`), or the two are given; None if `encoder` and `decoder` are all there is. Of a compiled
-            or DDP module the inner one is taken.
+            `decode`), or the two are given; None if `encoder` and `decoder` are all there is, an `nn.ModuleList`
+            of the networks if these are functions. Of a compiled or DDP module the inner one is taken.
         example: a batch of data, `(batch, *event)`, to read shapes from and to check the parts on; a tuple
             `(x, *conditions)`, whose last item may be a dict of conditions by name, for a conditional VAE.
         encoder: callable `x -> (location, scale)`, if the VAE's own is not to be used.
@@ -68,7 +68,9 @@ def wrap(
         A module whose forward is the loss.
 
     Raises:
-        WrapError: if the VAE's parts are not found or do not fit together; it is a `ValueError`.
+        WrapError: if the VAE's parts are not found or do not fit together, or if a part, run on rows of the example,
+            fails, returns another shape than it should, or uses trainable tensors that no optimizer would see; it is
+            a `ValueError`.
         TypeError: if `vae` is an AEF already, an option is of the wrong type, or the example holds integers that no
             preprocessing dequantises.
         ValueError: for an unknown option.
@@ -177,7 +179,7 @@ def _number(noise: Any) -> float:
 
 def _tensor(core: Any) -> Any:
     """Take a mask of numpy, or of anything that says how to become an array, as a tensor."""
-    is_array = hasattr(core, "__array__") and not isinstance(core, Tensor)
+    is_array = hasattr(core, "__array__") and not isinstance(core, (Tensor, str))
     return torch.as_tensor(core) if is_array else core
 
 
