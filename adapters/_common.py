@@ -1,26 +1,8 @@
-"""What adapters share: trying a part of a VAE without leaving a trace, and saying why one cannot be taken."""
+"""What adapters share: saying why a VAE cannot be taken."""
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from vae2aef.errors import WrapError
-from vae2aef.marginal import evaluation_mode, own_random_state
-
-
-@contextlib.contextmanager
-def trial(vae: Any, x: Tensor) -> Iterator[None]:
-    """Run parts of `vae` in `eval()`, without gradients, leaving its modes and torch's random state as they were."""
-    modules = [m for m in (vae, *getattr(vae, "__dict__", {}).values()) if isinstance(m, nn.Module)]
-    with contextlib.ExitStack() as stack:
-        for module in modules:
-            stack.enter_context(evaluation_mode(module))
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(own_random_state(x.device))
-        yield
 
 
 def refusal(vae: Any, reason: str, remedy: str) -> WrapError:

@@ -4,8 +4,9 @@ from typing import Any
 
 from torch import Tensor
 
-from vae2aef.adapters._common import QUANTISED, USE_GAUSSIAN, refusal, trial
+from vae2aef.adapters._common import QUANTISED, USE_GAUSSIAN, refusal
 from vae2aef.parts import Decoded, Posterior, VAEParts, to_decoded, to_scale
+from vae2aef.probe import trial
 from vae2aef.registry import register_adapter
 from vae2aef.tensors import at_least_float32
 
@@ -50,7 +51,7 @@ class CompVisParts(VAEParts):
 @register_adapter("ldm.models.autoencoder.AutoencoderKL", matches=is_copy)
 def adapt(vae: Any, x: Tensor, *cond: Any, **kwargs: Any) -> VAEParts | None:
     """Read the AutoencoderKL of latent-diffusion; one whose `encode` returns anything else is left to others."""
-    with trial(vae, x):
+    with trial(x.device, vae):
         try:
             posterior = vae.encode(x, *cond, **kwargs)
         except Exception:  # a namesake, perhaps; the next adapter meets the error too

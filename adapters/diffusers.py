@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vae2aef.adapters._common import GIVE_SCALE, NO_POSTERIOR, QUANTISED, USE_GAUSSIAN, refusal, trial
+from vae2aef.adapters._common import GIVE_SCALE, NO_POSTERIOR, QUANTISED, USE_GAUSSIAN, refusal
 from vae2aef.parts import Decoded, Posterior, VAEParts, to_decoded, to_scale
+from vae2aef.probe import trial
 from vae2aef.registry import register_adapter
 from vae2aef.tensors import at_least_float32
 
@@ -67,7 +68,7 @@ def adapt(vae: Any, x: Tensor, **kwargs: Any) -> VAEParts | None:
             f"its weights are in {vae.dtype}, and densities need the digits of float32",
             "Load it with torch_dtype=torch.float32 (or vae.float()), and train under torch.autocast for speed",
         )
-    with trial(vae, x):
+    with trial(x.device, vae):
         out = vae.encode(x, **accepted(vae.encode, kwargs))
     posterior = getattr(out, "latent_dist", None)
     if posterior is None:

@@ -15,12 +15,12 @@ from vae2aef.adapters._common import (
     SEVERAL_LATENTS,
     USE_GAUSSIAN,
     refusal,
-    trial,
 )
 from vae2aef.adapters.pytorch_examples import has_methods, measure_scale
 from vae2aef.aef import AEF
 from vae2aef.errors import WrapError
 from vae2aef.parts import CallableParts, Decoded, Posterior, VAEParts, to_decoded, two_tensors
+from vae2aef.probe import trial
 from vae2aef.registry import register_adapter
 
 REFUSED = {
@@ -96,7 +96,7 @@ def adapt(vae: Any, x: Tensor, *cond: Any, **kwargs: Any) -> VAEParts | None:
     """
     if not has_methods(vae) or cond or kwargs:
         return None
-    with trial(vae, x):
+    with trial(x.device, vae):
         second = two_tensors(vae.encode(x))[1]
         measured = measure_scale(vae.reparameterize, second)
     if measured != "log_var":

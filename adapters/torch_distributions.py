@@ -16,9 +16,9 @@ from torch.distributions import (
     TransformedDistribution,
 )
 
-from vae2aef.adapters._common import trial
 from vae2aef.errors import WrapError
 from vae2aef.parts import Decoded, Posterior, VAEParts, describe, to_decoded, to_scale
+from vae2aef.probe import trial
 from vae2aef.registry import register_adapter
 from vae2aef.tensors import at_least_float32, sum_event
 
@@ -148,7 +148,7 @@ def adapt(vae: Any, x: Tensor, *cond: Any, encoder_scale: str | None = None, **k
     if pair is None:
         return None
     encoder, decoder, first, second = pair
-    with trial(vae, x):
+    with trial(x.device, vae):
         try:
             out = encoder(x, *cond, **kwargs)
         except Exception:  # whatever it is, the next adapter meets it too and knows better what to say
