@@ -20,6 +20,7 @@ from test_adapter_bridge import as_vae, contract
 from torch import nn
 
 import vae2aef
+from vae2aef.adapters.pytorch_vae import PyTorchVAEModel
 
 CHECKOUTS = Path(os.environ.get("VAE2AEF_CHECKOUTS", "/nowhere"))
 pytestmark = [
@@ -84,6 +85,24 @@ def test_bridge_of_pytorch_vae(name: str, monkeypatch: pytest.MonkeyPatch) -> No
         contract_of(Case(name, build, per_datum, (3, 64, 64), symmetric=True))
         return
     contract_of(Case(name, build, own, (3, 64, 64), symmetric=True, classes=options.get("num_classes", 0)))
+
+
+def test_the_loop_of_pytorch_vae(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real model's own call, `loss_function(*results, M_N=...)["loss"]`, trains it as an AEF."""
+    build = real_vae(monkeypatch, "vanilla_vae", "VanillaVAE")
+    torch.manual_seed(0)
+    x = 2 * torch.rand(8, 3, 64, 64) - 1
+    model = PyTorchVAEModel(vae2aef.wrap(build(), example=x, noise=0.3))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(20):
+        results = model(x, labels=None)
+        loss = model.loss_function(*results, M_N=0.00025)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-5:]) < sum(losses[:5])
 
 
 def contract_of(case: Case) -> None:

@@ -90,7 +90,7 @@ def test_bits_of_data_in_minus_one_to_one() -> None:
     """The page on diffusers says to count 128 bins a unit for 8-bit data in [-1, 1]."""
     x = images(CASE.shape, 4, symmetric=True)
     uniform = -torch.full((4,), float(x[0].numel())) * torch.log(torch.tensor(2.0))  # density 1/2 on [-1, 1]
-    assert vae2aef.bits_per_dim(uniform, CASE.shape, bins=128).tolist() == pytest.approx([8.0] * 4)
+    assert vae2aef.bits_per_dim(uniform, CASE.shape, width=2).tolist() == pytest.approx([8.0] * 4)
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])

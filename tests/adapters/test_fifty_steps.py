@@ -16,7 +16,8 @@ def test_fifty_steps_on_real_images(case: Case) -> None:
         return data[rows], {} if labels is None else {"labels": labels[rows]}
 
     x, cond = batch(torch.arange(16))
-    aef = vae2aef.wrap(case.make(), example=(x, cond) if cond else x, noise=0.3).train()
+    residual = "decoder" if case.unused else "learned"  # a decoder's own scale has a part only there
+    aef = vae2aef.wrap(case.make(), example=(x, cond) if cond else x, noise=0.3, residual=residual).train()
     optimizer = torch.optim.Adam(aef.parameters(), lr=2e-3)
     losses = []
     for step in range(50):
@@ -30,7 +31,7 @@ def test_fifty_steps_on_real_images(case: Case) -> None:
                 for name, parameter in aef.named_parameters()
                 if parameter.requires_grad and (parameter.grad is None or not parameter.grad.isfinite().all())
             }
-            assert without == set(case.unused)
+            assert not without
         optimizer.step()
         losses.append(loss.item())
     assert all(map(torch.isfinite, torch.tensor(losses)))
