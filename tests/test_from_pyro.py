@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 
 import pytest
 import torch
@@ -548,3 +549,38 @@ def test_trained_parts_go_on_in_from_pyro():
         assert set(trained["core"]) == set(trained["core_flow"]) == sites
         aef = vae2aef.from_pyro(vae.model, vae.guide, x, **trained)
         assert aef(x).item() == pytest.approx(loss / B, rel=1e-5)
+
+
+def test_several_latents_or_other_densities_train_as_a_lightning_task():
+    """What from_pyro gives where no AEF with one residual density fits: here an observed Student's t."""
+    lightning = pytest.importorskip("lightning")
+    from vae2aef.training import AEFTask
+
+    encoder, decoder = nn.Linear(6, 4), nn.Linear(2, 6)
+
+    def model(x):
+        pyro.module("decoder", decoder)
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 2), 1.0).to_event(1))
+            pyro.sample("x", dist.StudentT(5.0, decoder(z), 0.5).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("encoder", encoder)
+        with pyro.plate("rows", len(x)):
+            loc, log_scale = encoder(x).chunk(2, dim=-1)
+            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+    x = torch.randn(32, 6)
+    task = AEFTask(vae2aef.from_pyro(model, guide, x), validation_samples=8)
+    before = encoder.weight.detach().clone()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Lightning's advice on workers
+        trainer = lightning.Trainer(
+            max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False,
+        )  # fmt: skip
+        loader = torch.utils.data.DataLoader(x, batch_size=16)
+        trainer.fit(task, loader, loader)
+        trainer.validate(task, loader, verbose=False)  # in inference mode
+    assert not torch.equal(encoder.weight, before)
+    assert torch.isfinite(trainer.callback_metrics["val_log_prob"])

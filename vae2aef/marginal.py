@@ -10,8 +10,8 @@ expectation, tight when the effective sample size is large.
 import contextlib
 import math
 from collections.abc import Callable, Iterator
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,9 @@ from vae2aef.tensors import numel, repeat_batch
 if TYPE_CHECKING:
     from vae2aef.aef import AEF
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 FULL_COVARIANCE_UP_TO = 128
 """Largest latent for which a full covariance is tuned; above it, one scale for each core variable."""
 
@@ -34,6 +37,26 @@ GRID = tuple(10.0**e for e in (-4, -3.5, -3, -2.5, -2, -1.5, -1, -0.5, 0))
 
 LATENT_BLOCK = 8
 """How many times more latents than data are held at once: flows are cheap, and faster in large batches."""
+
+
+def evaluation(function: Callable[P, R]) -> Callable[P, R]:
+    """Run a function without gradients, and outside inference mode: fits need gradients with respect to latents."""
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.inference_mode(False), torch.no_grad():
+            return function(*map(_plain, args), **{name: _plain(value) for name, value in kwargs.items()})
+
+    return run
+
+
+def _plain(value: Any) -> Any:
+    """Copy tensors that were made in inference mode, which autograd does not take; inside tuples and dicts too."""
+    if isinstance(value, Tensor):
+        return value.clone() if value.is_inference() else value
+    if type(value) is tuple:  # and not a Proposal
+        return tuple(map(_plain, value))
+    return {name: _plain(item) for name, item in value.items()} if isinstance(value, dict) else value
 
 
 class LogProb(NamedTuple):
@@ -73,6 +96,7 @@ class Proposal(NamedTuple):
         return unit * self.log_scale.exp(), log_q
 
 
+@evaluation
 def log_prob(
     aef: "AEF",
     x: Tensor,
@@ -101,23 +125,7 @@ def log_prob(
             not possible for this model.
         NonFiniteError: if a value is not finite; names the rows.
     """
-    if torch.is_inference_mode_enabled():  # the Laplace fit and tuning need gradients with respect to latents
-        with torch.inference_mode(False):
-            x, cond, kwargs = (_plain(value) for value in (x, cond, kwargs or {}))
-            return log_prob(aef, x, cond, kwargs, num_samples, proposal, chunk_size)
-    with torch.no_grad():
-        return _log_prob(aef, x, cond, kwargs or {}, num_samples, proposal, chunk_size)
-
-
-def _log_prob(
-    aef: "AEF",
-    x: Tensor,
-    cond: tuple,
-    kwargs: dict[str, Any],
-    num_samples: int,
-    proposal: "Proposal | str | None",
-    chunk_size: int | None,
-) -> LogProb:
+    kwargs = kwargs or {}
     if num_samples < 1 or (chunk_size is not None and chunk_size < 1):
         raise ValueError(f"expected num_samples and chunk_size of at least 1, got {num_samples}, {chunk_size}")
     if isinstance(proposal, str) and proposal != "laplace":
@@ -214,6 +222,7 @@ def _accumulate(log_weights: Callable[[int], Tensor], case: Case, num_samples: i
     return total - math.log(num_samples), (2 * total - squares).exp()
 
 
+@evaluation
 def tune(aef: "AEF", x: Tensor, cond: tuple = (), kwargs: dict[str, Any] | None = None) -> Proposal | None:
     """Tune the proposal on (at most 64 rows of) data: a scan over one common scale, then gradient ascent.
 
@@ -234,9 +243,6 @@ def tune(aef: "AEF", x: Tensor, cond: tuple = (), kwargs: dict[str, Any] | None 
         ValueError: if `x` is empty.
         NonFiniteError: if no proposal gives a finite bound.
     """
-    if torch.is_inference_mode_enabled():
-        with torch.inference_mode(False):
-            return tune(aef, _plain(x), _plain(cond), _plain(kwargs or {}))
     if not isinstance(aef.core, Expansion):
         return None
     if not x.shape[0]:
@@ -298,15 +304,6 @@ def _rows(conditions: Any, take: slice, batch: int) -> Any:
     if isinstance(conditions, dict):
         return {name: cut(value) for name, value in conditions.items()}
     return tuple(cut(value) for value in conditions)
-
-
-def _plain(value: Any) -> Any:
-    """Copy tensors that were made in inference mode, which autograd does not take; inside tuples and dicts too."""
-    if isinstance(value, Tensor):
-        return value.clone() if value.is_inference() else value
-    if isinstance(value, tuple):
-        return tuple(map(_plain, value))
-    return {name: _plain(item) for name, item in value.items()} if isinstance(value, dict) else value
 
 
 def _require_finite(values: Tensor) -> None:
