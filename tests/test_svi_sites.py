@@ -619,7 +619,7 @@ def test_discrete_data_is_refused_or_made_gaussian(kind, observed):
     assert f'"x": observed {kind}, replaced by a Gaussian around its mean, scale learned' in repr(elbo)
     trace, _ = elbo._get_trace(model, guide, (x,), {})
     fn = trace.nodes["x"]["fn"].base_dist
-    torch.testing.assert_close(fn.scale[0], elbo.scales["x"]())
+    torch.testing.assert_close(fn.scale[0], elbo.scales["x"].scale())
     assert fn.scale.shape == (B, N)
     original = poutine.trace(poutine.condition(model, {"z": trace.nodes["z"]["value"]})).get_trace(x)
     torch.testing.assert_close(fn.loc, original.nodes["x"]["fn"].mean)

@@ -14,6 +14,7 @@ from pyro.infer.enum import get_importance_trace
 from torch import Tensor, nn
 
 from vae2aef.errors import NonFiniteError, WrapError
+from vae2aef.residual import Residual
 from vae2aef.svi.cores import SiteCore
 from vae2aef.svi.data import find_data
 from vae2aef.svi.handlers import Core, GuideHandler, ModelHandler, UnknownSite, noisy_core
@@ -82,7 +83,7 @@ class AEF_ELBO(Trace_ELBO):
         self.noise = 1.0 if core == "noise" else noise
         self.added = nn.ModuleDict()
         self.cores: dict[str, SiteCore | None] = {}
-        self.scales: dict[str, nn.Module] = {}
+        self.scales: dict[str, Residual] = {}
         self.notes: dict[str, str] = {}
         self._prefix = ""
 

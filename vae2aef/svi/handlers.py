@@ -1,18 +1,16 @@
 """The two effect handlers of `AEF_ELBO`: one gives the guide's sites their values, one watches the model's data."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import pyro.distributions as dist
 import torch
-import torch.nn.functional as F
 from pyro.distributions.torch_distribution import MaskedDistribution
 from pyro.poutine.messenger import Messenger
-from torch import Tensor, nn
+from torch import Tensor
 
 from vae2aef.errors import WrapError
-from vae2aef.residual import MIN_SCALE
+from vae2aef.residual import Residual
 from vae2aef.svi.cores import SiteCore, perturb
 from vae2aef.svi.sites import CoreSite, LocationScale, read_site
 
@@ -90,34 +88,26 @@ def is_subsample(fn: Any) -> bool:
     return type(fn).__name__ == "_Subsample"
 
 
-class GaussianScale(nn.Module):
-    """The learned scale, one a feature, of an observed site that was made Gaussian; starts at the data's spread."""
-
-    def __init__(self, values: Tensor, event_shape: torch.Size) -> None:
-        super().__init__()
-        spread = float(values.std(correction=0).clamp(1e-2, 1e2)) if values.numel() else 1.0
-        raw = spread + math.log(-math.expm1(-spread))  # softplus(raw) = spread
-        self.raw_scale = nn.Parameter(torch.full(event_shape, raw, dtype=values.dtype, device=values.device))
-
-    def forward(self) -> Tensor:
-        """Return the scale, at least 1e-5."""
-        return F.softplus(self.raw_scale) + MIN_SCALE
+def gaussian_scale(values: Tensor, event_shape: torch.Size) -> Residual:
+    """Return the residual of an observed site made Gaussian: a learned scale a feature, from the data's spread on."""
+    spread = float(values.std(correction=0).clamp(1e-2, 1e2)) if values.numel() else 1.0
+    return Residual(event_shape, initial_scale=spread).to(values)
 
 
 class ModelHandler(Messenger):
     """Replace the density of chosen observed sites by a Gaussian around its mean (`observed="gaussian"`).
 
     Args:
-        scales: the learned scale of each of these sites, shape of its event.
+        scales: the residual density of each of these sites, whose learned scale is taken.
     """
 
-    def __init__(self, scales: dict[str, nn.Module]) -> None:
+    def __init__(self, scales: dict[str, Residual]) -> None:
         super().__init__()
         self.scales = scales
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] and msg["name"] in self.scales:
-            msg["fn"] = gaussian_around_mean(msg["fn"], self.scales[msg["name"]]())
+            msg["fn"] = gaussian_around_mean(msg["fn"], self.scales[msg["name"]].scale())
             msg["value"] = msg["value"].to(msg["fn"].mean)
 
 

@@ -11,7 +11,7 @@ from vae2aef.errors import WrapError
 from vae2aef.marginal import own_random_state
 from vae2aef.svi.cores import build_core
 from vae2aef.svi.data import depends, substitute, tensors
-from vae2aef.svi.handlers import GaussianScale, is_subsample
+from vae2aef.svi.handlers import gaussian_scale, is_subsample
 from vae2aef.svi.sites import place, read_site
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _observed(elbo: "AEF_ELBO", trace: Any) -> None:
             mean = fn.mean
             if not bool(mean.isfinite().all()):
                 raise WrapError(f'observed site "{name}": a {_kind(site)} has no mean to put a Gaussian around')
-            scale = GaussianScale(site["value"].to(mean), fn.event_shape)
+            scale = gaussian_scale(site["value"].to(mean), fn.event_shape)
             elbo.added[_key("observed", name)] = elbo.scales[name] = scale
             elbo.notes[name] = f"observed {_kind(site)}, replaced by a Gaussian around its mean, scale learned"
         else:
