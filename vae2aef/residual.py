@@ -50,7 +50,8 @@ class Residual(nn.Module):
         event_shape: shape of one event of data.
         scale: `"learned"` (one scale a feature, softplus of a parameter), `"shared"` (one for all),
             a positive number (fixed), or `"decoder"` (the decoder's second output, handed to `log_prob`).
-        family: `"gaussian"`, `"laplace"` or `"student_t"` (4 degrees of freedom).
+        family: `"gaussian"`, `"laplace"` or `"student_t"`.
+        df: degrees of freedom of Student's t.
         initial_scale: where a learned scale starts.
 
     Raises:
@@ -70,6 +71,7 @@ class Residual(nn.Module):
         scale: str | float = "learned",
         family: str = "gaussian",
         initial_scale: float = 1.0,
+        df: float = 4.0,
     ) -> None:
         super().__init__()
         if family not in FAMILIES:
@@ -80,7 +82,10 @@ class Residual(nn.Module):
             raise ValueError(f"expected a positive residual scale, got {scale}")
         if isinstance(scale, str) and scale not in ("learned", "shared", "decoder"):
             raise ValueError(f'expected a scale "learned", "shared", "decoder" or a number; got {scale!r}')
+        if not (df > 0 and math.isfinite(df)):
+            raise ValueError(f"expected positive degrees of freedom, got df={df}")
         self.event_shape = torch.Size(event_shape)
+        self.df = float(df)
         self.family = family
         self.kind = scale if isinstance(scale, str) else "fixed"
         if scale in ("learned", "shared"):
@@ -123,7 +128,9 @@ class Residual(nn.Module):
             Shape `(batch, *event)`: not summed, so that the partition family can leave out the core.
         """
         scale = self.scale(decoder_scale)
-        return FAMILIES[self.family](delta / scale) - scale.log()
+        unit = delta / scale
+        value = student_t(unit, self.df) if self.family == "student_t" else FAMILIES[self.family](unit)
+        return value - scale.log()
 
     def sample(self, mean: Tensor, decoder_scale: Tensor | None = None) -> Tensor:
         """Draw residuals shaped like `mean`, shape `(batch, *event)`."""
@@ -134,7 +141,7 @@ class Residual(nn.Module):
             base = (
                 torch.distributions.Laplace(0 * one, one, validate_args=False)
                 if self.family == "laplace"
-                else torch.distributions.StudentT(4.0 * one, validate_args=False)
+                else torch.distributions.StudentT(self.df * one, validate_args=False)
             )
             unit = base.sample()
         return unit * self.scale(decoder_scale)

@@ -27,8 +27,8 @@ def from_pyro(
 ) -> "AEF | PyroAEF":
     """Convert a Pyro model and guide to a module whose forward is the loss, in nats, averaged over the batch.
 
-    With one latent site of a location-scale family and one Normal or Laplace observation it is an `AEF`, the same
-    as `vae2aef.wrap` returns. With several latent sites, or another continuous observation, it is a `PyroAEF`.
+    With one latent site of a location-scale family and one Normal, Laplace or Student's t observation it is an `AEF`,
+    the same as `vae2aef.wrap` returns. With several latent sites, or another continuous observation, it is a `PyroAEF`.
 
     Args:
         model: the model.
@@ -62,7 +62,7 @@ def from_pyro(
         return PyroAEF(pair, x, tuple(cond), named, options)
     core, core_flow = (o[shape.latent] if isinstance(o, dict) else o for o in (core, core_flow))
     if residual is None:
-        residual = "learned" if shape.discrete else Residual(shape.event_shape, "decoder", shape.family)
+        residual = "learned" if shape.discrete else Residual(shape.event_shape, "decoder", shape.family, df=shape.df)
     return wrap(
         pair, example=(x, *cond, named), core=core, core_flow=core_flow, prior=prior, residual=residual,
         preprocess=preprocess, noise=noise,

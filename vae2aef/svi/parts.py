@@ -70,6 +70,7 @@ class Shape(NamedTuple):
     event_shape: torch.Size
     discrete: bool
     family: str
+    df: float = 4.0
 
 
 class PyroParts(VAEParts):
@@ -223,14 +224,26 @@ def _examine(pair: PyroPair, x: Tensor, cond: tuple, kwargs: dict[str, Any], obs
     if len({float(site["scale"]) for site in sites.values()}) > 1:
         raise NotSingle("terms of different weight (poutine.scale)")
     discrete = seen[0] in elbo.scales
-    kinds = (torch.distributions.Normal, torch.distributions.Laplace)
-    if not discrete and not isinstance(target, kinds):
-        raise NotSingle(f'an observed density that is neither Normal nor Laplace: "{seen[0]}"')
+    family = _family(target)
+    if not discrete and family is None:
+        raise NotSingle(
+            f'an observed density that is no Normal, Laplace, nor Student\'s t of fixed degrees of freedom: "{seen[0]}"'
+        )
     for name in (latent, seen[0]):
         if not same_density(trace.nodes[name]["fn"], without.nodes[name]["fn"], trace.nodes[name]["value"]):
             raise NotSingle(f'site "{name}" of the model, which depends on the data itself')
-    family = "laplace" if isinstance(target, torch.distributions.Laplace) else "gaussian"
-    return Shape(latent, seen[0], cores.placement.data, x.shape[1:], discrete, family)
+    df = float(target.df.flatten()[0]) if family == "student_t" else 4.0
+    return Shape(latent, seen[0], cores.placement.data, x.shape[1:], discrete, family or "gaussian", df)
+
+
+def _family(target: Any) -> str | None:
+    """Return the residual family of an observed distribution; None if `Residual` has none for it."""
+    if isinstance(target, torch.distributions.Normal):
+        return "gaussian"
+    if isinstance(target, torch.distributions.Laplace):
+        return "laplace"
+    fixed = isinstance(target, torch.distributions.StudentT) and not target.df.requires_grad
+    return "student_t" if fixed and bool((target.df == target.df.flatten()[0]).all()) else None
 
 
 def same_density(first: Any, second: Any, value: Any) -> bool:
