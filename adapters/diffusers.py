@@ -9,9 +9,9 @@ from torch import Tensor
 
 from vae2aef.adapters._common import GIVE_SCALE, NO_POSTERIOR, QUANTISED, USE_GAUSSIAN, refusal
 from vae2aef.parts import Decoded, Posterior, VAEParts, to_decoded, to_scale
-from vae2aef.probe import trial
 from vae2aef.registry import register_adapter
 from vae2aef.tensors import at_least_float32
+from vae2aef.wrapping.trial import trial
 
 
 class DiffusersParts(VAEParts):

@@ -277,7 +277,7 @@ class PythaeModel(nn.Module):
         """
         from pythae.models import AutoModel
 
-        from vae2aef.wrap import wrap
+        from vae2aef.wrapping import wrap
 
         path = Path(dir_path) / "aef.pt"
         if not path.is_file():

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from vae2aef.errors import WrapError
 from vae2aef.parts import SCALES, CallableParts, two_tensors
-from vae2aef.probe import trial
 from vae2aef.registry import register_adapter
+from vae2aef.wrapping.trial import trial
 
 DRAWS, SIZE = 2**18, 0.02
 """How many draws are compared, and how far from 1 their root mean square may be: ten times its standard error."""

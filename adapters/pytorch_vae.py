@@ -20,8 +20,8 @@ from vae2aef.adapters.pytorch_examples import has_methods, measure_scale
 from vae2aef.aef import AEF
 from vae2aef.errors import WrapError
 from vae2aef.parts import CallableParts, Decoded, Posterior, VAEParts, to_decoded, two_tensors
-from vae2aef.probe import trial
 from vae2aef.registry import register_adapter
+from vae2aef.wrapping.trial import trial
 
 REFUSED = {
     "models.vq_vae.VQVAE": (QUANTISED, USE_GAUSSIAN),

@@ -18,9 +18,9 @@ from torch.distributions import (
 
 from vae2aef.errors import WrapError
 from vae2aef.parts import Decoded, Posterior, VAEParts, describe, to_decoded, to_scale
-from vae2aef.probe import trial
 from vae2aef.registry import register_adapter
 from vae2aef.tensors import at_least_float32, sum_event
+from vae2aef.wrapping.trial import trial
 
 PAIRS = (("encode", "decode"), ("encoder", "decoder"))
 

@@ -8,8 +8,9 @@ from torch import Tensor
 from zoo_core import SmallVAE, shake
 
 import vae2aef
-from vae2aef.flows import Bijection, build_flow
+from vae2aef.flows import Bijection
 from vae2aef.tensors import numel
+from vae2aef.wrapping.options import build_flow
 
 EVENTS = [(), (1,), (2,), (5,), (1, 1), (2, 3), (1, 2, 2), (2, 1, 3), (3, 2, 2)]
 LATENTS = [(), (1,), (2,), (3,), (1, 2), (2, 2), (1, 1, 2), (2, 1, 1)]

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from zoo_core import FlowPosteriorVAE, shake
 
 import vae2aef
-from vae2aef.flows import MAX_LOG_SCALE, Bijection, Identity, _bounded, build_flow
+from vae2aef.flows import MAX_LOG_SCALE, Bijection, Identity, _bounded
 from vae2aef.testing import check_invertible
+from vae2aef.wrapping.options import build_flow
 
 pytestmark = pytest.mark.usefixtures("float64")
 

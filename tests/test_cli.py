@@ -21,7 +21,7 @@ from vae2aef import __main__ as entry
 from vae2aef.cli import app
 
 TINY = """
-from vae2aef.nets import MLPVAE
+from vae2aef.comparison.nets import MLPVAE
 
 def make(event_shape, latents):
     vae = MLPVAE(event_shape, latents, hidden=6)

@@ -25,10 +25,10 @@ from vae2aef.comparison.compare import compare
 from vae2aef.comparison.data import load
 from vae2aef.comparison.files import write_atomic
 from vae2aef.comparison.inputs import InputError
+from vae2aef.comparison.nets import MLPVAE
 from vae2aef.comparison.options import Options
 from vae2aef.errors import NonFiniteError
 from vae2aef.flows import Identity
-from vae2aef.nets import MLPVAE
 from vae2aef.preprocess import bits_per_dim
 
 SMALL = {

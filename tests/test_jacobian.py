@@ -11,9 +11,9 @@ from zoo_core import FlowPosteriorVAE, SmallVAE, shake
 
 import vae2aef
 from vae2aef.flows import Bijection
-from vae2aef.preprocess import build_preprocess
 from vae2aef.tensors import numel
 from vae2aef.testing import check_jacobian
+from vae2aef.wrapping.options import build_preprocess
 
 pytestmark = pytest.mark.usefixtures("float64")
 

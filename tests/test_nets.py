@@ -6,11 +6,11 @@ from torch import nn
 
 from vae2aef.comparison.factory import find_factory, make_vae, takes_latents
 from vae2aef.comparison.inputs import InputError
-from vae2aef.nets import MLPVAE, ConvVAE
+from vae2aef.comparison.nets import MLPVAE, ConvVAE
 
 MODULE = """
 import torch
-from vae2aef.nets import MLPVAE
+from vae2aef.comparison.nets import MLPVAE
 
 class Holder:
     @staticmethod

@@ -11,8 +11,8 @@ from torch import nn
 
 import vae2aef
 from vae2aef import Chain, Dequantize, Logit, Standardize, bits_per_dim, dequantize
-from vae2aef.preprocess import build_preprocess
 from vae2aef.testing import check_invertible
+from vae2aef.wrapping.options import build_preprocess
 
 pytestmark = pytest.mark.usefixtures("float64")
 

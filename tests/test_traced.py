@@ -11,7 +11,7 @@ import zoo
 from torch import Tensor, nn
 
 import vae2aef
-from vae2aef.nets import ConvVAE
+from vae2aef.comparison.nets import ConvVAE
 from vae2aef.tracing.noise import tensors
 from vae2aef.tracing.parts import TracedParts
 

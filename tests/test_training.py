@@ -17,11 +17,11 @@ from vae2aef.comparison.arms import ARMS, Recipe
 from vae2aef.comparison.batches import Batches, continuous, stream
 from vae2aef.comparison.evaluate import choose_proposal, marginal, reconstruction_mse
 from vae2aef.comparison.interrupt import Interrupted, deferred_interrupt
+from vae2aef.comparison.nets import MLPVAE
 from vae2aef.comparison.options import Options
 from vae2aef.comparison.run import Held, Show, run_arm
 from vae2aef.flows import Identity
 from vae2aef.marginal import Proposal
-from vae2aef.nets import MLPVAE
 from vae2aef.training import AEFTask
 
 pytestmark = [

@@ -12,8 +12,8 @@ from zoo_core import ConditionalPrior, ExampleVAE, FlowPosteriorVAE, SmallVAE
 
 import vae2aef
 from vae2aef.adapters.pytorch_examples import measure_scale
-from vae2aef.preprocess import build_preprocess
-from vae2aef.probe import modules_of
+from vae2aef.wrapping.options import build_preprocess
+from vae2aef.wrapping.trial import modules_of
 
 
 @pytest.fixture

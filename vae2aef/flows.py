@@ -8,7 +8,6 @@ sampling does not explode, and neither has state beyond its parameters: nothing 
 import abc
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -328,30 +327,3 @@ class FlowPrior(nn.Module):
     def sample(self, n: int, temperature: float = 1.0) -> Tensor:
         """Draw `n` latents, shape `(n, *latent)`; `temperature` scales the base noise."""
         return self.flow.inverse(self.base.sample(n, temperature))[0]
-
-
-def build_flow(kind: Any, features: int, layers: int = 4) -> Bijection:
-    """Make a flow by name: `"none"`, `"coupling"` or `"maf"`; a `Bijection` is returned as it is.
-
-    Args:
-        kind: the name, a flow of your own, or a transform of torch, Pyro, zuko or nflows (`vae2aef.interop`).
-        features: D, the number of values in one event.
-        layers: how many layers to compose.
-
-    Raises:
-        ValueError: for an unknown name.
-        TypeError: for an object that is no flow.
-    """
-    if isinstance(kind, Bijection):
-        return kind
-    if kind == "none":
-        return Identity()
-    if kind == "coupling":
-        return Chain(*(AffineCoupling(features) for _ in range(layers)))
-    if kind == "maf":
-        return Chain(*(MaskedAutoregressive(features) for _ in range(layers)))
-    if isinstance(kind, str):
-        raise ValueError(f'expected a flow "none", "coupling", "maf" or a vae2aef.Bijection, got "{kind}"')
-    from vae2aef.interop import as_bijection  # transforms of torch, Pyro, zuko, nflows; TypeError for anything else
-
-    return as_bijection(kind)

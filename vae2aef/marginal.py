@@ -7,18 +7,18 @@ an AEF are compared by one estimator. The average inside the logarithm makes it 
 expectation, tight when the effective sample size is large.
 """
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator
-from functools import partial, wraps
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vae2aef.core import Expansion
 from vae2aef.errors import NonFiniteError
 from vae2aef.laplace import LaplaceSampler
+from vae2aef.modes import evaluation_mode, own_random_state, without_gradients
 from vae2aef.tensors import numel, repeat_batch
 
 if TYPE_CHECKING:
@@ -37,26 +37,6 @@ GRID = tuple(10.0**e for e in (-4, -3.5, -3, -2.5, -2, -1.5, -1, -0.5, 0))
 
 LATENT_BLOCK = 8
 """How many times more latents than data are held at once: flows are cheap, and faster in large batches."""
-
-
-def evaluation(function: Callable[P, R]) -> Callable[P, R]:
-    """Run a function without gradients, and outside inference mode: fits need gradients with respect to latents."""
-
-    @wraps(function)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        with torch.inference_mode(False), torch.no_grad():
-            return function(*map(_plain, args), **{name: _plain(value) for name, value in kwargs.items()})
-
-    return run
-
-
-def _plain(value: Any) -> Any:
-    """Copy tensors that were made in inference mode, which autograd does not take; inside tuples and dicts too."""
-    if isinstance(value, Tensor):
-        return value.clone() if value.is_inference() else value
-    if type(value) is tuple:  # and not a Proposal
-        return tuple(map(_plain, value))
-    return {name: _plain(item) for name, item in value.items()} if isinstance(value, dict) else value
 
 
 class LogProb(NamedTuple):
@@ -96,7 +76,7 @@ class Proposal(NamedTuple):
         return unit * self.log_scale.exp(), log_q
 
 
-@evaluation
+@without_gradients
 def log_prob(
     aef: "AEF",
     x: Tensor,
@@ -222,7 +202,7 @@ def _accumulate(log_weights: Callable[[int], Tensor], case: Case, num_samples: i
     return total - math.log(num_samples), (2 * total - squares).exp()
 
 
-@evaluation
+@without_gradients
 def tune(aef: "AEF", x: Tensor, cond: tuple = (), kwargs: dict[str, Any] | None = None) -> Proposal | None:
     """Tune the proposal on (at most 64 rows of) data: a scan over one common scale, then gradient ascent.
 
@@ -310,27 +290,3 @@ def _require_finite(values: Tensor) -> None:
     bad = (~values.isfinite()).nonzero().flatten().tolist()
     if bad:
         raise NonFiniteError(f"log_prob is not finite in rows {bad[:5]} of the batch; call aef(x) to see the term")
-
-
-@contextlib.contextmanager
-def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Put every submodule in `eval()`, and back into its own mode afterwards."""
-    modes = [(m, m.training) for m in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for m, mode in modes:
-            m.training = mode
-
-
-@contextlib.contextmanager
-def own_random_state(device: torch.device) -> Iterator[None]:
-    """Leave torch's random states, of the CPU and of the accelerators, as they were."""
-    if device.type in ("cpu", "cuda"):
-        devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-        with torch.random.fork_rng(devices=devices):
-            yield
-    else:
-        with torch.random.fork_rng(devices=[device], device_type=device.type):
-            yield

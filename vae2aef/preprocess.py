@@ -10,8 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vae2aef.errors import WrapError
-from vae2aef.flows import Bijection, Chain, Identity
+from vae2aef.flows import Bijection
 from vae2aef.tensors import at_least_float32, numel, sum_event
 
 
@@ -222,53 +221,3 @@ def bits_per_dim(log_prob: Tensor, event_shape: Sequence[int], bins: int = 256, 
             f"expected an event with values, bins >= 1 and width > 0, got {tuple(event_shape)}, {bins} and {width}"
         )
     return -log_prob / (numel(event_shape) * math.log(2)) + math.log2(bins / width)
-
-
-def build_preprocess(kind: "str | Bijection | Sequence[str | Bijection] | None", example: Tensor | None) -> Bijection:
-    """Make the preprocessing that `wrap(preprocess=...)` names.
-
-    Args:
-        kind: None, `"dequantize"`, `"logit"`, `"standardize"`, a bijection, or a sequence of these.
-        example: data, shape `(batch, *event)`; `"standardize"` takes its statistics, one mean and one
-            scale, from it (after the steps before it).
-
-    Raises:
-        ValueError: for an unknown name, or `"standardize"` without an example.
-        TypeError: for an object that is no bijection.
-    """
-    if kind is None:
-        return Identity()
-    if isinstance(kind, Bijection):
-        return kind
-    if isinstance(kind, (list, tuple)):
-        steps: list[Bijection] = []
-        for name in kind:
-            # Only statistics need the data: dequantising it draws from torch's generator.
-            seen = _through(steps, example) if name == "standardize" and example is not None else None
-            steps.append(build_preprocess(name, seen))
-        return Chain(*steps)
-    if kind == "dequantize":
-        return Dequantize()
-    if kind == "logit":
-        return Logit()
-    if kind == "standardize":
-        if example is None:
-            raise ValueError('preprocess="standardize" takes its statistics from data: pass example=x')
-        return Standardize.fit(example)
-    if isinstance(kind, str):
-        raise ValueError(f'expected preprocess "dequantize", "logit" or "standardize", got "{kind}"')
-    raise TypeError(f"expected a preprocessing by name or a vae2aef.Bijection, got {type(kind).__name__}")
-
-
-def _through(steps: list[Bijection], x: Tensor) -> Tensor:
-    """Apply steps in turn; say which of them data are outside of."""
-    for step in steps:
-        y = step(x)[0]
-        if bool(x.isfinite().all()) and not bool(y.isfinite().all()):
-            raise WrapError(
-                f"the example, ranging from {x.min().item():.4g} to {x.max().item():.4g}, is not finite after "
-                f"{type(step).__name__.lower()}"
-                + (", which takes data in [0, 1]: scale it, or dequantise integers" if isinstance(step, Logit) else "")
-            )
-        x = y
-    return x

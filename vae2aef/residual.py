@@ -149,33 +149,3 @@ class Residual(nn.Module):
     def extra_repr(self) -> str:
         """Say the family and where the scale comes from."""
         return f"{self.family}, scale={self.kind}"
-
-
-def build_residual(
-    kind: "str | float | nn.Module", event_shape: Sequence[int], initial_scale: float = 1.0
-) -> nn.Module:
-    """Make the residual density that `wrap(residual=...)` names.
-
-    Args:
-        kind: `"learned"`, `"shared"`, `"decoder"`, a positive number (Gaussian with that fixed scale), the
-            name of a family (one learned scale a feature), or a module with `log_prob` and `sample`.
-        event_shape: shape of one event of data.
-        initial_scale: where a learned scale starts.
-
-    Raises:
-        ValueError: for an unknown name or a number that is not positive.
-        TypeError: for an object without `log_prob` and `sample`.
-    """
-    if isinstance(kind, str) and kind in FAMILIES:
-        return Residual(event_shape, family=kind, initial_scale=initial_scale)
-    if isinstance(kind, str) and kind not in ("learned", "shared", "decoder"):
-        names = ", ".join(f'"{name}"' for name in ("learned", "shared", "decoder", *FAMILIES))
-        raise ValueError(f"expected a residual {names}, a number or a module; got {kind!r}")
-    if isinstance(kind, (str, int, float)) and not isinstance(kind, bool):
-        return Residual(event_shape, scale=kind, initial_scale=initial_scale)
-    if isinstance(kind, nn.Module) and callable(getattr(kind, "log_prob", None)) and hasattr(kind, "sample"):
-        return kind
-    raise TypeError(
-        f"expected a residual by name, a number, or a module with log_prob(delta, decoder_scale) -> elementwise "
-        f"nats and sample(mean, decoder_scale); got {type(kind).__name__}"
-    )

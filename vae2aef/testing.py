@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from vae2aef.aef import AEF
 from vae2aef.core import Partition
 from vae2aef.flows import Bijection
-from vae2aef.marginal import _rows, evaluation_mode, own_random_state
+from vae2aef.marginal import _rows
+from vae2aef.modes import evaluation_mode, own_random_state
 from vae2aef.preprocess import Dequantize, dequantize
 from vae2aef.tensors import numel
-from vae2aef.wrap import _example
+from vae2aef.wrapping.example import read_example
 
 MAX_SIZE = 4096
 """Largest Jacobian, in rows, that `check_jacobian` computes: it needs as many backward passes."""
@@ -135,7 +136,7 @@ def check_gradients(aef: AEF, example: Any, *, ignore: tuple[str, ...] = ()) -> 
     Raises:
         AssertionError: names every parameter without a gradient, and every one whose gradient is not finite.
     """
-    x, cond, kwargs = _example(example)
+    x, cond, kwargs = read_example(example)
     named = {
         name: parameter
         for name, parameter in aef.named_parameters()
@@ -168,7 +169,7 @@ class _Double:
     """Context: a float64 copy of the model in eval mode, with its data; errors of dtype are explained."""
 
     def __init__(self, model: nn.Module, example: Any, rows: int | None = None) -> None:
-        x, cond, kwargs = _example(example)
+        x, cond, kwargs = read_example(example)
         take, batch = slice(0, rows), x.shape[0]
         self._random = own_random_state(x.device)
         self._run = _Run(

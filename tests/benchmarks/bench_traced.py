@@ -12,7 +12,7 @@ from speed import ratios, show
 from torch import Tensor, nn
 
 import vae2aef
-from vae2aef.nets import MLPVAE, ConvVAE
+from vae2aef.comparison.nets import MLPVAE, ConvVAE
 from vae2aef.tracing.parts import TracedParts
 
 

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import vae2aef
+from vae2aef.comparison.nets import ConvVAE
 from vae2aef.flows import MaskedAutoregressive
-from vae2aef.nets import ConvVAE
 
 
 def ratios(base: Callable[[], object], *others: Callable[[], object], repeats: int) -> list[tuple[float, float, float]]:
@@ -132,7 +132,7 @@ def memory() -> None:
     """Peak memory of log_prob for three K, each in a process of its own (resident set, MiB)."""
     code = (
         "import resource, sys, torch, vae2aef\n"
-        "from vae2aef.nets import ConvVAE\n"
+        "from vae2aef.comparison.nets import ConvVAE\n"
         "torch.set_num_threads(1); torch.manual_seed(0); x = torch.rand(64, 1, 28, 28)\n"
         "aef = vae2aef.wrap(ConvVAE((1, 28, 28), 32), example=x, encoder_scale='log_var', core_flow='none')\n"
         "proposal = vae2aef.Proposal(torch.full((32,), -3.0))\n"

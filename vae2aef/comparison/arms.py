@@ -13,7 +13,7 @@ from vae2aef.aef import AEF
 from vae2aef.comparison.factory import make_vae
 from vae2aef.comparison.inputs import InputError
 from vae2aef.flows import Bijection
-from vae2aef.wrap import wrap
+from vae2aef.wrapping import wrap
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from vae2aef.comparison.inputs import InputError
-from vae2aef.nets import MLPVAE, ConvVAE
+from vae2aef.comparison.nets import MLPVAE, ConvVAE
 
 BUILT_IN: dict[str, Callable[..., nn.Module]] = {"mlp": MLPVAE, "conv": ConvVAE}
 EXPECTED = "mlp, conv, or package.module:factory"

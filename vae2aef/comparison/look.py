@@ -14,7 +14,7 @@ from vae2aef.comparison.factory import BUILT_IN
 from vae2aef.comparison.inputs import InputError
 from vae2aef.comparison.options import Options
 from vae2aef.diagnostics import check
-from vae2aef.marginal import evaluation_mode
+from vae2aef.modes import evaluation_mode
 
 LOOKED_AT = 128  # rows
 FEW = 32  # latents that are decoded

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from vae2aef.aef import AEF
 from vae2aef.diagnostics import measurements
 from vae2aef.diagnostics.findings import Finding, Report
-from vae2aef.marginal import own_random_state
+from vae2aef.modes import own_random_state
 from vae2aef.registry import unwrap
 from vae2aef.tracing.cases import untouched
-from vae2aef.wrap import wrap
+from vae2aef.wrapping import wrap
 
 DESCRIBE = (
     'vae2aef.wrap(vae, example=x, encoder=lambda x: (loc, log_var), decoder=lambda z: mean, encoder_scale="log_var")'

@@ -10,13 +10,13 @@ from vae2aef.aef import AEF
 from vae2aef.diagnostics.findings import Finding
 from vae2aef.errors import WrapError
 from vae2aef.flows import StandardNormal
-from vae2aef.marginal import evaluation_mode
+from vae2aef.modes import evaluation_mode
 from vae2aef.parts import MIN_SCALE, SCALES, CallableParts, Posterior, to_scale
 from vae2aef.tensors import numel
 from vae2aef.tracing.cases import Case
 from vae2aef.tracing.parts import TracedParts
 from vae2aef.tracing.proof import trace
-from vae2aef.wrap import PROBE_ROWS, _example, _rows
+from vae2aef.wrapping.example import PROBE_ROWS, example_rows, read_example
 
 SMALL_SCALE = 1e-4
 FAR = 0.5
@@ -27,8 +27,8 @@ FEW_ROWS = 32
 
 def _case(aef: AEF, example: Any) -> Case:
     """The example as the VAE sees it."""
-    x, cond, kwargs = _example(example)
-    return Case(*_rows(x, cond, kwargs, aef.preprocess))
+    x, cond, kwargs = read_example(example)
+    return Case(*example_rows(x, cond, kwargs, aef.preprocess))
 
 
 def latent(aef: AEF, example: Any) -> Iterator[Finding]:
@@ -140,7 +140,7 @@ def decoder_range(aef: AEF, example: Any) -> Iterator[Finding]:
 
 def _raw(example: Any) -> Case:
     """The first rows of the example as they were given."""
-    x, cond, kwargs = _example(example)
+    x, cond, kwargs = read_example(example)
     return Case(x, cond, kwargs).rows(min(x.shape[0], PROBE_ROWS))
 
 

@@ -23,7 +23,7 @@ from torch.distributions import (
 from vae2aef.errors import WrapError
 from vae2aef.interop.held import Held
 from vae2aef.interop.transforms import TransformState, apply
-from vae2aef.marginal import own_random_state
+from vae2aef.modes import own_random_state
 from vae2aef.tensors import at_least_float32, numel, sum_event
 
 LOCATION_SCALE = (Normal, Laplace, StudentT, Cauchy, Gumbel, MultivariateNormal, LowRankMultivariateNormal)

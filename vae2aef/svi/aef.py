@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from vae2aef.errors import NonFiniteError, WrapError
 from vae2aef.interop.distributions import draw
-from vae2aef.marginal import LogProb, Proposal, own_random_state
+from vae2aef.marginal import LogProb, Proposal
+from vae2aef.modes import own_random_state
 from vae2aef.svi import marginal
 from vae2aef.svi.elbo import AEF_ELBO
 from vae2aef.svi.handlers import ModelHandler, is_subsample, noisy_core

@@ -8,7 +8,7 @@ from vae2aef.residual import Residual
 from vae2aef.svi.aef import PyroAEF
 from vae2aef.svi.pair import PyroPair
 from vae2aef.svi.parts import NotSingle, PyroParts
-from vae2aef.wrap import wrap
+from vae2aef.wrapping import wrap
 
 
 def from_pyro(

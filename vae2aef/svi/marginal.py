@@ -9,7 +9,8 @@ from torch import Tensor
 
 from vae2aef import marginal
 from vae2aef.errors import NonFiniteError
-from vae2aef.marginal import LogProb, Proposal, evaluation, evaluation_mode, own_random_state
+from vae2aef.marginal import LogProb, Proposal
+from vae2aef.modes import evaluation_mode, own_random_state, without_gradients
 from vae2aef.svi.cores import SiteCore
 from vae2aef.svi.sites import LocationScale
 from vae2aef.tensors import numel, repeat_batch
@@ -21,7 +22,7 @@ ROWS_AT_ONCE = 4096
 """About how many rows the model is run on at once for `log_prob`; the batch's own size, if that is more."""
 
 
-@evaluation
+@without_gradients
 def log_prob(
     aef: "PyroAEF", x: Tensor, cond: tuple, kwargs: dict[str, Any], num_samples: int, proposal: Proposal | None
 ) -> LogProb:
@@ -43,7 +44,7 @@ def log_prob(
     return LogProb(value, error, size, False)
 
 
-@evaluation
+@without_gradients
 def tune(aef: "PyroAEF", x: Tensor, cond: tuple, kwargs: dict[str, Any]) -> Proposal:
     """Tune the proposal; see `PyroAEF.tune_proposal`."""
     rows = slice(0, marginal.TUNING_ROWS)

@@ -8,7 +8,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from vae2aef.errors import WrapError
-from vae2aef.marginal import own_random_state
+from vae2aef.modes import own_random_state
 from vae2aef.svi.cores import build_core
 from vae2aef.svi.data import depends, substitute, tensors
 from vae2aef.svi.handlers import gaussian_scale, is_subsample

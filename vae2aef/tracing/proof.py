@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from vae2aef.errors import WrapError
-from vae2aef.marginal import evaluation_mode, own_random_state
+from vae2aef.modes import evaluation_mode, own_random_state
 from vae2aef.parts import describe
 from vae2aef.tracing.cases import Case, close, other_data, untouched
 from vae2aef.tracing.noise import Follow

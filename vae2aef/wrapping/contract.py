@@ -15,9 +15,10 @@ from torch import Tensor
 from vae2aef.aef import AEF
 from vae2aef.core import Partition
 from vae2aef.errors import WrapError
-from vae2aef.probe import Seen, naming, trial
 from vae2aef.tensors import numel
 from vae2aef.tracing.cases import Case
+from vae2aef.wrapping.look import Seen
+from vae2aef.wrapping.trial import naming, trial
 
 
 def prove(aef: AEF, y: Tensor, cond: tuple, kwargs: dict[str, Any], seen: Seen) -> None:

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from vae2aef.errors import WrapError
 from vae2aef.parts import SCALES, CallableParts, VAEParts, two_tensors
-from vae2aef.probe import evaluation, naming, trial
 from vae2aef.registry import find_adapters
+from vae2aef.wrapping.trial import evaluation, naming, trial
 
 PAIRS = (("encode", "decode"), ("encoder", "decoder"))
 

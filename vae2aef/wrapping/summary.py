@@ -5,8 +5,8 @@ from typing import Any
 from torch import nn
 
 from vae2aef.parts import VAEParts
-from vae2aef.probe import Seen
 from vae2aef.residual import Residual
+from vae2aef.wrapping.look import Seen
 
 
 def summarise(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import vae2aef
-from vae2aef.optimizers import OptimizerWarning, _hook, _watches
+from vae2aef.wrapping.optimizer_warning import OptimizerWarning, _hook, _watches
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "SGD": lambda p: torch.optim.SGD(p, lr=1e-3),

@@ -1,0 +1,83 @@
+"""A warning when training steps are taken that leave out the parameters an AEF has added.
+
+The usual mistake: the optimizer was made from `vae.parameters()` before wrapping, so that the expansion, the core
+flow and the residual scale never train, and nothing else shows it.
+
+`torch.optim` can say when a step was taken, but only to a hook for all optimizers of the process. One is set, at the
+first `wrap`; it reads parameter lists, changes nothing, and forgets an AEF after its verdict or when it is gone. It is
+never removed: garbage collection can strike while torch goes through its hooks, and a hook less would break the step.
+Comparing parameter versions in `AEF.forward` instead would need no hook, but fused optimizers do not count versions,
+and compiled models do not run Python.
+"""
+
+import warnings
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.hooks import RemovableHandle
+
+if TYPE_CHECKING:
+    from vae2aef.aef import AEF
+
+
+class OptimizerWarning(UserWarning):
+    """The optimizer trains the VAE, but not all that the AEF has added to it."""
+
+
+def watch(aef: "AEF") -> None:
+    """Look at the optimizers that train `aef` until they are seen to hold all of it, or warned of once.
+
+    The verdict comes at the second step of an optimizer, so that a loop with one optimizer for the VAE and
+    another for the rest has shown both. Parameters with `requires_grad=False` are nobody's concern.
+    """
+    if not any(p.requires_grad for p in aef.added_parameters()):
+        return
+    if not _hook:
+        _hook.append(register_optimizer_step_post_hook(_look))
+    _watches[:] = [one for one in _watches if not one.done and one.aef() is not None]
+    _watches.append(_Watch(aef))
+
+
+def _look(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    for one in list(_watches):
+        one.note(optimizer)
+
+
+class _Watch:
+    """What is known of the optimizers of one AEF."""
+
+    def __init__(self, aef: "AEF") -> None:
+        self.done = False
+        self.held: set[int] = set()
+        self.steps: dict[int, int] = {}
+        self.aef = weakref.ref(aef)
+
+    def note(self, optimizer: Optimizer) -> None:
+        """Take note of a step; warn at the second one, if parameters are left out."""
+        aef = None if self.done else self.aef()
+        if aef is None:
+            return
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if held.isdisjoint(map(id, aef.parameters())):
+            return  # a discriminator's, or another model's
+        self.held |= held
+        self.steps[id(optimizer)] = self.steps.get(id(optimizer), 0) + 1
+        missing = [p for p in aef.added_parameters() if p.requires_grad and id(p) not in self.held]
+        self.done = not missing or self.steps[id(optimizer)] > 1
+        if missing and self.done:
+            ids = set(map(id, missing))
+            names = sorted({name.split(".")[0] for name, p in aef.named_parameters() if id(p) in ids})
+            warnings.warn(
+                f"{type(optimizer).__name__} trains the VAE but not {len(missing)} parameters that the AEF has added "
+                f"({', '.join(names)}): make the optimizer from aef.parameters() after wrapping, or call "
+                'optimizer.add_param_group({"params": list(aef.added_parameters())}). If they are to stay as they '
+                "are, set requires_grad_(False) on them",
+                OptimizerWarning,
+                stacklevel=4,
+            )
+
+
+_watches: list[_Watch] = []
+_hook: list[RemovableHandle] = []

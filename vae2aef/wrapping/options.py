@@ -1,0 +1,186 @@
+"""What the options of `wrap` stand for: names and objects of a user made into modules, all in this one place."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vae2aef.core import Expansion, LinearFeatures, NoFeatures, Partition, partition_mask
+from vae2aef.errors import WrapError
+from vae2aef.flows import AffineCoupling, Bijection, Chain, FlowPrior, Identity, MaskedAutoregressive, StandardNormal
+from vae2aef.interop import as_bijection, as_prior
+from vae2aef.parts import VAEParts, describe
+from vae2aef.preprocess import Dequantize, Logit, Standardize
+from vae2aef.residual import FAMILIES, Residual
+from vae2aef.tensors import numel
+from vae2aef.wrapping.look import Seen
+
+
+def read_noise(noise: Any) -> float:
+    """Return sigma as a number."""
+    if isinstance(noise, (str, bytes, bool)) or not hasattr(noise, "__float__"):
+        raise TypeError(f"expected noise as a number >= 0, got {noise!r}")
+    return float(noise)
+
+
+def read_core(core: Any) -> Any:
+    """Take a mask of numpy, or of anything that says how to become an array, as a tensor."""
+    is_array = hasattr(core, "__array__") and not isinstance(core, (Tensor, str))
+    return torch.as_tensor(core) if is_array else core
+
+
+def build_core(core: Any, seen: Seen, noise: float) -> Expansion | Partition:
+    """Make the core that `wrap(core=...)` names."""
+    event, latent = seen.event_shape, seen.latent_shape
+    partition = isinstance(core, Tensor) or core in ("center", "corner", "random")
+    if partition:
+        if noise:
+            raise ValueError(f"the partition family has an exact likelihood and takes no noise, got noise={noise}")
+        if seen.flow:
+            raise WrapError(
+                "a partition core cannot be generated through a posterior flow, and this VAE's posterior has one: use "
+                'core="linear"'
+            )
+        mask = core if isinstance(core, Tensor) else partition_mask(core, event, numel(latent))
+        if mask.shape != event:
+            raise WrapError(f"expected a core mask of the data's shape {tuple(event)}, got {tuple(mask.shape)}")
+        return Partition(mask, latent)
+    if isinstance(core, nn.Module):
+        return Expansion(core, latent, noise)
+    if core == "linear":
+        return Expansion(LinearFeatures(event, latent), latent, noise)
+    if core == "noise":
+        if noise not in (0.0, 1.0):
+            raise ValueError(f'core="noise" is the VAE itself, whose noise is 1 by definition; got noise={noise}')
+        return Expansion(NoFeatures(latent), latent, 1.0)
+    raise ValueError(f'expected core "linear", "noise", "center", "corner", "random", a mask or a module; got {core!r}')
+
+
+def build_prior(prior: Any, parts: VAEParts, latent: torch.Size, kwargs: dict[str, Any]) -> tuple[nn.Module, bool]:
+    """Make the prior; say whether it takes conditions."""
+    if isinstance(prior, (str, Bijection)):
+        return FlowPrior(build_flow(prior, numel(latent)), latent), False
+    if prior is None:
+        prior = parts.prior if parts.prior is not None else StandardNormal(latent)
+    outside = as_prior(prior, latent)  # distributions, transforms and flows of torch, Pyro, zuko, nflows
+    prior = prior if outside is None else outside
+    if not (isinstance(prior, nn.Module) and callable(getattr(prior, "log_prob", None)) and hasattr(prior, "sample")):
+        raise TypeError(
+            'expected prior None, "coupling", "maf", a torch distribution, or a module with log_prob(z) -> (batch,) '
+            f"and sample(n); got {describe(prior)}"
+        )
+    return prior, _takes_conditions(prior.log_prob, kwargs)
+
+
+def _takes_conditions(log_prob: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether `log_prob` asks for more than z: by parameters without a default, `*args`, or the conditions' names."""
+    parameters = inspect.signature(log_prob).parameters
+    needed = [p for p in parameters.values() if p.default is p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return len(needed) > 1 or (bool(kwargs) and kwargs.keys() <= parameters.keys())
+
+
+def build_flow(kind: Any, features: int, layers: int = 4) -> Bijection:
+    """Make a flow by name: `"none"`, `"coupling"` or `"maf"`; a `Bijection` is returned as it is.
+
+    Args:
+        kind: the name, a flow of your own, or a transform of torch, Pyro, zuko or nflows (`vae2aef.interop`).
+        features: D, the number of values in one event.
+        layers: how many layers to compose.
+
+    Raises:
+        ValueError: for an unknown name.
+        TypeError: for an object that is no flow.
+    """
+    if isinstance(kind, Bijection):
+        return kind
+    if kind == "none":
+        return Identity()
+    if kind == "coupling":
+        return Chain(*(AffineCoupling(features) for _ in range(layers)))
+    if kind == "maf":
+        return Chain(*(MaskedAutoregressive(features) for _ in range(layers)))
+    if isinstance(kind, str):
+        raise ValueError(f'expected a flow "none", "coupling", "maf" or a vae2aef.Bijection, got "{kind}"')
+    return as_bijection(kind)  # transforms of torch, Pyro, zuko, nflows; TypeError for anything else
+
+
+def build_residual(
+    kind: "str | float | nn.Module", event_shape: Sequence[int], initial_scale: float = 1.0
+) -> nn.Module:
+    """Make the residual density that `wrap(residual=...)` names.
+
+    Args:
+        kind: `"learned"`, `"shared"`, `"decoder"`, a positive number (Gaussian with that fixed scale), the
+            name of a family (one learned scale a feature), or a module with `log_prob` and `sample`.
+        event_shape: shape of one event of data.
+        initial_scale: where a learned scale starts.
+
+    Raises:
+        ValueError: for an unknown name or a number that is not positive.
+        TypeError: for an object without `log_prob` and `sample`.
+    """
+    if isinstance(kind, str) and kind in FAMILIES:
+        return Residual(event_shape, family=kind, initial_scale=initial_scale)
+    if isinstance(kind, str) and kind not in ("learned", "shared", "decoder"):
+        names = ", ".join(f'"{name}"' for name in ("learned", "shared", "decoder", *FAMILIES))
+        raise ValueError(f"expected a residual {names}, a number or a module; got {kind!r}")
+    if isinstance(kind, (str, int, float)) and not isinstance(kind, bool):
+        return Residual(event_shape, scale=kind, initial_scale=initial_scale)
+    if isinstance(kind, nn.Module) and callable(getattr(kind, "log_prob", None)) and hasattr(kind, "sample"):
+        return kind
+    raise TypeError(
+        f"expected a residual by name, a number, or a module with log_prob(delta, decoder_scale) -> elementwise "
+        f"nats and sample(mean, decoder_scale); got {type(kind).__name__}"
+    )
+
+
+def build_preprocess(kind: "str | Bijection | Sequence[str | Bijection] | None", example: Tensor | None) -> Bijection:
+    """Make the preprocessing that `wrap(preprocess=...)` names.
+
+    Args:
+        kind: None, `"dequantize"`, `"logit"`, `"standardize"`, a bijection, or a sequence of these.
+        example: data, shape `(batch, *event)`; `"standardize"` takes its statistics, one mean and one
+            scale, from it (after the steps before it).
+
+    Raises:
+        ValueError: for an unknown name, or `"standardize"` without an example.
+        TypeError: for an object that is no bijection.
+    """
+    if kind is None:
+        return Identity()
+    if isinstance(kind, Bijection):
+        return kind
+    if isinstance(kind, (list, tuple)):
+        steps: list[Bijection] = []
+        for name in kind:
+            # Only statistics need the data: dequantising it draws from torch's generator.
+            seen = _through(steps, example) if name == "standardize" and example is not None else None
+            steps.append(build_preprocess(name, seen))
+        return Chain(*steps)
+    if kind == "dequantize":
+        return Dequantize()
+    if kind == "logit":
+        return Logit()
+    if kind == "standardize":
+        if example is None:
+            raise ValueError('preprocess="standardize" takes its statistics from data: pass example=x')
+        return Standardize.fit(example)
+    if isinstance(kind, str):
+        raise ValueError(f'expected preprocess "dequantize", "logit" or "standardize", got "{kind}"')
+    raise TypeError(f"expected a preprocessing by name or a vae2aef.Bijection, got {type(kind).__name__}")
+
+
+def _through(steps: list[Bijection], x: Tensor) -> Tensor:
+    """Apply steps in turn; say which of them data are outside of."""
+    for step in steps:
+        y = step(x)[0]
+        if bool(x.isfinite().all()) and not bool(y.isfinite().all()):
+            raise WrapError(
+                f"the example, ranging from {x.min().item():.4g} to {x.max().item():.4g}, is not finite after "
+                f"{type(step).__name__.lower()}"
+                + (", which takes data in [0, 1]: scale it, or dequantise integers" if isinstance(step, Logit) else "")
+            )
+        x = y
+    return x

@@ -1,0 +1,142 @@
+"""`wrap`: find the parts of a VAE, check them on an example, add what an AEF needs."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from vae2aef.aef import AEF
+from vae2aef.parts import VAEParts
+from vae2aef.registry import unwrap
+from vae2aef.tensors import numel
+from vae2aef.wrapping.contract import prove
+from vae2aef.wrapping.example import example_rows, read_example
+from vae2aef.wrapping.find_parts import find_parts
+from vae2aef.wrapping.look import look, require_decoder_scale, require_integers
+from vae2aef.wrapping.optimizer_warning import watch
+from vae2aef.wrapping.options import (
+    build_core,
+    build_flow,
+    build_preprocess,
+    build_prior,
+    build_residual,
+    read_core,
+    read_noise,
+)
+from vae2aef.wrapping.summary import summarise
+
+
+def wrap(
+    vae: Any,
+    *,
+    example: Any = None,
+    encoder: Callable[..., Any] | None = None,
+    decoder: Callable[..., Any] | None = None,
+    encoder_scale: str | None = None,
+    core: "str | nn.Module | Tensor" = "linear",
+    core_flow: Any = "coupling",
+    prior: Any = None,
+    residual: "str | float | nn.Module" = "learned",
+    preprocess: Any = None,
+    noise: float = 0.0,
+) -> AEF:
+    """Wrap a VAE as an AutoEncoder within Flows. The VAE is used as it is: nothing in it is changed or copied.
+
+    Args:
+        vae: the VAE. Its class is known to an adapter, or it has `encoder` and `decoder` (or `encode` and
+            `decode`), or the two are given; None if `encoder` and `decoder` are all there is, an `nn.ModuleList`
+            of the networks if these are functions. Of a compiled or DDP module the inner one is taken.
+        example: a batch of data, `(batch, *event)`, to read shapes from and to check the parts on; a tuple
+            `(x, *conditions)`, whose last item may be a dict of conditions by name, for a conditional VAE.
+        encoder: callable `x -> (location, scale)`, if the VAE's own is not to be used.
+        decoder: callable `z -> mean` or `z -> (mean, scale)`, likewise.
+        encoder_scale: what the encoder's second output is: `"std"`, `"log_std"`, `"var"` or `"log_var"`.
+        core: `"linear"` (h(x) = W x + b), a module (your own h, data to latent shape), `"noise"` (the VAE
+            itself: the loss is its negative ELBO), or, for the partition family, `"center"`, `"corner"`,
+            `"random"` or a boolean mask of the event's shape.
+        core_flow: n^-1: `"none"`, `"coupling"`, `"maf"`, a `vae2aef.Bijection`, or a transform of torch, Pyro, zuko or
+            nflows, applied in its own forward direction.
+        prior: None for the VAE's own, `"coupling"`, `"maf"`, a module with `log_prob` and `sample`, a
+            `torch.distributions` object, or a transform or flow of Pyro, zuko or nflows.
+        residual: `"learned"`, `"shared"`, `"decoder"`, a number, `"laplace"`, `"student_t"`, or a module; see
+            `vae2aef.Residual`.
+        preprocess: None, `"dequantize"`, `"logit"`, `"standardize"`, a `vae2aef.Bijection`, or a list of these.
+        noise: sigma of Eq. 11; 0 is the paper's loss, more makes the loss a bound on -log p(x).
+
+    Returns:
+        A module whose forward is the loss.
+
+    Raises:
+        WrapError: if the VAE's parts are not found or do not fit together, or if a part, run on rows of the example,
+            fails, returns another shape than it should, or uses trainable tensors that no optimizer would see; it is
+            a `ValueError`.
+        TypeError: if `vae` is an AEF already, an option is of the wrong type, or the example holds integers that no
+            preprocessing dequantises.
+        ValueError: for an unknown option.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> encoder, decoder = nn.Linear(6, 4), nn.Linear(2, 6)
+        >>> x = torch.rand(8, 6)
+        >>> aef = wrap(
+        ...     nn.ModuleList([encoder, decoder]),
+        ...     example=x,
+        ...     encoder=lambda x: encoder(x).chunk(2, dim=1),
+        ...     decoder=decoder,
+        ...     encoder_scale="log_var",
+        ... )
+        >>> loss = aef(x)
+        >>> loss.backward()
+        >>> aef.sample(3).shape
+        torch.Size([3, 6])
+    """
+    vae = unwrap(vae)
+    if isinstance(vae, AEF) or isinstance(getattr(vae, "aef", None), AEF):
+        raise TypeError("this is an AEF already; to wrap its VAE anew, pass aef.vae")
+    x, cond, kwargs = read_example(example)
+    noise, core = read_noise(noise), read_core(core)
+    given = {"encoder": encoder, "decoder": decoder, "encoder_scale": encoder_scale}
+    bijection = build_preprocess(preprocess, x)
+    require_integers(bijection, x)
+    y, cond, kwargs = example_rows(x, cond, kwargs, bijection)
+    parts = find_parts(vae, y, cond, kwargs, given)
+    seen = look(vae, parts, y, cond, kwargs)
+    event, latent = seen.event_shape, seen.latent_shape
+    the_residual = build_residual(residual, event, seen.spread)
+    require_decoder_scale(the_residual, seen)
+    the_prior, takes_conditions = build_prior(prior, parts, latent, kwargs)
+    aef = AEF(
+        vae,
+        parts,
+        core=build_core(core, seen, noise),
+        core_flow=build_flow(core_flow, numel(latent)),
+        prior=the_prior,
+        residual=the_residual,
+        preprocess=bijection,
+        event_shape=event,
+        outside=_outside(vae, parts),
+        prior_takes_conditions=takes_conditions,
+        summary=summarise(vae, parts, seen, core, core_flow, prior, the_prior, the_residual, residual, preprocess),
+    )
+    made = {"core": core, "core_flow": core_flow, "prior": prior, "residual": residual}
+    for name, option in made.items():
+        part = getattr(aef, name)
+        # What the user made keeps its dtype; what was made here takes that of the data, for a VAE in float64.
+        if (option is None or isinstance(option, (str, float, int, Tensor))) and part is not parts.prior:
+            part.to(y.dtype)
+    aef = aef.to(x.device)
+    prove(aef, y, cond, kwargs, seen)
+    watch(aef)  # warns if an optimizer leaves out what was added
+    return aef
+
+
+def _outside(vae: Any, parts: VAEParts) -> dict[str, nn.Module]:
+    """Modules among the parts that are not inside `vae`, so that they are trained, moved and saved."""
+    inside = {id(m) for m in vae.modules()} if isinstance(vae, nn.Module) else set()
+    found = {}
+    for name in ("encoder", "decoder"):
+        part = getattr(parts, name, None)
+        part = part if isinstance(part, nn.Module) else getattr(part, "__self__", None)
+        if isinstance(part, nn.Module) and id(part) not in inside:
+            found[name] = part
+    return found
