@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.distributions import Laplace, Normal, StudentT
 
 import vae2aef
-from vae2aef.residual import MIN_SCALE, build_residual
+from vae2aef.residual import MIN_SCALE
+from vae2aef.wrapping.options import build_residual
 
 pytestmark = pytest.mark.usefixtures("float64")
 
