@@ -27,24 +27,24 @@ def adapt(vae: Any, example: Tensor, *cond: Any, encoder_scale: str | None = Non
         **kwargs: conditions by name.
 
     Raises:
-        WrapError: if they make no AEF with one latent; names the site and the fix.
+        WrapError: if they make no AEF; names the site and the fix.
     """
     from vae2aef.svi.pair import PyroPair
     from vae2aef.svi.parts import NotSingle, PyroParts
+    from vae2aef.svi.program import PyroProgram
 
     if encoder_scale is not None:
         raise WrapError(f'encoder_scale="{encoder_scale}": leave it out, the guide\'s distribution says what it is')
-    if isinstance(vae, PyroPair):
-        return PyroParts(vae, example, cond, kwargs, vae.observed)
     inside = vae if isinstance(vae, nn.Module) else None
-    pair = PyroPair(vae.model, vae.guide, (example, *cond), kwargs, data=lambda *_, **__: example, inside=inside)
+    own = isinstance(vae, PyroPair)
+    pair = vae
+    if not own:
+        pair = PyroPair(vae.model, vae.guide, (example, *cond), kwargs, data=lambda *_, **__: example, inside=inside)
+    parts: VAEParts
     try:
-        parts = PyroParts(pair, example, cond, kwargs)
-    except NotSingle as error:
-        raise WrapError(
-            f"{type(vae).__name__} has {error}: use vae2aef.from_pyro(vae.model, vae.guide, x), or train with "
-            "SVI(..., loss=vae2aef.AEF_ELBO())"
-        ) from error
-    if next(pair.parameters(), None) is not None:
-        parts.encoder = pair  # type: ignore[attr-defined]  # parameters beside the user's module: trained, moved, saved
+        parts = PyroParts(pair, example, cond, kwargs, pair.observed)
+    except NotSingle:
+        parts = PyroProgram(pair, example, cond, kwargs, pair.observed)
+    if not own and next(pair.parameters(), None) is not None:
+        parts.beside = (pair,)  # parameters beside the user's module: trained, moved, saved
     return parts

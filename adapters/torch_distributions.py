@@ -164,6 +164,7 @@ def adapt(vae: Any, x: Tensor, *cond: Any, encoder_scale: str | None = None, **k
         + (f"the mean of {type(decoded).__name__}" if isinstance(decoded, Distribution) else "the mean of the data"),
     )
     if isinstance(decoded, Distribution):
+        parts.says_scale_is_unused = True
         parts.assumed = ('the decoder\'s own scale is not used, unless residual="decoder" (Gaussian decoders)',)
     prior = getattr(vae, "prior", None)
     if isinstance(prior, (Distribution, nn.Module)):

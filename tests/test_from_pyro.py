@@ -13,7 +13,7 @@ import pyro.distributions as dist  # noqa: E402
 import pyro.poutine as poutine  # noqa: E402
 
 import vae2aef  # noqa: E402
-from vae2aef.svi.aef import PyroAEF  # noqa: E402
+from vae2aef.svi.program import PyroProgram  # noqa: E402
 
 B, N, D = 6, 4, 2
 
@@ -253,7 +253,7 @@ def test_a_model_that_reads_its_data_is_no_simple_pair():
             pyro.sample("obs", dist.Normal(vae.decoder(z) + 0.1 * x.roll(1, -1), 0.5).to_event(1), obs=x)
 
     aef = vae2aef.from_pyro(model, vae.guide, x)
-    assert isinstance(aef, PyroAEF)
+    assert isinstance(aef.parts, PyroProgram)
     assert math.isfinite(aef(x).item())
     with pytest.raises(ValueError, match="depends on the data themselves"):
         aef.sample(3)
@@ -323,10 +323,10 @@ class Linear2(nn.Module):
 def test_hierarchy(order):
     vae, x = Linear2(order), torch.randn(B, N)
     aef = vae2aef.from_pyro(vae.model, vae.guide, x)
-    assert isinstance(aef, PyroAEF)
+    assert isinstance(aef.parts, PyroProgram)
     elbo = vae2aef.AEF_ELBO(
-        core={n: c.features for n, c in aef.elbo.cores.items()},
-        core_flow={n: c.flow for n, c in aef.elbo.cores.items()},
+        core={name: core.features for name, core in aef.core.items()},
+        core_flow=aef.core_flow,
     )
     loss = aef(x)
     assert loss.item() == pytest.approx(elbo.loss(vae.model, vae.guide, x) / B, rel=1e-5)
@@ -350,15 +350,15 @@ def test_marginal_of_a_linear_gaussian_hierarchy_is_the_closed_form(order, noise
     vae, x = Linear2(order), torch.randn(B, N)
     lower = vae.posterior_mean()
     aef = vae2aef.from_pyro(vae.model, vae.guide, x, noise=noise, core_flow="none")
-    for cores in aef.elbo.cores.values():
-        nn.init.normal_(cores.features.linear.weight, std=0.05)
+    for core in aef.core.values():
+        nn.init.normal_(core.features.linear.weight, std=0.05)
     torch.manual_seed(1)
     result = aef.log_prob(x, num_samples=2000)
     assert not result.exact and result.effective_sample_size.min() > 50
     assert ((result.value - vae.exact(x)).abs() < 5 * result.std_error).all()
-    for cores in aef.elbo.cores.values():  # without features and with the exact posterior every weight is p(x)
-        nn.init.zeros_(cores.features.linear.weight)
-        nn.init.zeros_(cores.features.linear.bias)
+    for core in aef.core.values():  # without features and with the exact posterior every weight is p(x)
+        nn.init.zeros_(core.features.linear.weight)
+        nn.init.zeros_(core.features.linear.bias)
     scale = lower.diagonal()
     proposal = vae2aef.Proposal(scale.log(), (lower / scale.unsqueeze(1)).tril(-1))
     perfect = aef.log_prob(x, num_samples=5, proposal=proposal)
@@ -380,6 +380,7 @@ def test_overflow_far_from_the_data_is_a_weight_of_zero():
             pyro.sample("x", dist.Normal(b.unsqueeze(-1).expand(-1, N), 1.0).to_event(1), obs=x)
 
     def guide(x):
+        pyro.module("enc", enc)
         with pyro.plate("data", len(x)):
             loc, other = enc(x).unbind(-1)
             pyro.sample("a", dist.Normal(0.1 * loc, 1.0))
@@ -400,10 +401,10 @@ def test_a_mask_inside_an_event_is_seen():
             pyro.sample("obs", dist.Normal(vae.decoder(z), 0.5).mask(mask).to_event(1), obs=x)
 
     aef = vae2aef.from_pyro(model, vae.guide, x, core_flow="none")
-    assert isinstance(aef, PyroAEF)
-    cores = aef.elbo.cores["latent"]
+    assert isinstance(aef.parts, PyroProgram)
+    core = aef.core["latent"]
     loc, raw = vae.encoder(x).chunk(2, -1)
-    z = loc + raw.exp() * cores.features(x)
+    z = loc + raw.exp() * core.features(x)
     normal = torch.distributions.Normal
     expected = normal(0.0, 1.0).log_prob(z).sum(1) + raw.sum(1)
     expected = expected + (mask * normal(vae.decoder(z), 0.5).log_prob(x)).sum(1)
@@ -481,10 +482,10 @@ def test_hierarchy_with_discrete_data_made_gaussian():
 
 def test_refusals():
     vae, x = Linear2(), torch.randn(B, N)
-    with pytest.raises(vae2aef.WrapError, match=r'prior= needs a pair with one latent.*"z1", "z2"'):
+    with pytest.raises(vae2aef.WrapError, match=r"prior= needs a VAE with one latent.*z1, z2"):
         vae2aef.from_pyro(vae.model, vae.guide, x, prior="maf")
-    with pytest.raises(vae2aef.WrapError, match=r"Linear2 has several latent sites.*from_pyro\(vae.model"):
-        vae2aef.wrap(vae, example=x)
+    with pytest.raises(vae2aef.WrapError, match="residual= needs a pair with one latent"):
+        vae2aef.from_pyro(vae.model, vae.guide, x, residual="shared")
     with pytest.raises(vae2aef.WrapError, match=r"different weights, .*'z1 of the model': 0.5.*AEF_ELBO"):
         vae2aef.from_pyro(_annealed(vae), vae.guide, x)
     with pytest.raises(vae2aef.WrapError, match="leave it out"):
@@ -507,7 +508,7 @@ def test_refusals():
 def test_other_continuous_observations():
     vae, x = TutorialVAE("cauchy"), torch.randn(B, N)
     aef = vae2aef.from_pyro(vae.model, vae.guide, x)
-    assert isinstance(aef, PyroAEF)
+    assert isinstance(aef.parts, PyroProgram)
     aef(x).backward()
     assert aef.log_prob(x, num_samples=8).value.isfinite().all()
 
@@ -572,7 +573,7 @@ def test_several_latents_or_other_densities_train_as_a_lightning_task():
 
     x = torch.randn(32, 6)
     module = vae2aef.from_pyro(model, guide, x)
-    assert isinstance(module, PyroAEF)
+    assert isinstance(module.parts, PyroProgram)
     task = AEFTask(module, validation_samples=8)
     before = encoder.weight.detach().clone()
     with warnings.catch_warnings():

@@ -102,10 +102,12 @@ def test_what_is_traced_is_right_at_any_weights(steps, end, seed):
             p.add_(0.3 * torch.randn_like(p))
     vae.eval()
     u = torch.randn(len(x), *parts.latent_shape, dtype=torch.float64)
-    posterior, z, decoded = parts.run(x, u)
+    once = parts.infer(x)  # the pass as a whole, with u in the place of its noise
+    z, _ = once.push(u)
+    posterior, decoded = once, once.decoded
     if not posterior.scale.isfinite().all():  # a scale that became negative is reported, not used
         return
-    jacobian = torch.autograd.functional.jacobian(lambda u: parts.run(x, u).z, u)
+    jacobian = torch.autograd.functional.jacobian(lambda u: parts.infer(x).push(u)[0], u)
     jacobian = jacobian.reshape(u.numel(), u.numel())
     torch.testing.assert_close(jacobian, torch.diag(posterior.scale.flatten()))
     torch.testing.assert_close(posterior.loc + posterior.scale * u, z)

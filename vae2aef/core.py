@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vae2aef.errors import WrapError
-from vae2aef.tensors import full_precision, numel
+from vae2aef.tensors import full_precision, numel, sum_event
 
 MIN_NOISE = 1e-30
 """Smallest sigma above zero: its square logarithm must exist in float32."""
@@ -84,14 +85,27 @@ class Expansion(nn.Module):
             core = core.to(x.dtype)
         return core, x
 
-    def perturb(self, core: Tensor) -> Tensor:
-        """Add sigma * epsilon; nothing is drawn at sigma = 0. Shape `(batch, *latent)`."""
-        return core + self.sigma * torch.randn_like(core) if self._noise else core
+    def perturb(self, core: Tensor, standard: Any = None) -> Tensor:
+        """Add sigma * epsilon; nothing is drawn at sigma = 0. Shape `(batch, *latent)`.
 
-    def entropy(self) -> Tensor:
-        """Return the entropy of w given x in nats, D/2 log(2 pi e sigma^2); zero at sigma = 0. A scalar."""
+        Args:
+            core: h(x).
+            standard: what epsilon is drawn from, with `rsample()` of the shape of h(x); None for the standard normal.
+                With the posterior's own, h = 0 and sigma = 1 is the VAE itself, whatever its family.
+        """
+        if not self._noise:
+            return core
+        return core + self.sigma * (torch.randn_like(core) if standard is None else standard.rsample())
+
+    def entropy(self, standard: Any = None) -> Tensor:
+        """Return the entropy of w given x in nats, D/2 log(2 pi e sigma^2); zero at sigma = 0.
+
+        A scalar for Gaussian noise, else `(batch,)`.
+        """
         if not self._noise:
             return torch.zeros_like(self.sigma)
+        if standard is not None:
+            return sum_event(standard.entropy() + self.sigma.log())
         return 0.5 * numel(self.latent_shape) * (math.log(2 * math.pi * math.e) + 2 * self.sigma.log())
 
     def shell(self, values: Tensor) -> Tensor:
@@ -149,11 +163,11 @@ class Partition(nn.Module):
         )
         return joined.reshape(shell.shape)
 
-    def perturb(self, core: Tensor) -> Tensor:
+    def perturb(self, core: Tensor, standard: Any = None) -> Tensor:
         """Return the core as it is: an exact likelihood has no noise."""
         return core
 
-    def entropy(self) -> Tensor:
+    def entropy(self, standard: Any = None) -> Tensor:
         """Return zero: nothing is drawn."""
         return torch.zeros((), device=self.mask.device)
 

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from vae2aef.aef import AEF
-from vae2aef.core import Partition
+from vae2aef.batch import Batch
 from vae2aef.flows import Bijection
-from vae2aef.marginal import _rows
 from vae2aef.modes import evaluation_mode, own_random_state
+from vae2aef.parts import VAEProgram
 from vae2aef.preprocess import Dequantize, dequantize
 from vae2aef.tensors import numel
 from vae2aef.wrapping.example import read_example
@@ -59,24 +59,37 @@ def check_invertible(model: "AEF | Bijection", example: Any, *, tolerance: float
     with _Double(model, example) as (double, x, cond, kwargs), torch.no_grad():
         if not isinstance(double, AEF):
             return _check_bijection(double, x, tolerance, type(model).__name__)
-        y = double.preprocess(x)[0]
-        core, shell = double.core(y)
-        errors = [
+        return max(
             _check_bijection(double.preprocess, x, tolerance, "preprocess"),
-            _check_bijection(double.core_flow, core, tolerance, "core_flow"),
-        ]
-        joint = double._joint(shell, core, double._posterior(shell, cond, kwargs), cond, kwargs)
-        posterior = joint.posterior
-        errors.append(_compare(double.encode(x, *cond, **kwargs), joint.z, tolerance, "the latent of `encode`"))
-        if posterior.transform is None or not isinstance(double.core, Partition):
-            double.residual = _Given(double.core.shell(shell - joint.mean))
-            back = double.decode(joint.z, *cond, residual=True, **kwargs)
-            errors.append(_compare(back, x, tolerance, "x -> (z, delta) -> x"))
-        if posterior.transform is None:
-            u = (joint.z - posterior.loc) / posterior.scale
-            back = double.core_flow.inverse(u)[0]
-            errors.append(_compare(back, core, tolerance, "w -> z -> w"))
-        return max(errors)
+            *_check_sites(double, Batch(x, cond, kwargs), tolerance),
+        )
+
+
+def _check_sites(aef: AEF, batch: Batch, tolerance: float) -> list[float]:
+    """Check what is added for each latent, and x -> (z, delta) -> x."""
+    x, cond, kwargs = batch
+    core, shell = aef.split(aef.preprocess(x)[0])
+    errors = [_check_bijection(aef.site(n).flow, core[n], tolerance, f"core_flow of {n}") for n in core]
+    joint = aef.chain(batch._replace(x=shell), core)
+    z = joint.z if isinstance(aef.parts, VAEProgram) else joint.z["z"]
+    encoded = aef.encode(x, *cond, **kwargs)
+    for name, value in joint.z.items():
+        again = encoded[name] if isinstance(encoded, dict) else encoded
+        errors.append(_compare(again, value, tolerance, f"the latent {name} of `encode`"))
+    if isinstance(aef.parts, VAEProgram):
+        mean = aef.shaped(joint.decoded, batch.size)[0]
+        errors.append(_compare(aef.decode(z, *cond, **kwargs), aef.to_data(mean), tolerance, "x -> z -> f(z)"))
+        return errors
+    posterior = aef.parts.encode(shell, *cond, **kwargs)
+    if posterior.transform is None or aef.partition is None:
+        mean = aef.shaped(joint.decoded, batch.size)[0]
+        aef.residual = _Given(aef.core.shell(shell - mean))
+        back = aef.decode(z, *cond, residual=True, **kwargs)
+        errors.append(_compare(back, x, tolerance, "x -> (z, delta) -> x"))
+    if posterior.transform is None:
+        back = aef.core_flow.inverse((z - posterior.loc) / posterior.scale)[0]
+        errors.append(_compare(back, core["z"], tolerance, "w -> z -> w"))
+    return errors
 
 
 def check_jacobian(model: "AEF | Bijection", example: Any, *, rows: int = 2, tolerance: float = 1e-6) -> float:
@@ -113,7 +126,7 @@ def check_jacobian(model: "AEF | Bijection", example: Any, *, rows: int = 2, tol
             raise AssertionError(f"expected a log-determinant of shape {tuple(at.shape[:1])}, got {claimed.shape}")
         with torch.no_grad():
             for i in range(at.shape[0]):
-                one = _flat_map(double, x[i : i + 1], *_one(i, at.shape[0], cond, kwargs))[1]
+                one = _flat_map(double, *Batch(x, cond, kwargs).rows(slice(i, i + 1)))[1]
                 what = f"row {i} alone (do rows mix, or is noise drawn in eval mode?)"
                 _compare(one(at[i : i + 1])[0], out[i : i + 1], tolerance, what)
         # Rows are independent, so one backward pass gives a row of every sample's Jacobian.
@@ -170,13 +183,13 @@ class _Double:
 
     def __init__(self, model: nn.Module, example: Any, rows: int | None = None) -> None:
         x, cond, kwargs = read_example(example)
-        take, batch = slice(0, rows), x.shape[0]
+        batch = Batch(x, cond, kwargs).rows(slice(0, rows))
         self._random = own_random_state(x.device)
         self._run = _Run(
             copy.deepcopy(model).double().eval(),
-            _continuous(model, x[take]).double(),
-            tuple(_double(c) for c in _rows(cond, take, batch)),
-            {name: _double(c) for name, c in _rows(kwargs, take, batch).items()},
+            _continuous(model, batch.x).double(),
+            tuple(_double(c) for c in batch.cond),
+            {name: _double(c) for name, c in batch.kwargs.items()},
         )
 
     def __enter__(self) -> _Run:
@@ -216,11 +229,6 @@ def _continuous(model: nn.Module, x: Tensor) -> Tensor:
     return dequantize(x.double(), bins)
 
 
-def _one(i: int, batch: int, cond: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    take = slice(i, i + 1)
-    return _rows(cond, take, batch), _rows(kwargs, take, batch)
-
-
 def _flat_map(model: Any, x: Tensor, cond: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, Map]:
     """The whole map as a function of vectors, and the point to take the Jacobian at."""
     batch, size = x.shape[0], numel(x.shape[1:])
@@ -232,23 +240,28 @@ def _flat_map(model: Any, x: Tensor, cond: tuple, kwargs: dict[str, Any]) -> tup
             return y.reshape(v.shape[0], size), log_det
 
         return flat.clone(), single
-    partition = isinstance(model.core, Partition)
-    latent = numel(model.latent_shape)
+    batch_of = Batch(x, cond, kwargs)
+    shapes = {name: core.shape for name, core in model.split(model.preprocess(x)[0])[0].items()}
+    sizes = [numel(shape[1:]) for shape in shapes.values()]
 
     def whole(v: Tensor) -> tuple[Tensor, Tensor]:
         y, log_det = model.preprocess(v[:, :size].reshape(v.shape[0], *model.event_shape))
-        core, shell = model.core(y)
-        w = core if partition else v[:, size:].reshape(core.shape)
-        joint = model._joint(shell, w, model._posterior(shell, cond, kwargs), cond, kwargs)
-        delta = (shell - joint.mean).reshape(v.shape[0], size)
-        if isinstance(model.core, Partition):
-            delta = delta[:, ~model.core.mask.flatten()]
-        return torch.cat([joint.z.reshape(v.shape[0], latent), delta], dim=1), joint.log_det + log_det
+        core, shell = model.split(y)
+        if model.partition is None:
+            pieces = v[:, size:].split(sizes, dim=1)
+            core = {name: w.reshape(core[name].shape) for name, w in zip(shapes, pieces, strict=True)}
+        joint = model.chain(batch_of._replace(x=shell), core)
+        delta = (shell - model.shaped(joint.decoded, v.shape[0])[0]).reshape(v.shape[0], size)
+        if model.partition is not None:
+            delta = delta[:, ~model.partition.mask.flatten()]
+        z = [model.parts.rows_first(name, value).reshape(v.shape[0], -1) for name, value in joint.z.items()]
+        return torch.cat([*z, delta], dim=1), joint.log_det + log_det
 
-    if partition:
+    if model.partition is not None:
         return flat.clone(), whole
     with torch.no_grad():
-        h = model.core(model.preprocess(x)[0])[0].reshape(batch, latent)
+        features = model.split(model.preprocess(x)[0])[0].values()
+        h = torch.cat([core.reshape(batch, -1) for core in features], dim=1)
     return torch.cat([flat, h + torch.randn_like(h)], dim=1), whole
 
 

@@ -2,31 +2,108 @@
 
 import copy
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import FunctionType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from vae2aef.parts import VAEParts
+from vae2aef.chain import Site
+from vae2aef.parts import VAEParts, VAEProgram
 
 
 class Wrapper(nn.Module):
-    """Hold a VAE without touching it; know which parameters were added, copy, print.
+    """Hold a VAE without touching it; know what was added for which latent, copy, print, load.
 
     Args:
         vae: the user's module or object.
         parts: its encoder, decoder and prior.
+        sites: what is added for each latent.
         outside: modules among the parts that are not inside `vae`, so that they are trained, moved and saved.
         summary: what was taken, added and assumed; for `print`.
     """
 
-    def __init__(self, vae: Any, parts: VAEParts, outside: dict[str, nn.Module], summary: str) -> None:
+    def __init__(
+        self, vae: Any, parts: VAEParts, sites: Mapping[str, Site], outside: dict[str, nn.Module], summary: str
+    ) -> None:
         super().__init__()
         self.vae = vae
         self.outside = nn.ModuleDict(outside)
         self.parts = parts
+        self.sites = nn.ModuleDict(sites)
         self._summary = summary
+
+    # ------------------------------------------------------------------ by latent
+
+    def site(self, name: str) -> Site:
+        """Return what was added for a latent."""
+        site: Any = self.sites[name]
+        return site
+
+    @property
+    def flows(self) -> dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]]:
+        """n^-1 by latent."""
+        return {name: site.flow for name, site in self.sites.items()}  # type: ignore[misc]
+
+    def noisy(self, name: str, core: Tensor, posterior: Any) -> tuple[Tensor, Tensor]:
+        """Return w = h(x) + sigma epsilon of a latent, and its entropy; see `Site.perturb`."""
+        return self.site(name).perturb(core, posterior)
+
+    def still(self, name: str, core: Tensor, posterior: Any) -> tuple[Tensor, Tensor]:
+        """Return w = h(x) of a latent, and no entropy."""
+        return core, core.new_zeros(())
+
+    def _by_latent(self, read: Callable[[Any], Any]) -> Any:
+        return self._one_or_all({name: read(site) for name, site in self.sites.items()})
+
+    def _one_or_all(self, values: dict[str, Any]) -> Any:
+        return values if isinstance(self.parts, VAEProgram) else values["z"]
+
+    @property
+    def core(self) -> Any:
+        """H with its noise (Eq. 9, 11), or the partition of the data (Eq. 4); a dict for several latents."""
+        return self._by_latent(lambda site: site.core)
+
+    @property
+    def core_flow(self) -> Any:
+        """n^-1; a dict for several latents."""
+        return self._by_latent(lambda site: site.flow)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Put another core or core flow into the site of a plain VAE; `nn.Module` would register it beside the site."""
+        if name in ("core", "core_flow"):
+            setattr(self.site("z"), name.removeprefix("core_"), value)
+        else:
+            super().__setattr__(name, value)
+
+    @property
+    def latent_shape(self) -> Any:
+        """Shape of the core variables, and of z, of one datum; a dict for several latents."""
+        return self._by_latent(lambda site: site.core.latent_shape)
+
+    @property
+    def noise(self) -> Any:
+        """The noise sigma on the core variables (Eq. 11); a dict where latents differ.
+
+        May be changed at any time while training: to a number, or a dict for some of several latents.
+        """
+        values = {name: site.core.noise for name, site in self.sites.items()}  # type: ignore[union-attr]
+        return values if len(set(values.values())) > 1 else next(iter(values.values()))
+
+    @noise.setter
+    def noise(self, value: float | Mapping[str, float]) -> None:
+        values = dict(value) if isinstance(value, Mapping) else dict.fromkeys(self.sites, value)
+        unknown = values.keys() - set(self.sites)
+        if unknown:
+            known, got = ", ".join(self.sites), ", ".join(sorted(unknown))
+            raise ValueError(f"expected noise for the latents {known}; got {got}")
+        for name, sigma in values.items():
+            core = self.site(name).core
+            if core.exact:
+                raise ValueError("the partition family has an exact likelihood and takes no noise")
+            core.noise = sigma
+
+    # ------------------------------------------------------------------ parameters
 
     def added_parameters(self) -> Iterator[nn.Parameter]:
         """Yield the parameters that are not the VAE's, for `optimizer.add_param_group`."""
@@ -34,16 +111,30 @@ class Wrapper(nn.Module):
         own |= {id(p) for p in self.outside.parameters()}
         return (p for p in self.parameters() if id(p) not in own)
 
+    def added_by_part(self) -> dict[str, list[nn.Parameter]]:
+        """Return the added parameters by the part they belong to: core, core_flow, prior, residual, preprocess."""
+        ids = {id(p) for p in self.added_parameters()}
+        parts: dict[str, nn.Module] = {}
+        for name in self.sites:
+            site, of = self.site(name), f" of {name}" if isinstance(self.parts, VAEProgram) else ""
+            parts |= {f"core{of}": site.core, f"core_flow{of}": site.flow}
+        parts |= {name: part for name, part in self.named_children() if name not in ("vae", "outside", "sites")}
+        found = {name: [p for p in part.parameters() if id(p) in ids] for name, part in parts.items()}
+        return {name: parameters for name, parameters in found.items() if parameters}
+
     @property
     def added(self) -> dict[str, int]:
         """How many parameters each added part has, by name."""
-        ids = {id(p) for p in self.added_parameters()}
-        counts = {
-            name: sum(p.numel() for p in part.parameters() if id(p) in ids)
-            for name, part in self.named_children()
-            if name not in ("vae", "outside")
-        }
-        return {name: count for name, count in counts.items() if count}
+        return {name: sum(p.numel() for p in parameters) for name, parameters in self.added_by_part().items()}
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
+        """Take checkpoints of 0.1, which knew one latent: `core` and `core_flow` had no site."""
+        for old, new in (("core.", "sites.z.core."), ("core_flow.", "sites.z.flow.")):
+            for key in [key for key in state_dict if key.startswith(prefix + old)]:
+                state_dict[prefix + new + key[len(prefix + old) :]] = state_dict.pop(key)
+        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[arg-type]
+
+    # ------------------------------------------------------------------ copying, printing
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Wrapper":
         """Copy all; refuse where the copy would go on using the networks of the original.
@@ -65,7 +156,9 @@ class Wrapper(nn.Module):
 
     def __repr__(self) -> str:
         added = ", ".join(f"{name} {count:,}" for name, count in self.added.items()) or "nothing"
-        return f"{self._summary}\n  parameters added: {added}"
+        noise = self.noise
+        sigma = ", ".join(f"{k} {v:g}" for k, v in noise.items()) if isinstance(noise, dict) else f"{noise:g}"
+        return f"{self._summary}\n  parameters added: {added}\n  noise: sigma = {sigma}"
 
 
 def _holds(function: FunctionType) -> Iterator[Any]:

@@ -72,7 +72,7 @@ class Recipe:
         aef = self._wrap(ARMS[arm], seed)
         # The arms draw different numbers of initial weights, so the seed alone would not make them equal.
         reference = self._wrap(ARMS["aef"], seed).state_dict()
-        shared = {k: v for k, v in reference.items() if k in aef.state_dict() and k != "core.sigma"}
+        shared = {k: v for k, v in reference.items() if k in aef.state_dict() and not k.endswith(".core.sigma")}
         aef.load_state_dict(shared, strict=False)
         return aef
 

@@ -5,7 +5,6 @@ from typing import Any
 from vae2aef.aef import AEF
 from vae2aef.errors import WrapError
 from vae2aef.residual import Residual
-from vae2aef.svi.aef import PyroAEF
 from vae2aef.svi.pair import PyroPair
 from vae2aef.svi.parts import NotSingle, PyroParts
 from vae2aef.wrapping import wrap
@@ -24,11 +23,12 @@ def from_pyro(
     data: Any = None,
     observed: Any = None,
     **kwargs: Any,
-) -> "AEF | PyroAEF":
+) -> AEF:
     """Convert a Pyro model and guide to a module whose forward is the loss, in nats, averaged over the batch.
 
-    With one latent site of a location-scale family and one Normal, Laplace or Student's t observation it is an `AEF`,
-    the same as `vae2aef.wrap` returns. With several latent sites, or another continuous observation, it is a `PyroAEF`.
+    The result is the same as `vae2aef.wrap` returns. With one latent site and one Normal, Laplace or Student's t
+    observation it has a residual and a prior that may be chosen. With several latent sites, or another observation, the
+    model's own densities are taken, and latents come as a dict by site, in the shapes the guide has.
 
     Args:
         model: the model.
@@ -50,20 +50,16 @@ def from_pyro(
     pair = PyroPair(model, guide, args, kwargs, data)
     pair.observed = observed
     x, *cond, named = pair.example(args, kwargs)
+    options = {"core": core, "core_flow": core_flow, "preprocess": preprocess, "noise": noise}
     try:
         shape = PyroParts(pair, x, tuple(cond), named, observed).shape
     except NotSingle as why:
-        for option, value in (("prior", prior), ("residual", residual), ("preprocess", preprocess)):
-            if value is not None:
-                raise WrapError(
-                    f"{option}= needs a pair with one latent and one observed site; this has {why}"
-                ) from why
-        options = {"core": core, "core_flow": core_flow, "noise": noise, "observed": observed}
-        return PyroAEF(pair, x, tuple(cond), named, options)
-    core, core_flow = (o[shape.latent] if isinstance(o, dict) else o for o in (core, core_flow))
-    if residual is None:
-        residual = "learned" if shape.discrete else Residual(shape.event_shape, "decoder", shape.family, df=shape.df)
-    return wrap(
-        pair, example=(x, *cond, named), core=core, core_flow=core_flow, prior=prior, residual=residual,
-        preprocess=preprocess, noise=noise,
-    )  # fmt: skip
+        if residual is not None:
+            raise WrapError(f"residual= needs a pair with one latent and one observed site; this has {why}") from why
+    else:
+        core, core_flow = (o[shape.latent] if isinstance(o, dict) else o for o in (core, core_flow))
+        options |= {"core": core, "core_flow": core_flow}
+        if residual is None:
+            fitting = Residual(shape.event_shape, "decoder", shape.family, df=shape.df)
+            residual = "learned" if shape.discrete else fitting
+    return wrap(pair, example=(x, *cond, named), prior=prior, residual=residual, **options)

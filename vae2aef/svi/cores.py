@@ -37,17 +37,9 @@ class SiteCore(nn.Module):
         Raises:
             WrapError: if it has another shape than when the site was first met.
         """
-        axis = len(shape) + self.placement.data
-        others = [i for i in range(len(shape)) if i != axis]
         latent = self.placement.latent_shape
-        extra = len(others) - len(latent)  # particles, to the left of everything
-        seen = torch.Size(shape[i] for i in others[extra:])
-        if extra < 0 or seen != latent or shape[axis] != data.shape[0]:
-            raise WrapError(
-                f'site "{self.name}": its core variables had the shape {tuple(latent)} for each datum when it was '
-                f"first met, and now the site has the shape {tuple(shape)} for {data.shape[0]} data; a site's shape "
-                "must not change but in the batch: use a name for each shape, or padding and a mask"
-            )
+        extra = self.require_shape(shape, data.shape[0])
+        axis = len(shape) + self.placement.data
         w = self.features(data)
         if w.shape != (data.shape[0], *latent):
             raise WrapError(
@@ -56,6 +48,25 @@ class SiteCore(nn.Module):
             )
         w = w.to(data.dtype)
         return w.movedim(0, axis - extra).expand(shape)
+
+    def require_shape(self, shape: torch.Size, rows: int) -> int:
+        """Refuse a site whose shape is another than when it was first met; return how many dimensions are particles.
+
+        Raises:
+            WrapError: says both shapes.
+        """
+        axis = len(shape) + self.placement.data
+        others = [i for i in range(len(shape)) if i != axis]
+        latent = self.placement.latent_shape
+        extra = len(others) - len(latent)  # particles, to the left of everything
+        seen = torch.Size(shape[i] for i in others[extra:])
+        if extra < 0 or seen != latent or shape[axis] != rows:
+            raise WrapError(
+                f'site "{self.name}": its core variables had the shape {tuple(latent)} for each datum when it was '
+                f"first met, and now the site has the shape {tuple(shape)} for {rows} data; a site's shape "
+                "must not change but in the batch: use a name for each shape, or padding and a mask"
+            )
+        return extra
 
     def forward(self, site: LocationScale, core: Tensor, batch_dims: int) -> tuple[Tensor, Tensor]:
         """Map w to z, with log|det dz/dw|; shapes as in `vae2aef.svi.sites.push`."""

@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vae2aef.batch import Batch
+from vae2aef.chain import Place
 from vae2aef.errors import WrapError
-from vae2aef.parts import MIN_SCALE, Decoded, Pass, Posterior, VAEParts
-from vae2aef.tensors import at_least_float32
+from vae2aef.parts import MIN_SCALE, Decoded, Posterior, VAEParts
+from vae2aef.tensors import at_least_float32, sum_event
 from vae2aef.tracing.noise import Follow, Site
 from vae2aef.tracing.outputs import pick
 
@@ -32,8 +34,6 @@ class TracedParts(VAEParts):
         awake: dotted names of modules that draw only in training mode: these are always in it, alone.
         lean: whether decoding works with one row of placeholder data for any number of latents.
     """
-
-    one_pass = True
 
     def __init__(
         self,
@@ -53,10 +53,14 @@ class TracedParts(VAEParts):
         self.awake = awake
         self.lean = lean
 
-    def run(self, x: Tensor, u: Tensor, *cond: Any, **kwargs: Any) -> Pass:
-        """Encode `x`, `(batch, *event)`, place u, `(batch, *latent)`, and decode, in one pass of forward."""
-        follow, out = self.follow(x, cond, kwargs, u)
-        return Pass(_posterior(follow), at_least_float32(follow.z), self._decoded(out))
+    def infer(self, x: Tensor, *cond: Any, **kwargs: Any) -> "OnePass":
+        """See `VAEParts.infer`: the pass waits for u, and then encodes and decodes at once."""
+        return OnePass(self, Batch(x, cond, kwargs))
+
+    def run(self, place: Place, state: Any, *cond: Any, **kwargs: Any) -> Decoded:
+        """See `VAEParts.run`. The pass that has made z has decoded it too."""
+        z = place("z", self.prior, state)
+        return state.decoded if isinstance(state, OnePass) and state.z is z else self.decode(z, *cond, **kwargs)
 
     def encode(self, x: Tensor, *cond: Any, **kwargs: Any) -> Posterior:
         """See `VAEParts.encode`. The decoder runs too; statistics of batch normalisation are left as they are."""
@@ -71,7 +75,7 @@ class TracedParts(VAEParts):
         x = self.placeholder.to(z).expand(rows, *self.placeholder.shape[1:])
         with own_buffers(self.vae):
             _, out = self.follow(x.clone(), cond, kwargs, replacement=z)
-        return self._decoded(out)
+        return self.decoded(out)
 
     # The compiler does not see through a function mode; it breaks its graph here.
     @torch.compiler.disable
@@ -95,10 +99,33 @@ class TracedParts(VAEParts):
             )
         return follow, pick(out, self.outputs[training])
 
-    def _decoded(self, out: Any) -> Decoded:
+    def decoded(self, out: Any) -> Decoded:
+        """Read what forward returned as the data."""
         if isinstance(out, torch.distributions.Distribution):
             return Decoded(at_least_float32(out.mean), at_least_float32(out.stddev))
         return Decoded(at_least_float32(out))
+
+
+class OnePass:
+    """The posterior of a VAE that is run as a whole: location and scale are known once u is placed.
+
+    Args:
+        parts: of the VAE.
+        batch: data `(batch, *event)` with conditions.
+    """
+
+    mask = standard = transform = None
+
+    def __init__(self, parts: TracedParts, batch: Batch) -> None:
+        self.parts, self.batch = parts, batch
+        self.z: Tensor | None = None
+
+    def push(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """See `vae2aef.Posterior.push`."""
+        follow, out = self.parts.follow(self.batch.x, self.batch.cond, self.batch.kwargs, u)
+        self.loc, self.scale, _ = _posterior(follow)
+        self.z, self.decoded = at_least_float32(follow.z), self.parts.decoded(out)
+        return self.z, sum_event(self.scale.log().expand_as(self.z))
 
 
 def _posterior(follow: Follow) -> Posterior:

@@ -123,7 +123,7 @@ def _prove(parts: TracedParts, seen: Seen, case: Case) -> None:
 def _grads(parts: TracedParts, case: Case, u: Tensor) -> tuple[Follow, Tensor, list[Tensor]]:
     """One pass with its gradients: to u of the output, to the parameters of output, z and scale."""
     follow, out = parts.follow(case.x, case.cond, case.kwargs, u)
-    mean = parts._decoded(out).mean
+    mean = parts.decoded(out).mean
     wanted = [p for p in parts.vae.parameters() if p.requires_grad]
     with refusing("its gradient"):
         (to_u,) = torch.autograd.grad(mean.sum(), follow.u, retain_graph=True, allow_unused=True)
@@ -153,7 +153,7 @@ def _prove_decoding(parts: TracedParts, z: Tensor, mean: Tensor, to_z: Tensor, c
     x = other_data(case.x).requires_grad_()
     z = z.clone().requires_grad_()
     follow, out = parts.follow(x.clone(), case.cond, case.kwargs, replacement=z)
-    decoded = parts._decoded(out).mean
+    decoded = parts.decoded(out).mean
     to_x, to_u, found = torch.autograd.grad(decoded.sum(), [x, follow.u, z], allow_unused=True)
     if to_x is not None or to_u is not None:
         raise Refusal(f"the {'data' if to_u is None else 'noise'} reaches the decoder beside z")
@@ -178,7 +178,7 @@ def _require_all_of_z(parts: TracedParts, z: Tensor, case: Case) -> None:
     for _ in range(TRIES):
         z = torch.randn_like(z).requires_grad_()
         _, out = parts.follow(case.x, case.cond, case.kwargs, replacement=z)
-        mean = parts._decoded(out).mean
+        mean = parts.decoded(out).mean
         (grad,) = torch.autograd.grad((mean * torch.randn_like(mean)).sum(), z)
         moves |= (grad != 0).any(0)
         if bool(moves.all()):

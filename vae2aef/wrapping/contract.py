@@ -13,80 +13,106 @@ import torch
 from torch import Tensor
 
 from vae2aef.aef import AEF
-from vae2aef.core import Partition
+from vae2aef.batch import Batch
 from vae2aef.errors import WrapError
+from vae2aef.parts import VAEProgram
 from vae2aef.tensors import numel
-from vae2aef.tracing.cases import Case
 from vae2aef.wrapping.look import Seen
 from vae2aef.wrapping.trial import naming, trial
 
 
-def prove(aef: AEF, y: Tensor, cond: tuple, kwargs: dict[str, Any], seen: Seen) -> None:
+def prove(aef: AEF, batch: Batch, seen: Seen) -> None:
     """Run core, core flow, prior, residual and the whole of Algorithm 1 on a few rows; check shapes and parameters.
 
     The number of rows is no dimension of the data or the latent, so that nothing fits by accident.
 
     Args:
         aef: as `wrap` has made it.
-        y: data as the VAE sees it, `(batch, *event)`.
-        cond: conditions.
-        kwargs: conditions by name.
+        batch: data as the VAE sees it, `(batch, *event)`, with conditions.
         seen: what `look` has shown.
 
     Raises:
         WrapError: names the part that fails or returns another shape; or says that a tensor that requires gradients
             is not among `aef.parameters()`.
     """
-    case = _unlike(aef, Case(y, cond, kwargs))
-    rows, latent, event = case.x.shape[0], aef.latent_shape, aef.event_shape
-    with trial(y.device, aef, aef.parts), torch.enable_grad():
-        with _part("core", f"data of shape {tuple(case.x.shape)}"):
-            core, shell = aef.core(case.x)
-        _require("core", "features", core, (rows, *latent))
-        # A leaf of our own: a traced VAE would make one of noise that has no gradient.
-        w = core.detach().clone().requires_grad_()
-        with _part("core_flow", f"core variables of shape {tuple(w.shape)}"):
-            u, log_det = aef.core_flow(w)
-        _require("core_flow", "u", u, (rows, *latent))
-        _require("core_flow", "log|det J|", log_det, (rows,))
-        zeros = y.new_zeros(rows, *latent)
-        with _part("prior", f"latents of shape {tuple(zeros.shape)}"):
-            density = aef._prior_log_prob(zeros, case.cond, case.kwargs)
-        _require("prior", "log_prob", density, (rows,))
-        delta = y.new_zeros(rows, *event)
-        with _part("residual", f"residuals of shape {tuple(delta.shape)}"):
-            each = aef.residual.log_prob(  # type: ignore[operator]
-                delta, None if seen.scale_range is None else torch.ones_like(delta)
-            )
-        whole = isinstance(aef.core, Partition) or not isinstance(each, Tensor) or each.shape[:1] != (rows,)
-        _require("residual", "log_prob", each, (rows, *event) if whole else each.shape)
+    few = _unlike(aef, batch, seen)
+    with trial(batch.x.device, aef, aef.parts), torch.enable_grad():
+        features, leaves, shell = _prove_sites(aef, few, seen)
+        _prove_densities(aef, few, seen)
         with naming(
-            f"encoder and decoder work on {y.shape[0]} rows of the example but fail on {rows}; an AEF needs a VAE that "
-            "takes any batch size. They said:"
+            f"encoder and decoder work on {batch.size} rows of the example but fail on {few.size}; an AEF needs a VAE "
+            "that takes any batch size. They said:"
         ):
-            posterior = aef._posterior(shell, case.cond, case.kwargs)
-            if posterior is not None and posterior.transform is not None:
-                with _part("posterior", f"latents of shape {tuple(posterior.loc.shape)}"):
-                    z, change = posterior.transform(posterior.loc)
-                _require("posterior", "z", z, (rows, *latent))
-                _require("posterior", "log|det|", change, (rows,))
-            joint = aef._joint(shell, w, posterior, case.cond, case.kwargs)
-    _require_all_parameters(aef, w, (core, *joint[:5]))
+            if not isinstance(aef.parts, VAEProgram):
+                _prove_transform(aef, few._replace(x=shell), seen)
+            joint = aef.chain(few._replace(x=shell), leaves)
+        for what, value in (("prior", joint.prior), ("residual", joint.residual), ("log|det J|", joint.log_det)):
+            _require("whole", what, value, (few.size,))
+    mean = [joint.decoded.mean] if isinstance(joint.decoded.mean, Tensor) else []
+    outputs = [*features, joint.prior, joint.residual, joint.log_det, *joint.z.values(), *mean]
+    _require_all_parameters(aef, list(leaves.values()), outputs)
 
 
-def _unlike(aef: AEF, case: Case) -> Case:
+def _prove_sites(aef: AEF, few: Batch, seen: Seen) -> tuple[list[Tensor], dict[str, Tensor], Tensor]:
+    """Run core and core flow of each latent; return the features, leaves in their place, and the shell."""
+    features, leaves = [], {}
+    shell = few.x
+    for name, latent in seen.latents.items():
+        site, of = aef.site(name), "" if name == "z" else f" of {name}"
+        with _part(f"core{of}", f"data of shape {tuple(few.x.shape)}"):
+            core, shell = site.core(few.x)
+        _require("core", "features", core, (few.size, *latent), of)
+        features.append(core)
+        # A leaf of our own: a traced VAE would make one of noise that has no gradient.
+        leaves[name] = core.detach().clone().requires_grad_()
+        with _part(f"core_flow{of}", f"core variables of shape {tuple(core.shape)}"):
+            u, log_det = site.flow(leaves[name])
+        _require("core_flow", "u", u, (few.size, *latent), of)
+        _require("core_flow", "log|det J|", log_det, (few.size,), of)
+    return features, leaves, shell
+
+
+def _prove_densities(aef: AEF, few: Batch, seen: Seen) -> None:
+    """Run a prior and a residual that stand for the VAE's own."""
+    rows, event = few.size, aef.event_shape
+    for name, prior in aef.priors(few).items():
+        zeros = few.x.new_zeros(rows, *seen.latents[name])
+        with _part("prior", f"latents of shape {tuple(zeros.shape)}"):
+            density = prior.log_prob(zeros)
+        _require("prior", "log_prob", density, (rows,))
+    if aef.residual is None:
+        return
+    delta = few.x.new_zeros(rows, *event)
+    with _part("residual", f"residuals of shape {tuple(delta.shape)}"):
+        each = aef.residual.log_prob(  # type: ignore[operator]
+            delta, None if seen.scale_range is None else torch.ones_like(delta)
+        )
+    whole = aef.partition is not None or not isinstance(each, Tensor) or each.shape[:1] != (rows,)
+    _require("residual", "log_prob", each, (rows, *event) if whole else each.shape)
+
+
+def _prove_transform(aef: AEF, few: Batch, seen: Seen) -> None:
+    """Run the posterior flow of a VAE with one latent."""
+    posterior = aef.parts.encode(few.x, *few.cond, **few.kwargs)
+    if posterior.transform is None:
+        return
+    with _part("posterior", f"latents of shape {tuple(posterior.loc.shape)}"):
+        z, change = posterior.transform(posterior.loc)
+    _require("posterior", "z", z, (few.size, *seen.latents["z"]))
+    _require("posterior", "log|det|", change, (few.size,))
+
+
+def _unlike(aef: AEF, batch: Batch, seen: Seen) -> Batch:
     """Take rows of the example, as many as no dimension has; detached, since conditions may have a graph."""
-
-    def cut(value: Any) -> Any:
-        return value.detach() if isinstance(value, Tensor) else value
-
-    batch = case.x.shape[0]
-    case = Case(case.x, tuple(map(cut, case.cond)), {name: cut(value) for name, value in case.kwargs.items()})
-    for value in (*case.cond, *case.kwargs.values()):
-        if not isinstance(value, (Tensor, str)) and hasattr(value, "__len__") and len(value) == batch:
-            return case  # a list with one item a row: which rows of it are meant is not ours to say
-    taken = {numel(aef.latent_shape), numel(aef.event_shape), *aef.latent_shape, *aef.event_shape}
-    return case.rows(next(n for n in itertools.count(2) if n not in taken))
+    batch = batch.detach()
+    for value in (*batch.cond, *batch.kwargs.values()):
+        plain = isinstance(value, (Tensor, str, dict)) or not hasattr(value, "__len__")
+        if not plain and not any(isinstance(item, Tensor) for item in value) and len(value) == batch.size:
+            return batch  # a list with one item a row: which rows of it are meant is not ours to say
+    taken = {numel(aef.event_shape), *aef.event_shape}
+    for latent in seen.latents.values():
+        taken |= {numel(latent), *latent}
+    return batch.head(next(n for n in itertools.count(2) if n not in taken))
 
 
 def _part(name: str, given: str) -> contextlib.AbstractContextManager[None]:
@@ -98,29 +124,31 @@ CONTRACT = {
     "core_flow": "forward(w) returns (u, log|det J|), the second summed over each row",
     "prior": "log_prob(z) sums over the latent: one number a row",
     "residual": "log_prob(delta, decoder_scale) returns the density of each value, not summed",
+    "whole": "every term of the loss is one number a row",
     "posterior": "Posterior.transform returns (z, log|det|), the second summed over each row",
 }
 
 
-def _require(name: str, what: str, value: Any, shape: Sequence[int]) -> None:
+def _require(name: str, what: str, value: Any, shape: Sequence[int], of: str = "") -> None:
     if not isinstance(value, Tensor) or value.shape != torch.Size(shape):
         got = tuple(value.shape) if isinstance(value, Tensor) else f"an object of type {type(value).__qualname__}"
         raise WrapError(
-            f"`{name}`: expected {what} of shape {tuple(shape)} for {shape[0] if shape else 0} rows, got {got}: "
+            f"`{name}{of}`: expected {what} of shape {tuple(shape)} for {shape[0] if shape else 0} rows, got {got}: "
             f"{CONTRACT[name]}"
         )
 
 
-def _require_all_parameters(aef: AEF, own: Tensor, outputs: Sequence[Tensor]) -> None:
+def _require_all_parameters(aef: AEF, own: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
     """Refuse trainable tensors that the loss uses and `aef.parameters()` does not hold."""
-    known = {id(p) for p in aef.parameters()} | {id(own)}
+    known = {id(p) for p in aef.parameters()} | set(map(id, own))
     hidden = [leaf for leaf in _leaves(outputs) if id(leaf) not in known]
     if hidden:
         shapes = ", ".join(str(tuple(leaf.shape)) for leaf in hidden[:4]) + (", ..." if len(hidden) > 4 else "")
         raise WrapError(
             f"the loss uses {len(hidden)} trainable tensors (of shapes {shapes}) that are not in aef.parameters(): no "
             "optimizer, checkpoint or .to() would see them. If they belong to modules that encoder, decoder or prior "
-            "only refer to, pass vae=nn.ModuleList([...]) that holds these; requires_grad_(False) freezes them"
+            "only refer to, pass vae=nn.ModuleList([...]) that holds these; with Pyro, register them by pyro.module; "
+            "requires_grad_(False) freezes them"
         )
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from vae2aef.errors import WrapError
 from vae2aef.flows import Bijection
-from vae2aef.parts import CallableParts, VAEParts
+from vae2aef.parts import CallableParts, VAEParts, VAEProgram
 from vae2aef.preprocess import Dequantize
 from vae2aef.residual import Residual
 from vae2aef.tensors import numel
@@ -20,17 +20,21 @@ class Seen(NamedTuple):
 
     Attributes:
         event_shape: shape of one event.
-        latent_shape: shape of one latent.
+        latents: shape of each latent, by name; "z" for a VAE of one.
         spread: standard deviation of the (preprocessed) data, within 0.01 and 100.
         flow: whether the posterior has a transform after its affine map.
         scale_range: smallest and largest of the decoder's own scale; None if it returns none.
+        density: whether the VAE has its own density of x given z.
+        dtype: of the (preprocessed) data.
     """
 
     event_shape: torch.Size
-    latent_shape: torch.Size
+    latents: dict[str, torch.Size]
     spread: float
     flow: bool
     scale_range: tuple[float, float] | None
+    density: bool = False
+    dtype: torch.dtype = torch.float32
 
 
 # ---------------------------------------------------------------------- the VAE's parts
@@ -49,6 +53,8 @@ def look(vae: Any, parts: VAEParts, y: Tensor, cond: tuple, kwargs: dict[str, An
     Raises:
         WrapError: if a part fails, or returns another shape, or what is not finite.
     """
+    if isinstance(parts, VAEProgram):
+        return _look_at_program(vae, parts, y, cond, kwargs)
     batch, shape = y.shape[0], tuple(y.shape)
     with trial(y.device, vae, parts):
         with naming(
@@ -75,17 +81,62 @@ def look(vae: Any, parts: VAEParts, y: Tensor, cond: tuple, kwargs: dict[str, An
             f"the decoder fails on latents of shape {tuple(z.shape)}, which is what the encoder returns for data "
             f"of shape {shape}; encoder and decoder must agree on the latent shape. The decoder said:"
         ):
-            mean, own = parts.decode(z, *cond, **kwargs)
+            mean, own, density = parts.decode(z, *cond, **kwargs)
         _require_like_data(mean, y)
         if not bool(mean.isfinite().all()):
             raise WrapError("the decoder's mean is not finite on the example")
         if own is not None:
             with naming(f"the decoder's scale {tuple(own.shape)} does not broadcast to its mean {tuple(mean.shape)}:"):
                 own = own.expand_as(mean)
-    # The spread of the data is what a decoder that knows nothing leaves over: a start for a learned residual scale.
-    spread = float(y.std(correction=0).clamp(1e-2, 1e2))
     ends = None if own is None else (own.min().item(), own.max().item())
-    return Seen(y.shape[1:], loc.shape[1:], spread, posterior.transform is not None, ends)
+    flow = posterior.transform is not None
+    return Seen(y.shape[1:], {"z": loc.shape[1:]}, _spread(y), flow, ends, density is not None, y.dtype)
+
+
+def _spread(y: Tensor) -> float:
+    """Return what a decoder that knows nothing leaves over: a start for a learned residual scale."""
+    return float(y.std(correction=0).clamp(1e-2, 1e2))
+
+
+class _Meet:
+    """Meet the latents of a program: at u = 0, noting their names and shapes."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.z: dict[str, Tensor] = {}
+        self.latents: dict[str, torch.Size] = {}
+
+    def __call__(self, name: str, prior: Any, posterior: Any) -> Tensor:
+        if posterior is not None:
+            if name in self.latents:
+                raise WrapError(f'the latent "{name}" is placed twice: give every latent a name of its own')
+            if not name or "." in name:
+                raise WrapError(f'the name "{name}" of a latent: expected one that is not empty and has no dot')
+            loc, scale = posterior.loc, posterior.scale
+            if loc.shape != scale.shape or loc.shape[:1] != (self.size,):
+                raise WrapError(
+                    f'latent "{name}": expected location and scale of one shape (batch, *latent) with batch = '
+                    f"{self.size}, got {tuple(loc.shape)} and {tuple(scale.shape)}"
+                )
+            if not bool((scale > 0).all() & scale.isfinite().all()):
+                raise WrapError(f'latent "{name}": the posterior\'s scale is not positive and finite on the example')
+            self.latents[name] = loc.shape[1:]
+            self.z[name] = posterior.push(torch.zeros_like(loc))[0]
+        return self.z[name]
+
+
+def _look_at_program(vae: Any, parts: VAEProgram, y: Tensor, cond: tuple, kwargs: dict[str, Any]) -> Seen:
+    """Run a program once on the example: its latents one by one, then the data."""
+    meet = _Meet(y.shape[0])
+    with trial(y.device, vae, parts):
+        with naming(f"{type(vae).__name__} fails on data of shape {tuple(y.shape)}:"):
+            decoded = parts.run(meet, parts.infer(y, *cond, **kwargs), *cond, **kwargs)
+        if isinstance(decoded.mean, Tensor):
+            _require_like_data(decoded.mean, y)
+    if not meet.latents:
+        raise WrapError(f"{type(parts).__name__}.run places no latent on the example")
+    ends = None if decoded.scale is None else (decoded.scale.min().item(), decoded.scale.max().item())
+    return Seen(y.shape[1:], meet.latents, _spread(y), False, ends, decoded.density is not None, y.dtype)
 
 
 def _raw_range(parts: CallableParts, y: Tensor, cond: tuple, kwargs: dict) -> str:
@@ -114,7 +165,7 @@ def _require_like_data(mean: Tensor, y: Tensor) -> None:
     )
 
 
-def require_decoder_scale(residual: nn.Module, seen: Seen) -> None:
+def require_decoder_scale(residual: nn.Module | None, seen: Seen) -> None:
     """Refuse `residual="decoder"` for a decoder without a scale, or with values that are none.
 
     Raises:

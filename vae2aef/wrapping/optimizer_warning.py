@@ -68,7 +68,7 @@ class _Watch:
         self.done = not missing or self.steps[id(optimizer)] > 1
         if missing and self.done:
             ids = set(map(id, missing))
-            names = sorted({name.split(".")[0] for name, p in aef.named_parameters() if id(p) in ids})
+            names = sorted(name for name, some in aef.added_by_part().items() if any(id(p) in ids for p in some))
             warnings.warn(
                 f"{type(optimizer).__name__} trains the VAE but not {len(missing)} parameters that the AEF has added "
                 f"({', '.join(names)}): make the optimizer from aef.parameters() after wrapping, or call "

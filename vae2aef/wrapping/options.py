@@ -1,17 +1,18 @@
 """What the options of `wrap` stand for: names and objects of a user made into modules, all in this one place."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vae2aef.chain import Each, Site
 from vae2aef.core import Expansion, LinearFeatures, NoFeatures, Partition, partition_mask
 from vae2aef.errors import WrapError
 from vae2aef.flows import AffineCoupling, Bijection, Chain, FlowPrior, Identity, MaskedAutoregressive, StandardNormal
 from vae2aef.interop import as_bijection, as_prior
-from vae2aef.parts import VAEParts, describe
+from vae2aef.parts import VAEParts, VAEProgram, describe
 from vae2aef.preprocess import Dequantize, Logit, Standardize
 from vae2aef.residual import FAMILIES, Residual
 from vae2aef.tensors import numel
@@ -31,11 +32,61 @@ def read_core(core: Any) -> Any:
     return torch.as_tensor(core) if is_array else core
 
 
-def build_core(core: Any, seen: Seen, noise: float) -> Expansion | Partition:
-    """Make the core that `wrap(core=...)` names."""
-    event, latent = seen.event_shape, seen.latent_shape
-    partition = isinstance(core, Tensor) or core in ("center", "corner", "random")
-    if partition:
+def build_sites(core: Any, core_flow: Any, noise: float, parts: VAEParts, seen: Seen) -> dict[str, Site]:
+    """Make what is added for each latent.
+
+    Args:
+        core: as in `wrap`; for several latents it may be a dict by name.
+        core_flow: likewise.
+        noise: sigma.
+        parts: of the VAE.
+        seen: what a look at the example showed.
+
+    Raises:
+        WrapError: for a dict that leaves a latent out, or a partition where there are several latents.
+    """
+    several = isinstance(parts, VAEProgram)
+    sites = {}
+    for name, latent in seen.latents.items():
+        own_core = _of_latent(core, name, "core", several)
+        own_flow = _of_latent(core_flow, name, "core_flow", several)
+        outer = parts.outer_dims(name) if isinstance(parts, VAEProgram) else 0
+        if several and _is_partition(own_core):
+            raise WrapError(
+                f"core={own_core!r}: the partition family takes its one latent out of the data, and this VAE has "
+                f'{len(seen.latents)} latents; use core="linear"'
+            )
+        the_core = build_core(own_core, seen, latent, noise)
+        flow = build_flow(own_flow, numel(latent[outer:]))
+        sites[name] = Site(the_core, Each(flow, outer) if outer else flow)
+        # What the user made keeps its dtype; what was made here takes that of the data, for a VAE in float64.
+        for part, option in ((sites[name].core, own_core), (sites[name].flow, own_flow)):
+            if is_ours(option):
+                part.to(seen.dtype)
+    return sites
+
+
+def is_ours(option: Any) -> bool:
+    """Whether what an option names is made here, rather than by the user."""
+    return option is None or isinstance(option, (str, float, int, Tensor))
+
+
+def _of_latent(option: Any, name: str, what: str, several: bool) -> Any:
+    if not several or not isinstance(option, Mapping) or isinstance(option, nn.Module):
+        return option
+    if name not in option:
+        raise WrapError(f'latent "{name}": {what}= is a dict without it; it has {sorted(option)}')
+    return option[name]
+
+
+def _is_partition(core: Any) -> bool:
+    return isinstance(core, Tensor) or (isinstance(core, str) and core in ("center", "corner", "random"))
+
+
+def build_core(core: Any, seen: Seen, latent: torch.Size, noise: float) -> Expansion | Partition:
+    """Make the core that `wrap(core=...)` names, for a latent of shape `latent`."""
+    event = seen.event_shape
+    if _is_partition(core):
         if noise:
             raise ValueError(f"the partition family has an exact likelihood and takes no noise, got noise={noise}")
         if seen.flow:
@@ -58,8 +109,16 @@ def build_core(core: Any, seen: Seen, noise: float) -> Expansion | Partition:
     raise ValueError(f'expected core "linear", "noise", "center", "corner", "random", a mask or a module; got {core!r}')
 
 
-def build_prior(prior: Any, parts: VAEParts, latent: torch.Size, kwargs: dict[str, Any]) -> tuple[nn.Module, bool]:
-    """Make the prior; say whether it takes conditions."""
+def build_prior(prior: Any, parts: VAEParts, seen: Seen, kwargs: dict[str, Any]) -> tuple[nn.Module | None, bool]:
+    """Make the prior, None for a VAE of several latents; say whether it takes conditions."""
+    if isinstance(parts, VAEProgram):
+        if prior is not None:
+            raise WrapError(
+                f"prior= needs a VAE with one latent; this has several latent sites: {', '.join(seen.latents)}, "
+                "whose priors depend on one another"
+            )
+        return None, False
+    latent = seen.latents["z"]
     if isinstance(prior, (str, Bijection)):
         return FlowPrior(build_flow(prior, numel(latent)), latent), False
     if prior is None:

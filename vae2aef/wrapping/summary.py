@@ -10,52 +10,68 @@ from vae2aef.wrapping.look import Seen
 
 
 def summarise(
-    vae: Any, parts: VAEParts, seen: Seen, core: Any, core_flow: Any, prior: Any, the_prior: nn.Module,
-    the_residual: nn.Module, residual: Any, preprocess: Any,
-) -> str:  # fmt: skip
+    vae: Any, parts: VAEParts, seen: Seen, prior: nn.Module | None, residual: nn.Module | None, options: dict[str, Any]
+) -> str:
     """Return what was taken from the VAE, assumed and added, a line each.
 
     Args:
         vae: the user's VAE.
         parts: its parts.
         seen: what the example showed.
-        core: as given to `wrap`; so are `core_flow`, `prior`, `residual` and `preprocess`.
-        core_flow: see `core`.
-        prior: see `core`.
-        the_prior: the module made of it.
-        the_residual: the module made of `residual`.
-        residual: see `core`.
-        preprocess: see `core`.
+        prior: the module made of `options["prior"]`.
+        residual: the module made of `options["residual"]`.
+        options: `core`, `core_flow`, `prior`, `residual` and `preprocess` as given to `wrap`.
     """
-
-    def name(option: Any) -> str:
-        if isinstance(option, str):
-            return option
-        if isinstance(option, (list, tuple)):
-            return " + ".join(map(name, option))
-        return f"{option:g}" if isinstance(option, (int, float)) else type(option).__name__
-
-    own = prior is None
-    idle = seen.scale_range is not None and isinstance(the_residual, Residual) and the_residual.kind != "decoder"
-    idle = idle and not any("scale is not used" in line for line in parts.assumed)
+    added = {name.replace("_", " "): _name(option) for name, option in options.items()}
+    if residual is None:
+        added["residual"] = "none (the VAE's own density of x given z)"
+    elif options["residual"] is None:
+        added["residual"] = "learned"
+    added["prior"] = added.pop("prior")  # last, with the preprocessing
+    if options["prior"] is None:
+        del added["prior"]
+    if options["preprocess"] is None:
+        del added["preprocess"]
+    else:
+        added["preprocessing"] = added.pop("preprocess")
+    latent = ", ".join(
+        str(tuple(shape)) if name == "z" else f"{name} {tuple(shape)}" for name, shape in seen.latents.items()
+    )
     lines = [
-        f"AEF of {type(vae).__name__}: data {tuple(seen.event_shape)}, latent {tuple(seen.latent_shape)}",
+        f"AEF of {type(vae).__name__}: data {tuple(seen.event_shape)}, latent {latent}",
         *(f"  taken from the VAE: {line}" for line in parts.taken),
-        *([f"  taken from the VAE: prior {type(the_prior).__name__}"] if own and parts.prior is not None else []),
-        *(["  assumed: prior standard normal (no other was found or given)"] if own and parts.prior is None else []),
+        *_prior_lines(parts, prior, options),
         *(f"  assumed: {line}" for line in parts.assumed),
-        *(
-            [f"  assumed: residual scale starts at {seen.spread:.3g}, the standard deviation of the example"]
-            if isinstance(residual, str) and residual != "decoder"
-            else []
-        ),
-        *(
-            ['  assumed: the decoder\'s second output is not used; residual="decoder" takes it as a scale']
-            if idle
-            else []
-        ),
-        f"  added: core {name(core)}, core flow {name(core_flow)}, residual {name(residual)}"
-        + ("" if own else f", prior {name(prior)}")
-        + ("" if preprocess is None else f", preprocessing {name(preprocess)}"),
+        *_residual_lines(parts, seen, residual, options["residual"]),
+        "  added: " + ", ".join(f"{name} {value}" for name, value in added.items()),
     ]
     return "\n".join(lines)
+
+
+def _name(option: Any) -> str:
+    if isinstance(option, str):
+        return option
+    if isinstance(option, (list, tuple)):
+        return " + ".join(map(_name, option))
+    if isinstance(option, dict):
+        return ", ".join(f"{name}: {_name(value)}" for name, value in option.items())
+    return f"{option:g}" if isinstance(option, (int, float)) else type(option).__name__
+
+
+def _prior_lines(parts: VAEParts, prior: nn.Module | None, options: dict[str, Any]) -> list[str]:
+    if options["prior"] is not None or prior is None:
+        return []
+    if parts.prior is not None:
+        return [f"  taken from the VAE: prior {type(prior).__name__}"]
+    return ["  assumed: prior standard normal (no other was found or given)"]
+
+
+def _residual_lines(parts: VAEParts, seen: Seen, residual: nn.Module | None, option: Any) -> list[str]:
+    lines = []
+    starts = residual is not None and (option is None or (isinstance(option, str) and option != "decoder"))
+    if starts:
+        lines.append(f"  assumed: residual scale starts at {seen.spread:.3g}, the standard deviation of the example")
+    unused = seen.scale_range is not None and isinstance(residual, Residual) and residual.kind != "decoder"
+    if unused and not parts.says_scale_is_unused:
+        lines.append('  assumed: the decoder\'s second output is not used; residual="decoder" takes it as a scale')
+    return lines

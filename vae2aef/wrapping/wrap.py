@@ -6,20 +6,20 @@ from typing import Any
 from torch import Tensor, nn
 
 from vae2aef.aef import AEF
+from vae2aef.batch import Batch
 from vae2aef.parts import VAEParts
 from vae2aef.registry import unwrap
-from vae2aef.tensors import numel
 from vae2aef.wrapping.contract import prove
 from vae2aef.wrapping.example import example_rows, read_example
 from vae2aef.wrapping.find_parts import find_parts
 from vae2aef.wrapping.look import look, require_decoder_scale, require_integers
 from vae2aef.wrapping.optimizer_warning import watch
 from vae2aef.wrapping.options import (
-    build_core,
-    build_flow,
     build_preprocess,
     build_prior,
     build_residual,
+    build_sites,
+    is_ours,
     read_core,
     read_noise,
 )
@@ -36,7 +36,7 @@ def wrap(
     core: "str | nn.Module | Tensor" = "linear",
     core_flow: Any = "coupling",
     prior: Any = None,
-    residual: "str | float | nn.Module" = "learned",
+    residual: "str | float | nn.Module | None" = None,
     preprocess: Any = None,
     noise: float = 0.0,
 ) -> AEF:
@@ -53,13 +53,13 @@ def wrap(
         encoder_scale: what the encoder's second output is: `"std"`, `"log_std"`, `"var"` or `"log_var"`.
         core: `"linear"` (h(x) = W x + b), a module (your own h, data to latent shape), `"noise"` (the VAE
             itself: the loss is its negative ELBO), or, for the partition family, `"center"`, `"corner"`,
-            `"random"` or a boolean mask of the event's shape.
+            `"random"` or a boolean mask of the event's shape. For several latents, one for all or a dict by name.
         core_flow: n^-1: `"none"`, `"coupling"`, `"maf"`, a `vae2aef.Bijection`, or a transform of torch, Pyro, zuko or
-            nflows, applied in its own forward direction.
+            nflows, applied in its own forward direction. For several latents, one for all or a dict by name.
         prior: None for the VAE's own, `"coupling"`, `"maf"`, a module with `log_prob` and `sample`, a
             `torch.distributions` object, or a transform or flow of Pyro, zuko or nflows.
         residual: `"learned"`, `"shared"`, `"decoder"`, a number, `"laplace"`, `"student_t"`, or a module; see
-            `vae2aef.Residual`.
+            `vae2aef.Residual`. None for `"learned"`, or the VAE's own density of x given z where it brings one.
         preprocess: None, `"dequantize"`, `"logit"`, `"standardize"`, a `vae2aef.Bijection`, or a list of these.
         noise: sigma of Eq. 11; 0 is the paper's loss, more makes the loss a bound on -log p(x).
 
@@ -101,31 +101,29 @@ def wrap(
     y, cond, kwargs = example_rows(x, cond, kwargs, bijection)
     parts = find_parts(vae, y, cond, kwargs, given)
     seen = look(vae, parts, y, cond, kwargs)
-    event, latent = seen.event_shape, seen.latent_shape
-    the_residual = build_residual(residual, event, seen.spread)
+    own_density = seen.density and (residual is None or residual == "decoder")
+    wanted = "learned" if residual is None else residual
+    the_residual = None if own_density else build_residual(wanted, seen.event_shape, seen.spread)
     require_decoder_scale(the_residual, seen)
-    the_prior, takes_conditions = build_prior(prior, parts, latent, kwargs)
+    the_prior, takes_conditions = build_prior(prior, parts, seen, kwargs)
+    sites = build_sites(core, core_flow, noise, parts, seen)
+    for part, option in ((the_prior, prior), (the_residual, residual)):
+        if part is not None and is_ours(option) and part is not parts.prior:
+            part.to(y.dtype)
+    options = {"core": core, "core_flow": core_flow, "prior": prior, "residual": residual, "preprocess": preprocess}
     aef = AEF(
         vae,
         parts,
-        core=build_core(core, seen, noise),
-        core_flow=build_flow(core_flow, numel(latent)),
+        sites=sites,
         prior=the_prior,
         residual=the_residual,
         preprocess=bijection,
-        event_shape=event,
+        event_shape=seen.event_shape,
         outside=_outside(vae, parts),
         prior_takes_conditions=takes_conditions,
-        summary=summarise(vae, parts, seen, core, core_flow, prior, the_prior, the_residual, residual, preprocess),
-    )
-    made = {"core": core, "core_flow": core_flow, "prior": prior, "residual": residual}
-    for name, option in made.items():
-        part = getattr(aef, name)
-        # What the user made keeps its dtype; what was made here takes that of the data, for a VAE in float64.
-        if (option is None or isinstance(option, (str, float, int, Tensor))) and part is not parts.prior:
-            part.to(y.dtype)
-    aef = aef.to(x.device)
-    prove(aef, y, cond, kwargs, seen)
+        summary=summarise(vae, parts, seen, the_prior, the_residual, options),
+    ).to(x.device)
+    prove(aef, Batch(y, cond, kwargs), seen)
     watch(aef)  # warns if an optimizer leaves out what was added
     return aef
 
@@ -133,7 +131,7 @@ def wrap(
 def _outside(vae: Any, parts: VAEParts) -> dict[str, nn.Module]:
     """Modules among the parts that are not inside `vae`, so that they are trained, moved and saved."""
     inside = {id(m) for m in vae.modules()} if isinstance(vae, nn.Module) else set()
-    found = {}
+    found = {f"beside_{i}": module for i, module in enumerate(parts.beside)}
     for name in ("encoder", "decoder"):
         part = getattr(parts, name, None)
         part = part if isinstance(part, nn.Module) else getattr(part, "__self__", None)

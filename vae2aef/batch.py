@@ -1,0 +1,81 @@
+"""Data with its conditions: the one place that knows what has a row a datum."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """What a VAE is run on.
+
+    Attributes:
+        x: data, shape `(batch, *event)`.
+        cond: conditions in order; tensors with the leading size of the batch have a row a datum, also inside tuples,
+            lists and dicts. All else is the same for every datum.
+        kwargs: conditions by name, likewise.
+    """
+
+    x: Tensor
+    cond: tuple = ()
+    kwargs: dict[str, Any] = {}  # noqa: RUF012 -- never written to
+
+    @property
+    def size(self) -> int:
+        """How many data there are."""
+        return self.x.shape[0]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """Change every tensor with a row a datum."""
+        return Batch(*map_rows(tuple(self), self.size, change))
+
+    def rows(self, take: "slice | Tensor") -> "Batch":
+        """Return some of the rows."""
+        return self.map(lambda value: value[take if isinstance(take, slice) else take.to(value.device)])
+
+    def head(self, n: int) -> "Batch":
+        """Return `n` rows, repeated if there are fewer."""
+        return self.rows(torch.arange(n) % max(self.size, 1))
+
+    def repeat(self, times: int) -> "Batch":
+        """Return `times` copies, whole batch after whole batch."""
+        return Batch(*repeat_rows(tuple(self), times, self.size))
+
+    def detach(self) -> "Batch":
+        """Cut all tensors from their graph."""
+        return Batch(*_detached(tuple(self)))
+
+
+def map_rows(value: Any, size: int, change: Callable[[Tensor], Tensor]) -> Any:
+    """Apply `change` to every tensor of leading size `size` in nested tuples, lists and dicts.
+
+    Args:
+        value: anything; an object of another kind is asked for its `map_rows(size, change)`, or left as it is.
+        size: how many rows the batch has.
+        change: maps a tensor `(size, ...)` to one with other rows.
+    """
+    if isinstance(value, Tensor):
+        return change(value) if value.dim() > 0 and value.shape[0] == size else value
+    if isinstance(value, (tuple, list)):
+        items = [map_rows(item, size, change) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, dict):
+        return {key: map_rows(item, size, change) for key, item in value.items()}
+    return value.map_rows(size, change) if hasattr(value, "map_rows") else value
+
+
+def repeat_rows(value: Any, times: int, size: int) -> Any:
+    """Repeat every tensor of leading size `size` to `times * size` rows, whole batch after whole batch."""
+    if times == 1:
+        return value
+    return map_rows(value, size, lambda rows: rows.repeat(times, *(1 for _ in rows.shape[1:])))
+
+
+def _detached(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, (tuple, list)):
+        items = [_detached(item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    return {key: _detached(item) for key, item in value.items()} if isinstance(value, dict) else value

@@ -1,0 +1,256 @@
+"""Algorithm 1 latent by latent: what the AEF does where a VAE places a latent.
+
+A VAE is a program that places its latents one by one: z1, z2 given z1, ..., then the data given all of them. It asks
+`place(name, prior, posterior)` for each z. `Infer` answers with the map of Eq. 9 and gathers log p0(z) and log|det J|,
+which add up because the map is triangular; `Generate` answers with a draw from the prior (Algorithms 2 and 3); `Given`
+with latents that are known. For one latent, named "z", this is the paper's AEF.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from vae2aef.core import Expansion, Partition
+from vae2aef.flows import Bijection
+from vae2aef.tensors import sum_event
+
+Temperature = float | Mapping[str, float]
+"""Factor on the standard deviation of every prior, or one by latent (1 where it has none)."""
+
+
+class Density(Protocol):
+    """A prior: of all rows alike, or of each row its own."""
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log density in nats, `(batch, *latent)` to `(batch,)`."""
+        ...
+
+    def sample(self, n: int) -> Tensor:
+        """Draw `n` latents, shape `(n, *latent)`; a density that takes `temperature=` has one."""
+        ...
+
+
+class Posterior(Protocol):
+    """What an encoder says of one latent. `vae2aef.Posterior` is one."""
+
+    @property
+    def mask(self) -> Tensor | None:
+        """Which rows have this latent at all, `(batch,)`; None for all."""
+        ...
+
+    @property
+    def standard(self) -> Any:
+        """What u is drawn from in the VAE, elementwise: None for the standard normal."""
+        ...
+
+    def push(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z and log|det dz/du|, `(batch,)`, for u of shape `(batch, *latent)`."""
+        ...
+
+
+class Place(Protocol):
+    """The one seam between a VAE and what the AEF does with it."""
+
+    size: int
+
+    def __call__(self, name: str, prior: Density | None, posterior: Any) -> Tensor:
+        """Return z. With `prior` or `posterior` None its part is done in another call of the same name."""
+        ...
+
+
+class Site(nn.Module):
+    """What is added for one latent.
+
+    Args:
+        core: h(x) with its noise (Eq. 9, 11), or a part of the data (Eq. 4).
+        flow: n^-1.
+    """
+
+    def __init__(self, core: Expansion | Partition, flow: Bijection) -> None:
+        super().__init__()
+        self.core = core
+        self.flow = flow
+
+    def perturb(self, core: Tensor, posterior: Posterior) -> tuple[Tensor, Tensor]:
+        """Return w = h(x) + sigma epsilon (Eq. 11) and the entropy of w given x: a scalar, or `(batch,)`; nats."""
+        given = () if posterior.standard is None else (posterior.standard,)
+        return self.core.perturb(core, *given), self.core.entropy(*given)
+
+
+class Each(Bijection):
+    """Apply a bijection to each element of the leading dimensions of a latent on its own.
+
+    Args:
+        flow: maps `(rows, *inner)`.
+        outer: how many leading dimensions of the latent are rows to it.
+    """
+
+    def __init__(self, flow: Bijection, outer: int) -> None:
+        super().__init__()
+        self.flow = flow
+        self.outer = outer
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Bijection.forward`."""
+        return self._on_rows(self.flow, x)
+
+    def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Bijection.inverse`."""
+        return self._on_rows(self.flow.inverse, y)
+
+    def _on_rows(self, flow: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor) -> tuple[Tensor, Tensor]:
+        rows = x.shape[: 1 + self.outer]
+        y, log_det = flow(x.reshape(rows.numel(), *x.shape[len(rows) :]))
+        return y.reshape(x.shape), sum_event(log_det.reshape(rows))
+
+
+Perturb = Callable[[str, Tensor, Any], tuple[Tensor, Tensor]]
+"""`(name, h(x), posterior)` gives w and its entropy, or minus the log density of a draw: a scalar or `(batch,)`."""
+
+
+class Infer:
+    """Algorithm 1: z = T(g_m + g_s n^-1(w)), latent by latent.
+
+    Args:
+        size: how many rows.
+        flows: n^-1 by latent.
+        core: h(x) by latent, `(batch, *latent)`.
+        perturb: makes w of h(x).
+        priors: densities that stand for the program's own.
+
+    Attributes:
+        z: the latents so far, by name.
+        prior: their log p0(z), `(batch,)`, nats.
+        log_det: their log|det dz/dw|, likewise.
+        entropy: what `perturb` returned, likewise, or a scalar.
+        terms: all that was computed, by name, in order.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        flows: Mapping[str, Callable[[Tensor], tuple[Tensor, Tensor]]],
+        core: Mapping[str, Tensor],
+        perturb: Perturb,
+        priors: Mapping[str, Density],
+    ) -> None:
+        self.size, self.flows, self.core, self.perturb, self.priors = size, flows, core, perturb, priors
+        self.z: dict[str, Tensor] = {}
+        self.prior: Any = 0.0
+        self.log_det: Any = 0.0
+        self.entropy: Any = 0.0
+        self.terms: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, prior: Density | None, posterior: Any) -> Tensor:
+        """See `Place`."""
+        if posterior is not None:
+            self._infer(name, posterior)
+        z = self.z[name]
+        prior = self.priors.get(name, prior)
+        if prior is not None:
+            self.prior = self.prior + prior.log_prob(z)
+        return z
+
+    def _infer(self, name: str, posterior: Any) -> None:
+        w, entropy = self.perturb(name, self.core[name], posterior)
+        u, log_det = self.flows[name](w)  # u = n^-1(w)
+        z, change = posterior.push(u)  # Eq. 4, 9
+        log_det = log_det + change
+        if posterior.mask is not None:  # rows that have no such latent
+            log_det, entropy = torch.where(posterior.mask, log_det, 0.0), torch.where(posterior.mask, entropy, 0.0)
+        self.z[name], self.log_det, self.entropy = z, self.log_det + log_det, self.entropy + entropy
+        suffix = "" if len(self.flows) == 1 else f"[{name}]"
+        for what, value in (
+            ("core", w), ("encoder_location", posterior.loc), ("encoder_scale", posterior.scale), ("z", z),
+        ):  # fmt: skip
+            self.terms[what + suffix] = value
+
+
+class Given:
+    """Latents as they are, with their log p0(z).
+
+    Args:
+        z: by name.
+        size: how many rows.
+        priors: densities that stand for the program's own.
+    """
+
+    log_det = 0.0
+
+    def __init__(self, z: Mapping[str, Tensor], size: int, priors: Mapping[str, Density]) -> None:
+        self.z, self.size, self.priors = z, size, priors
+        self.prior: Any = 0.0
+
+    def __call__(self, name: str, prior: Density | None, posterior: Any) -> Tensor:
+        """See `Place`."""
+        prior = self.priors.get(name, prior)
+        if prior is not None:
+            self.prior = self.prior + prior.log_prob(self.z[name])
+        return self.z[name]
+
+
+class Generate:
+    """Algorithms 2 and 3: z from its prior, or as given.
+
+    Args:
+        size: how many rows.
+        given: latents by name that are not drawn.
+        temperature: factor on the standard deviation of the priors.
+        priors: densities that stand for the program's own.
+
+    Attributes:
+        z: the latents so far, by name.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        given: Mapping[str, Tensor] | None = None,
+        temperature: Temperature = 1.0,
+        priors: Mapping[str, Density] | None = None,
+    ) -> None:
+        self.size, self.temperature, self.priors = size, temperature, priors or {}
+        self.z = dict(given or {})
+
+    def __call__(self, name: str, prior: Density | None, posterior: Any) -> Tensor:
+        """See `Place`."""
+        if name not in self.z:
+            prior = self.priors.get(name, prior)
+            if prior is None:
+                raise ValueError(f'the latent "{name}" has no prior to draw it from')
+            factor = self.temperature.get(name, 1.0) if isinstance(self.temperature, Mapping) else self.temperature
+            self.z[name] = draw(prior, self.size, float(factor))
+        return self.z[name]
+
+
+def draw(prior: Any, n: int, temperature: float) -> Tensor:
+    """Draw `n` latents from a prior, shape `(n, *latent)`.
+
+    Raises:
+        ValueError: if `temperature` is not 1 and the prior's `sample` does not take it.
+    """
+    if temperature == 1.0:
+        return prior.sample(n)
+    prior_itself = prior.prior if isinstance(prior, Conditioned) else prior
+    parameters = inspect.signature(prior_itself.sample).parameters.values()
+    if not any(p.name == "temperature" or p.kind is p.VAR_KEYWORD for p in parameters):
+        raise ValueError(f"the prior {type(prior_itself).__name__} has no temperature: its sample() does not take one")
+    return prior.sample(n, temperature=temperature)
+
+
+class Conditioned:
+    """A prior with the conditions of a batch."""
+
+    def __init__(self, prior: Any, cond: tuple, kwargs: dict[str, Any]) -> None:
+        self.prior, self.cond, self.kwargs = prior, cond, kwargs
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """See `Density`."""
+        return self.prior.log_prob(z, *self.cond, **self.kwargs)
+
+    def sample(self, n: int, **options: Any) -> Tensor:
+        """See `Density`."""
+        return self.prior.sample(n, *self.cond, **self.kwargs, **options)
