@@ -6,14 +6,16 @@ training of generative autoencoders using invertible layers*, ICLR 2023.
 
 from typing import Any
 
-from vae2aef.aef import AEF, LossTerms
+from vae2aef.aef import AEF
 from vae2aef.errors import NonFiniteError, WrapError
 from vae2aef.flows import AffineCoupling, Bijection, Chain, FlowPrior, Inverse, MaskedAutoregressive, StandardNormal
 from vae2aef.marginal import LogProb, Proposal
 from vae2aef.parts import Decoded, Posterior, VAEParts
 from vae2aef.preprocess import Dequantize, Logit, Standardize, bits_per_dim, dequantize
+from vae2aef.program import Gaussian, VAEProgram
 from vae2aef.registry import register_adapter
 from vae2aef.residual import Residual
+from vae2aef.terms import LossTerms
 from vae2aef.wrapping import wrap
 
 __version__ = "0.1.0"
@@ -26,6 +28,7 @@ __all__ = [
     "Decoded",
     "Dequantize",
     "FlowPrior",
+    "Gaussian",
     "Inverse",
     "LogProb",
     "Logit",
@@ -38,6 +41,7 @@ __all__ = [
     "StandardNormal",
     "Standardize",
     "VAEParts",
+    "VAEProgram",
     "WrapError",
     "bits_per_dim",
     "dequantize",

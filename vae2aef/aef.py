@@ -1,72 +1,23 @@
 """The AutoEncoder within Flows: Eq. 4-10 and Algorithms 1-3 of the paper."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vae2aef import marginal
 from vae2aef.batch import Batch
-from vae2aef.chain import Conditioned, Density, Generate, Infer, Perturb, Site, Temperature
+from vae2aef.chain import Generate, Infer, Perturb, Temperature
 from vae2aef.core import Partition
 from vae2aef.errors import require_finite
-from vae2aef.flows import Bijection
 from vae2aef.marginal import LogProb, Proposal
-from vae2aef.parts import Decoded, VAEParts, VAEProgram
-from vae2aef.preprocess import require_continuous
-from vae2aef.tensors import at_least_float32, sum_event
-from vae2aef.wrapper import Wrapper
+from vae2aef.program import VAEProgram
+from vae2aef.steps import Steps
+from vae2aef.terms import Joint, LossTerms
 
 
-class LossTerms(NamedTuple):
-    """The loss and what it is made of; `loss = -(prior + residual + log_det + entropy).mean()`.
-
-    Attributes:
-        loss: scalar, nats.
-        prior: log p0(z), summed over the latents, shape `(batch,)`, nats.
-        residual: log r(x - f(z)), or the VAE's own log p(x | z), shape `(batch,)`, nats.
-        log_det: log-determinant of core flow, encoder scale, posterior flow and preprocessing, `(batch,)`.
-        entropy: D/2 log(2 pi e sigma^2), a scalar in nats (`(batch,)` where rows differ); zero at sigma = 0.
-        z: latents, shape `(batch, *latent)`; a dict by name for several.
-        reconstruction: f(z) in the space of the data, shape `(batch, *event)`; in the partition family the
-            core is the data's own.
-    """
-
-    loss: Tensor
-    prior: Tensor
-    residual: Tensor
-    log_det: Tensor
-    entropy: Tensor
-    z: Any
-    reconstruction: Any
-
-
-class Joint(NamedTuple):
-    """Algorithm 1 for one batch: log p(x, w) is the sum of the first three, each `(batch,)` in nats.
-
-    Attributes:
-        prior: log p0(z).
-        residual: log r(delta), or log p(x | z).
-        log_det: log|det J|, of the preprocessing too.
-        entropy: of w given x; a scalar, or `(batch,)`.
-        z: the latents by name.
-        core: h(x) by name.
-        decoded: what the decoder says.
-        terms: all that was computed, by name, in order; for error messages.
-    """
-
-    prior: Tensor
-    residual: Tensor
-    log_det: Tensor
-    entropy: Tensor
-    z: dict[str, Tensor]
-    core: dict[str, Tensor]
-    decoded: Decoded
-    terms: dict[str, Tensor]
-
-
-class AEF(Wrapper):
+class AEF(Steps):
     """A VAE's encoder, decoder and prior inside an invertible map. Made by `vae2aef.wrap`.
 
     `aef(x)` is the loss. For the expanded family with `noise = 0` it is the paper's objective, the negative
@@ -84,27 +35,6 @@ class AEF(Wrapper):
         residual: the density r of x - f(z); None where the VAE's own density of x given z is taken.
         event_shape: shape of one event of data.
     """
-
-    def __init__(
-        self,
-        vae: Any,
-        parts: VAEParts,
-        *,
-        sites: Mapping[str, Site],
-        prior: nn.Module | None,
-        residual: nn.Module | None,
-        preprocess: Bijection,
-        event_shape: torch.Size,
-        outside: dict[str, nn.Module] | None = None,
-        prior_takes_conditions: bool = False,
-        summary: str = "",
-    ) -> None:
-        super().__init__(vae, parts, sites, outside or {}, summary)
-        self.prior = prior
-        self.residual = residual
-        self.preprocess = preprocess
-        self.event_shape = torch.Size(event_shape)
-        self._prior_takes_conditions = prior_takes_conditions
 
     # ------------------------------------------------------------------ the loss
 
@@ -193,6 +123,29 @@ class AEF(Wrapper):
         place = Generate(rows.shape[0], z, priors=self.priors(Batch(rows, cond, kwargs)))
         return self._generate(place, cond, kwargs, residual)
 
+    def _generate(self, place: Generate, cond: tuple, kwargs: dict, residual: bool) -> Any:
+        """Algorithms 2 and 3 from latents on."""
+        decoded = self.parts.run(place, None, *cond, **kwargs)
+        if residual and self.residual is None:
+            return self.to_data(decoded.density.sample())
+        if not isinstance(decoded.mean, Tensor):
+            return decoded.mean
+        y, scale = self.shaped(decoded, place.size)
+        if residual and self.residual is not None:
+            y = y + self.residual.sample(y, scale)
+        if self.partition is not None:
+            y = self._with_generated_core(self.partition, place.z["z"], y, cond, kwargs)
+        return self.to_data(y)
+
+    def _with_generated_core(self, parted: Partition, z: Tensor, y: Tensor, cond: tuple, kwargs: dict) -> Tensor:
+        """Algorithm 2: the core that belongs to a latent and a shell."""
+        shell = parted.shell(y)
+        posterior = self.parts.encode(shell, *cond, **kwargs)
+        if posterior.transform is not None:
+            raise ValueError("a partition core cannot be generated through a posterior flow: use core='linear'")
+        core = self.site("z").flow.inverse((z - posterior.loc) / posterior.scale)[0]
+        return parted.join(core, shell)
+
     def reconstruct(self, x: Tensor, *cond: Any, **kwargs: Any) -> Any:
         """Encode and decode: shape `(batch, *event)` to the same. What the latent keeps of `x`."""
         return self.decode(self.encode(x, *cond, **kwargs), *cond, **kwargs)
@@ -270,85 +223,3 @@ class AEF(Wrapper):
         """Tune the importance sampling of `log_prob` on held-out data; see `vae2aef.marginal.tune`."""
         self._require_shape(x)
         return marginal.tune(self, x, cond, kwargs)
-
-    # ------------------------------------------------------------------ the steps
-
-    def to_latent_side(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Preprocess data `(batch, *event)`; return y and log|det dy/dx|, `(batch,)`, nats."""
-        self._require_shape(x)
-        y, log_det = self.preprocess(at_least_float32(x))
-        require_continuous(y)
-        return y, log_det
-
-    def to_data(self, y: Any) -> Any:
-        """Undo the preprocessing of `(batch, *event)`; several observed sites come as a dict, unchanged."""
-        return self.preprocess.inverse(y)[0] if isinstance(y, Tensor) else y
-
-    def split(self, y: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Return h(y) for each latent, `(batch, *latent)`, and what encoder and decoder see of y."""
-        core = {}
-        for name, site in self.sites.items():
-            core[name], shell = site.core(y)
-        return core, shell
-
-    def priors(self, batch: Batch) -> dict[str, Density]:
-        """Return the densities that stand for those of the VAE's program, with the conditions of a batch."""
-        if self.prior is None:
-            return {}
-        takes = self._prior_takes_conditions
-        return {"z": Conditioned(self.prior, batch.cond, batch.kwargs) if takes else self.prior}  # type: ignore[dict-item]
-
-    def log_residual(self, shell: Tensor, decoded: Decoded) -> Tensor:
-        """Return log r(delta), or the VAE's own log p(x | z), `(batch,)` in nats; a core counts nothing."""
-        if self.residual is None:
-            return sum_event(decoded.density.log_prob(shell))
-        cut = self.partition.shell if self.partition is not None else (lambda values: values)
-        mean, scale = self.shaped(decoded, shell.shape[0])
-        delta = shell - cut(mean)  # Eq. 5
-        return sum_event(cut(self.residual.log_prob(delta, scale)))  # type: ignore[operator]
-
-    def shaped(self, decoded: Decoded, batch: int) -> tuple[Tensor, Tensor | None]:
-        """Return the decoder's mean and scale in the shape of the data, `(batch, *event)`."""
-        shape = (batch, *self.event_shape)
-        mean, scale = decoded.mean.reshape(shape), decoded.scale
-        return mean, None if scale is None else scale.expand_as(decoded.mean).reshape(shape)
-
-    def with_core(self, decoded: Decoded, core: dict[str, Tensor]) -> Any:
-        """Return the mean, `(batch, *event)`; in the partition family with the core of the data in its place."""
-        if not isinstance(decoded.mean, Tensor):
-            return decoded.mean
-        mean = self.shaped(decoded, decoded.mean.shape[0])[0]
-        return mean if self.partition is None else self.partition.join(core["z"], mean)
-
-    def _generate(self, place: Generate, cond: tuple, kwargs: dict, residual: bool) -> Any:
-        """Algorithms 2 and 3 from latents on."""
-        decoded = self.parts.run(place, None, *cond, **kwargs)
-        if residual and self.residual is None:
-            return self.to_data(decoded.density.sample())
-        if not isinstance(decoded.mean, Tensor):
-            return decoded.mean
-        y, scale = self.shaped(decoded, place.size)
-        if residual:
-            y = y + self.residual.sample(y, scale)  # type: ignore[union-attr, operator]
-        return self.to_data(y if self.partition is None else self._with_generated_core(place.z["z"], y, cond, kwargs))
-
-    def _with_generated_core(self, z: Tensor, y: Tensor, cond: tuple, kwargs: dict) -> Tensor:
-        """Algorithm 2: the core that belongs to a latent and a shell."""
-        site = self.site("z")
-        shell = site.core.shell(y)
-        posterior = self.parts.encode(shell, *cond, **kwargs)
-        if posterior.transform is not None:
-            raise ValueError("a partition core cannot be generated through a posterior flow: use core='linear'")
-        core = site.flow.inverse((z - posterior.loc) / posterior.scale)[0]
-        return site.core.join(core, shell)  # type: ignore[operator]
-
-    @property
-    def partition(self) -> Partition | None:
-        """The core in the partition family; None in the expanded one."""
-        core = next(iter(self.sites.values())).core
-        return core if isinstance(core, Partition) else None
-
-    def _require_shape(self, x: Tensor) -> None:
-        if x.dim() < 1 or x.shape[1:] != self.event_shape:
-            expected = ", ".join(map(str, self.event_shape))
-            raise ValueError(f"expected data of shape (batch, {expected}), got {tuple(x.shape)}")

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from vae2aef.batch import Batch, repeat_rows
 from vae2aef.chain import Generate, Given, Infer, Perturb
-from vae2aef.parts import Decoded, VAEProgram
+from vae2aef.parts import Decoded
+from vae2aef.program import VAEProgram
 from vae2aef.residual import Residual
 from vae2aef.tensors import numel
 

@@ -6,59 +6,18 @@ which add up because the map is triangular; `Generate` answers with a draw from 
 with latents that are known. For one latent, named "z", this is the paper's AEF.
 """
 
-import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vae2aef.core import Expansion, Partition
 from vae2aef.flows import Bijection
-from vae2aef.tensors import sum_event
+from vae2aef.protocols import Density, Posterior, draw
 
 Temperature = float | Mapping[str, float]
 """Factor on the standard deviation of every prior, or one by latent (1 where it has none)."""
-
-
-class Density(Protocol):
-    """A prior: of all rows alike, or of each row its own."""
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        """Log density in nats, `(batch, *latent)` to `(batch,)`."""
-        ...
-
-    def sample(self, n: int) -> Tensor:
-        """Draw `n` latents, shape `(n, *latent)`; a density that takes `temperature=` has one."""
-        ...
-
-
-class Posterior(Protocol):
-    """What an encoder says of one latent. `vae2aef.Posterior` is one."""
-
-    @property
-    def mask(self) -> Tensor | None:
-        """Which rows have this latent at all, `(batch,)`; None for all."""
-        ...
-
-    @property
-    def standard(self) -> Any:
-        """What u is drawn from in the VAE, elementwise: None for the standard normal."""
-        ...
-
-    def push(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z and log|det dz/du|, `(batch,)`, for u of shape `(batch, *latent)`."""
-        ...
-
-
-class Place(Protocol):
-    """The one seam between a VAE and what the AEF does with it."""
-
-    size: int
-
-    def __call__(self, name: str, prior: Density | None, posterior: Any) -> Tensor:
-        """Return z. With `prior` or `posterior` None its part is done in another call of the same name."""
-        ...
 
 
 class Site(nn.Module):
@@ -78,33 +37,6 @@ class Site(nn.Module):
         """Return w = h(x) + sigma epsilon (Eq. 11) and the entropy of w given x: a scalar, or `(batch,)`; nats."""
         given = () if posterior.standard is None else (posterior.standard,)
         return self.core.perturb(core, *given), self.core.entropy(*given)
-
-
-class Each(Bijection):
-    """Apply a bijection to each element of the leading dimensions of a latent on its own.
-
-    Args:
-        flow: maps `(rows, *inner)`.
-        outer: how many leading dimensions of the latent are rows to it.
-    """
-
-    def __init__(self, flow: Bijection, outer: int) -> None:
-        super().__init__()
-        self.flow = flow
-        self.outer = outer
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Bijection.forward`."""
-        return self._on_rows(self.flow, x)
-
-    def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Bijection.inverse`."""
-        return self._on_rows(self.flow.inverse, y)
-
-    def _on_rows(self, flow: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor) -> tuple[Tensor, Tensor]:
-        rows = x.shape[: 1 + self.outer]
-        y, log_det = flow(x.reshape(rows.numel(), *x.shape[len(rows) :]))
-        return y.reshape(x.shape), sum_event(log_det.reshape(rows))
 
 
 Perturb = Callable[[str, Tensor, Any], tuple[Tensor, Tensor]]
@@ -224,33 +156,3 @@ class Generate:
             factor = self.temperature.get(name, 1.0) if isinstance(self.temperature, Mapping) else self.temperature
             self.z[name] = draw(prior, self.size, float(factor))
         return self.z[name]
-
-
-def draw(prior: Any, n: int, temperature: float) -> Tensor:
-    """Draw `n` latents from a prior, shape `(n, *latent)`.
-
-    Raises:
-        ValueError: if `temperature` is not 1 and the prior's `sample` does not take it.
-    """
-    if temperature == 1.0:
-        return prior.sample(n)
-    prior_itself = prior.prior if isinstance(prior, Conditioned) else prior
-    parameters = inspect.signature(prior_itself.sample).parameters.values()
-    if not any(p.name == "temperature" or p.kind is p.VAR_KEYWORD for p in parameters):
-        raise ValueError(f"the prior {type(prior_itself).__name__} has no temperature: its sample() does not take one")
-    return prior.sample(n, temperature=temperature)
-
-
-class Conditioned:
-    """A prior with the conditions of a batch."""
-
-    def __init__(self, prior: Any, cond: tuple, kwargs: dict[str, Any]) -> None:
-        self.prior, self.cond, self.kwargs = prior, cond, kwargs
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        """See `Density`."""
-        return self.prior.log_prob(z, *self.cond, **self.kwargs)
-
-    def sample(self, n: int, **options: Any) -> Tensor:
-        """See `Density`."""
-        return self.prior.sample(n, *self.cond, **self.kwargs, **options)

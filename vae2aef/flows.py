@@ -7,7 +7,7 @@ sampling does not explode, and neither has state beyond its parameters: nothing 
 
 import abc
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -84,6 +84,33 @@ class Inverse(Bijection):
     def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Apply the forward of the wrapped bijection; see `Bijection.inverse` for shapes."""
         return self.bijection(y)
+
+
+class Each(Bijection):
+    """Apply a bijection to each element of the leading dimensions of a latent on its own.
+
+    Args:
+        flow: maps `(rows, *inner)`.
+        outer: how many leading dimensions of the latent are rows to it.
+    """
+
+    def __init__(self, flow: Bijection, outer: int) -> None:
+        super().__init__()
+        self.flow = flow
+        self.outer = outer
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Bijection.forward`."""
+        return self._on_rows(self.flow, x)
+
+    def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Bijection.inverse`."""
+        return self._on_rows(self.flow.inverse, y)
+
+    def _on_rows(self, flow: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor) -> tuple[Tensor, Tensor]:
+        rows = x.shape[: 1 + self.outer]
+        y, log_det = flow(x.reshape(rows.numel(), *x.shape[len(rows) :]))
+        return y.reshape(x.shape), sum_event(log_det.reshape(rows))
 
 
 def _bounded(raw: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ def log_prob(
     whole = Batch(x, cond, kwargs)
     at_once = chunk_size or max(batch, 2**15 // max(numel(aef.event_shape), 1))
     if proposal == "laplace":  # which holds a Jacobian of N x D values for each row
-        dim = sum(numel(site.core.latent_shape) for site in aef.sites.values())  # type: ignore[union-attr, arg-type]
+        dim = sum(numel(site.core.latent_shape) for site in aef.by_latent().values())
         at_once = min(at_once, max(2**25 // max(numel(aef.event_shape) * dim, 1), 1))
     with evaluation_mode(aef):
         parts = []

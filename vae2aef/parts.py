@@ -1,18 +1,15 @@
 """The one contract of all adapters: what an AEF needs from a VAE."""
 
 import abc
-import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from vae2aef.errors import WrapError
+from vae2aef.protocols import Place
 from vae2aef.tensors import at_least_float32, sum_event
-
-if TYPE_CHECKING:
-    from vae2aef.chain import Place
 
 MIN_SCALE = 1e-6
 """Floor of the encoder's scale. A log variance clamped at -30 or a half precision zero ends here."""
@@ -35,8 +32,13 @@ class Posterior(NamedTuple):
     scale: Tensor
     transform: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
 
-    mask = None  # every row has this latent
-    standard = None  # u is standard normal in the VAE
+    @property
+    def mask(self) -> None:
+        """Every row has this latent."""
+
+    @property
+    def standard(self) -> None:
+        """In the VAE u is standard normal."""
 
     def push(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Return z for u of shape `(batch, *latent)`, and log|det dz/du|, `(batch,)` in nats (Eq. 4, 9)."""
@@ -67,7 +69,7 @@ class VAEParts(abc.ABC):
     """Encoder, decoder and prior of a VAE with one latent, in one form whatever the codebase.
 
     An adapter derives from it, keeps a reference to the user's module, and changes nothing in it. A VAE of several
-    latents is a `VAEProgram`.
+    latents is a `vae2aef.VAEProgram`.
 
     Attributes:
         prior: module with `log_prob(z) -> (batch,)` and `sample(n)`; None for the standard normal.
@@ -77,7 +79,7 @@ class VAEParts(abc.ABC):
         says_scale_is_unused: whether `assumed` says already that the decoder's own scale is not taken.
     """
 
-    prior: nn.Module | None = None
+    prior: Any = None
     says_scale_is_unused: bool = False
     beside: tuple[nn.Module, ...] = ()
     taken: tuple[str, ...] = ()
@@ -95,7 +97,7 @@ class VAEParts(abc.ABC):
         """Run the bottom-up pass, once a datum, and return what `run` needs of it: tensors with the batch first."""
         return self.encode(x, *cond, **kwargs)
 
-    def run(self, place: "Place", state: Any, *cond: Any, **kwargs: Any) -> Decoded:
+    def run(self, place: Place, state: Any, *cond: Any, **kwargs: Any) -> Decoded:
         """Place the latents one by one, then decode.
 
         Args:
@@ -109,67 +111,6 @@ class VAEParts(abc.ABC):
     def rows_first(self, name: str, z: Tensor) -> Tensor:
         """Return a latent, in the VAE's own shape, with the batch as its first dimension."""
         return z
-
-
-class VAEProgram(VAEParts):
-    """A VAE of several latents, read top to bottom: `run` calls `place` for each.
-
-    Example:
-        Two levels, the lower one given the upper::
-
-            def infer(self, x):
-                d1 = self.vae.up1(x)
-                return d1, self.vae.up2(d1)                       # bottom-up features, batch first
-
-            def run(self, place, state):
-                q2 = None if state is None else posterior(self.vae.top(state[1]))
-                z2 = place("z2", StandardNormal((8,)), q2)
-                p1 = self.vae.prior_of_z1(z2)
-                q1 = None if state is None else posterior(self.vae.ladder(state[0], z2))
-                z1 = place("z1", Gaussian(p1.loc, p1.scale), q1)
-                return Decoded(self.vae.decode(z1))
-    """
-
-    @abc.abstractmethod
-    def infer(self, x: Tensor, *cond: Any, **kwargs: Any) -> Any:
-        """See `VAEParts.infer`."""
-
-    @abc.abstractmethod
-    def run(self, place: "Place", state: Any, *cond: Any, **kwargs: Any) -> Decoded:
-        """See `VAEParts.run`."""
-
-    def outer_dims(self, name: str) -> int:
-        """Return how many leading dimensions of a latent the core flow takes for rows: 0 maps all of it at once."""
-        return 0
-
-    def encode(self, x: Tensor, *cond: Any, **kwargs: Any) -> Posterior:
-        """Refuse: the posterior of a latent depends on those placed before it."""
-        raise TypeError(f"{type(self).__name__} has several latents: use infer and run")
-
-    def decode(self, z: Tensor, *cond: Any, **kwargs: Any) -> Decoded:
-        """Refuse: see `encode`."""
-        raise TypeError(f"{type(self).__name__} has several latents: use infer and run")
-
-
-class Gaussian(NamedTuple):
-    """A prior of each row its own, N(loc, scale^2): what a hierarchical VAE's generator says of the next latent.
-
-    Attributes:
-        loc: shape `(batch, *latent)`.
-        scale: positive, the same shape.
-    """
-
-    loc: Tensor
-    scale: Tensor
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        """Log density in nats, `(batch, *latent)` to `(batch,)`."""
-        unit = (z - self.loc) / self.scale
-        return sum_event(-0.5 * (unit.square() + math.log(2 * math.pi)) - self.scale.log())
-
-    def sample(self, n: int, temperature: float = 1.0) -> Tensor:
-        """Draw one latent a row, shape `(batch, *latent)`; `n` is the number of rows."""
-        return self.loc + temperature * self.scale * torch.randn_like(self.loc)
 
 
 class CallableParts(VAEParts):

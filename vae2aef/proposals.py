@@ -75,7 +75,7 @@ def tune(aef: "AEF", x: Tensor, cond: tuple = (), kwargs: dict[str, Any] | None 
         with torch.no_grad():
             case = Case(aef, batch)
             like = next(iter(case.core.values())).new_zeros(case.dim)
-            own = {site.core.noise for site in aef.sites.values()}  # type: ignore[union-attr]
+            own = {site.core.noise for site in aef.by_latent().values()}
             scales = [*GRID, *sorted(sigma for sigma in own if sigma)]
             starts = [Proposal(like + math.log(scale)) for scale in scales]
             start = max(starts, key=lambda p: _bound(case, p))

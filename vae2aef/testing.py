@@ -23,8 +23,8 @@ from vae2aef.aef import AEF
 from vae2aef.batch import Batch
 from vae2aef.flows import Bijection
 from vae2aef.modes import evaluation_mode, own_random_state
-from vae2aef.parts import VAEProgram
 from vae2aef.preprocess import Dequantize, dequantize
+from vae2aef.program import VAEProgram
 from vae2aef.tensors import numel
 from vae2aef.wrapping.example import read_example
 
@@ -71,19 +71,18 @@ def _check_sites(aef: AEF, batch: Batch, tolerance: float) -> list[float]:
     core, shell = aef.split(aef.preprocess(x)[0])
     errors = [_check_bijection(aef.site(n).flow, core[n], tolerance, f"core_flow of {n}") for n in core]
     joint = aef.chain(batch._replace(x=shell), core)
-    z = joint.z if isinstance(aef.parts, VAEProgram) else joint.z["z"]
     encoded = aef.encode(x, *cond, **kwargs)
     for name, value in joint.z.items():
         again = encoded[name] if isinstance(encoded, dict) else encoded
         errors.append(_compare(again, value, tolerance, f"the latent {name} of `encode`"))
     if isinstance(aef.parts, VAEProgram):
         mean = aef.shaped(joint.decoded, batch.size)[0]
-        errors.append(_compare(aef.decode(z, *cond, **kwargs), aef.to_data(mean), tolerance, "x -> z -> f(z)"))
+        errors.append(_compare(aef.decode(joint.z, *cond, **kwargs), aef.to_data(mean), tolerance, "x -> z -> f(z)"))
         return errors
-    posterior = aef.parts.encode(shell, *cond, **kwargs)
+    z, posterior = joint.z["z"], aef.parts.encode(shell, *cond, **kwargs)
     if posterior.transform is None or aef.partition is None:
         mean = aef.shaped(joint.decoded, batch.size)[0]
-        aef.residual = _Given(aef.core.shell(shell - mean))
+        aef.residual = _Given(aef.core.shell(shell - mean))  # type: ignore[assignment]
         back = aef.decode(z, *cond, residual=True, **kwargs)
         errors.append(_compare(back, x, tolerance, "x -> (z, delta) -> x"))
     if posterior.transform is None:

@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from vae2aef.chain import Site
-from vae2aef.parts import VAEParts, VAEProgram
+from vae2aef.parts import VAEParts
+from vae2aef.program import VAEProgram
 
 
 class Wrapper(nn.Module):
@@ -35,6 +36,10 @@ class Wrapper(nn.Module):
 
     # ------------------------------------------------------------------ by latent
 
+    def by_latent(self) -> dict[str, Site]:
+        """Return what was added, by latent."""
+        return {name: self.site(name) for name in self.sites}
+
     def site(self, name: str) -> Site:
         """Return what was added for a latent."""
         site: Any = self.sites[name]
@@ -43,7 +48,7 @@ class Wrapper(nn.Module):
     @property
     def flows(self) -> dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]]:
         """n^-1 by latent."""
-        return {name: site.flow for name, site in self.sites.items()}  # type: ignore[misc]
+        return {name: site.flow for name, site in self.by_latent().items()}
 
     def noisy(self, name: str, core: Tensor, posterior: Any) -> tuple[Tensor, Tensor]:
         """Return w = h(x) + sigma epsilon of a latent, and its entropy; see `Site.perturb`."""
@@ -54,7 +59,7 @@ class Wrapper(nn.Module):
         return core, core.new_zeros(())
 
     def _by_latent(self, read: Callable[[Any], Any]) -> Any:
-        return self._one_or_all({name: read(site) for name, site in self.sites.items()})
+        return self._one_or_all({name: read(site) for name, site in self.by_latent().items()})
 
     def _one_or_all(self, values: dict[str, Any]) -> Any:
         return values if isinstance(self.parts, VAEProgram) else values["z"]
@@ -87,7 +92,7 @@ class Wrapper(nn.Module):
 
         May be changed at any time while training: to a number, or a dict for some of several latents.
         """
-        values = {name: site.core.noise for name, site in self.sites.items()}  # type: ignore[union-attr]
+        values = {name: site.core.noise for name, site in self.by_latent().items()}
         return values if len(set(values.values())) > 1 else next(iter(values.values()))
 
     @noise.setter
@@ -115,8 +120,8 @@ class Wrapper(nn.Module):
         """Return the added parameters by the part they belong to: core, core_flow, prior, residual, preprocess."""
         ids = {id(p) for p in self.added_parameters()}
         parts: dict[str, nn.Module] = {}
-        for name in self.sites:
-            site, of = self.site(name), f" of {name}" if isinstance(self.parts, VAEProgram) else ""
+        for name, site in self.by_latent().items():
+            of = f" of {name}" if isinstance(self.parts, VAEProgram) else ""
             parts |= {f"core{of}": site.core, f"core_flow{of}": site.flow}
         parts |= {name: part for name, part in self.named_children() if name not in ("vae", "outside", "sites")}
         found = {name: [p for p in part.parameters() if id(p) in ids] for name, part in parts.items()}
@@ -132,7 +137,7 @@ class Wrapper(nn.Module):
         for old, new in (("core.", "sites.z.core."), ("core_flow.", "sites.z.flow.")):
             for key in [key for key in state_dict if key.startswith(prefix + old)]:
                 state_dict[prefix + new + key[len(prefix + old) :]] = state_dict.pop(key)
-        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[arg-type]
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     # ------------------------------------------------------------------ copying, printing
 

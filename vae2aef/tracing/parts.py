@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from vae2aef.batch import Batch
-from vae2aef.chain import Place
 from vae2aef.errors import WrapError
 from vae2aef.parts import MIN_SCALE, Decoded, Posterior, VAEParts
+from vae2aef.protocols import Place
 from vae2aef.tensors import at_least_float32, sum_event
 from vae2aef.tracing.noise import Follow, Site
 from vae2aef.tracing.outputs import pick

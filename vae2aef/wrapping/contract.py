@@ -15,7 +15,7 @@ from torch import Tensor
 from vae2aef.aef import AEF
 from vae2aef.batch import Batch
 from vae2aef.errors import WrapError
-from vae2aef.parts import VAEProgram
+from vae2aef.program import VAEProgram
 from vae2aef.tensors import numel
 from vae2aef.wrapping.look import Seen
 from vae2aef.wrapping.trial import naming, trial
@@ -84,9 +84,7 @@ def _prove_densities(aef: AEF, few: Batch, seen: Seen) -> None:
         return
     delta = few.x.new_zeros(rows, *event)
     with _part("residual", f"residuals of shape {tuple(delta.shape)}"):
-        each = aef.residual.log_prob(  # type: ignore[operator]
-            delta, None if seen.scale_range is None else torch.ones_like(delta)
-        )
+        each = aef.residual.log_prob(delta, None if seen.scale_range is None else torch.ones_like(delta))
     whole = aef.partition is not None or not isinstance(each, Tensor) or each.shape[:1] != (rows,)
     _require("residual", "log_prob", each, (rows, *event) if whole else each.shape)
 

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from vae2aef.errors import WrapError
 from vae2aef.flows import Bijection
-from vae2aef.parts import CallableParts, VAEParts, VAEProgram
+from vae2aef.parts import CallableParts, VAEParts
 from vae2aef.preprocess import Dequantize
+from vae2aef.program import VAEProgram
 from vae2aef.residual import Residual
 from vae2aef.tensors import numel
 from vae2aef.wrapping.trial import naming, trial

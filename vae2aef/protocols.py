@@ -1,0 +1,88 @@
+"""What the parts of an AEF are to each other: any object with these methods will do."""
+
+import inspect
+from typing import Any, Protocol
+
+from torch import Tensor
+
+
+class Density(Protocol):
+    """A prior: of all rows alike, or of each row its own."""
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log density in nats, `(batch, *latent)` to `(batch,)`."""
+        ...
+
+    def sample(self, n: int) -> Tensor:
+        """Draw `n` latents, shape `(n, *latent)`; a density that takes `temperature=` has one."""
+        ...
+
+
+class Posterior(Protocol):
+    """What an encoder says of one latent. `vae2aef.Posterior` is one."""
+
+    @property
+    def mask(self) -> Tensor | None:
+        """Which rows have this latent at all, `(batch,)`; None for all."""
+        ...
+
+    @property
+    def standard(self) -> Any:
+        """What u is drawn from in the VAE, elementwise: None for the standard normal."""
+        ...
+
+    def push(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z and log|det dz/du|, `(batch,)`, for u of shape `(batch, *latent)`."""
+        ...
+
+
+class Place(Protocol):
+    """The one seam between a VAE and what the AEF does with it."""
+
+    size: int
+
+    def __call__(self, name: str, prior: Density | None, posterior: Any) -> Tensor:
+        """Return z. With `prior` or `posterior` None its part is done in another call of the same name."""
+        ...
+
+
+class ResidualDensity(Protocol):
+    """A density r of x - f(z). `vae2aef.Residual` is one."""
+
+    def log_prob(self, delta: Tensor, decoder_scale: Tensor | None = None) -> Tensor:
+        """Log density in nats of each value, `(batch, *event)` to the same."""
+        ...
+
+    def sample(self, mean: Tensor, decoder_scale: Tensor | None = None) -> Tensor:
+        """Draw residuals shaped like `mean`."""
+        ...
+
+
+def draw(prior: Any, n: int, temperature: float) -> Tensor:
+    """Draw `n` latents from a prior, shape `(n, *latent)`.
+
+    Raises:
+        ValueError: if `temperature` is not 1 and the prior's `sample` does not take it.
+    """
+    if temperature == 1.0:
+        return prior.sample(n)
+    prior_itself = prior.prior if isinstance(prior, Conditioned) else prior
+    parameters = inspect.signature(prior_itself.sample).parameters.values()
+    if not any(p.name == "temperature" or p.kind is p.VAR_KEYWORD for p in parameters):
+        raise ValueError(f"the prior {type(prior_itself).__name__} has no temperature: its sample() does not take one")
+    return prior.sample(n, temperature=temperature)
+
+
+class Conditioned:
+    """A prior with the conditions of a batch."""
+
+    def __init__(self, prior: Any, cond: tuple, kwargs: dict[str, Any]) -> None:
+        self.prior, self.cond, self.kwargs = prior, cond, kwargs
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """See `Density`."""
+        return self.prior.log_prob(z, *self.cond, **self.kwargs)
+
+    def sample(self, n: int, **options: Any) -> Tensor:
+        """See `Density`."""
+        return self.prior.sample(n, *self.cond, **self.kwargs, **options)
