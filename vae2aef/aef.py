@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vae2aef import marginal
-from vae2aef.batch import Batch
+from vae2aef.batch import Batch, map_rows
 from vae2aef.chain import Generate, Infer, Perturb, Temperature
 from vae2aef.core import Partition
 from vae2aef.errors import require_finite
@@ -73,6 +73,9 @@ class AEF(Steps):
 
     def chain(self, batch: Batch, core: dict[str, Tensor], perturb: Perturb | None = None) -> Joint:
         """Algorithm 1 from the split on: w -> z -> f(z), for a batch of shells and the h(x) of each latent."""
+        if not batch.size and self.parts.needs_rows:  # one row in place of none, and nothing of what comes of it
+            one = map_rows((tuple(batch), core), 0, lambda rows: rows.new_zeros(1, *rows.shape[1:]))
+            return map_rows(self.chain(Batch(*one[0]), one[1], perturb), 1, lambda row: row[:0])
         place = Infer(batch.size, self.flows, core, perturb or self.still, self.priors(batch))
         state = self.parts.infer(batch.x, *batch.cond, **batch.kwargs)
         decoded = self.parts.run(place, state, *batch.cond, **batch.kwargs)

@@ -59,6 +59,7 @@ class Infer:
         log_det: their log|det dz/dw|, likewise.
         entropy: what `perturb` returned, likewise, or a scalar.
         terms: all that was computed, by name, in order.
+        free: whether the latents so far range over all real numbers.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Infer:
         self.log_det: Any = 0.0
         self.entropy: Any = 0.0
         self.terms: dict[str, Tensor] = {}
+        self.free = True
 
     def __call__(self, name: str, prior: Density | None, posterior: Any) -> Tensor:
         """See `Place`."""
@@ -93,6 +95,7 @@ class Infer:
         log_det = log_det + change
         if posterior.mask is not None:  # rows that have no such latent
             log_det, entropy = torch.where(posterior.mask, log_det, 0.0), torch.where(posterior.mask, entropy, 0.0)
+        self.free = self.free and posterior.free
         self.z[name], self.log_det, self.entropy = z, self.log_det + log_det, self.entropy + entropy
         suffix = "" if len(self.flows) == 1 else f"[{name}]"
         for what, value in (
@@ -110,7 +113,7 @@ class Given:
         priors: densities that stand for the program's own.
     """
 
-    log_det = 0.0
+    log_det = entropy = 0.0
 
     def __init__(self, z: Mapping[str, Tensor], size: int, priors: Mapping[str, Density]) -> None:
         self.z, self.size, self.priors = z, size, priors

@@ -40,6 +40,11 @@ class Posterior(NamedTuple):
     def standard(self) -> None:
         """In the VAE u is standard normal."""
 
+    @property
+    def free(self) -> bool:
+        """Whether z ranges over all real numbers."""
+        return True
+
     def push(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Return z for u of shape `(batch, *latent)`, and log|det dz/du|, `(batch,)` in nats (Eq. 4, 9)."""
         z = self.loc + self.scale * u
@@ -76,11 +81,13 @@ class VAEParts(abc.ABC):
         taken: what was taken from the VAE, a line each; shown by `print(aef)`.
         assumed: what was assumed, a line each.
         beside: modules that belong to the VAE and are not inside it: trained, moved and saved with it.
+        needs_rows: whether it cannot be run on an empty batch.
         says_scale_is_unused: whether `assumed` says already that the decoder's own scale is not taken.
     """
 
     prior: Any = None
     says_scale_is_unused: bool = False
+    needs_rows: bool = False
     beside: tuple[nn.Module, ...] = ()
     taken: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
@@ -111,6 +118,14 @@ class VAEParts(abc.ABC):
     def rows_first(self, name: str, z: Tensor) -> Tensor:
         """Return a latent, in the VAE's own shape, with the batch as its first dimension."""
         return z
+
+    def rows_back(self, name: str, z: Tensor) -> Tensor:
+        """Undo `rows_first`."""
+        return z
+
+    def state_of_given(self, state: Any) -> Any:
+        """Return what `run` needs of the state to decode latents that are given: mostly nothing."""
+        return None
 
 
 class CallableParts(VAEParts):

@@ -31,6 +31,11 @@ class Posterior(Protocol):
         """What u is drawn from in the VAE, elementwise: None for the standard normal."""
         ...
 
+    @property
+    def free(self) -> bool:
+        """Whether z ranges over all real numbers."""
+        ...
+
     def push(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Return z and log|det dz/du|, `(batch,)`, for u of shape `(batch, *latent)`."""
         ...

@@ -69,6 +69,11 @@ class SitePosterior(NamedTuple):
     mask: Tensor | None
     standard: Any
 
+    @property
+    def free(self) -> bool:
+        """See `vae2aef.protocols.Posterior`."""
+        return not self.site.transforms
+
     @classmethod
     def of(cls, name: str, msg: Any, site: LocationScale, cores: SiteCore, rows: int) -> "SitePosterior":
         """Read a site as it is met in a run of the guide on `rows` rows."""

@@ -7,6 +7,7 @@ import pyro.poutine as poutine
 import torch
 from torch import Tensor
 
+from vae2aef.chain import Given
 from vae2aef.errors import WrapError
 from vae2aef.modes import own_random_state
 from vae2aef.parts import Decoded
@@ -60,6 +61,8 @@ class PyroProgram(VAEProgram):
         self._require_equal_weights(args, named)
         self._independent = self._model_ignores_data(x, cond, kwargs)
 
+    needs_rows = True  # pyro.plate takes no size of zero
+
     # ------------------------------------------------------------------ the program
 
     def infer(self, x: Tensor, *cond: Any, **kwargs: Any) -> Tensor:
@@ -71,11 +74,11 @@ class PyroProgram(VAEProgram):
         # Far-off draws may overflow a scale: that is a weight of zero, and no reason for Pyro's validation to stop.
         with pyro.validation_enabled(False), poutine.block():
             indices: dict[str, Tensor] = {}
+            x = state
             if state is None:
                 self._require_independent()
                 x = self._blank(place.size)
-            else:
-                x = state
+            elif not isinstance(place, Given):
                 args, named = self.pair.arguments(x, cond, kwargs)
                 with GuidePlaces(self.sites, place, x.shape[0]) as guide:
                     self.pair.own(self.pair.guide)(*args, **named)
@@ -94,6 +97,14 @@ class PyroProgram(VAEProgram):
         if name not in self.sites:
             raise WrapError(f'expected latents of the sites {", ".join(self.sites)}, got "{name}"')
         return z.movedim(z.dim() + self.sites[name].placement.data, 0)
+
+    def rows_back(self, name: str, z: Tensor) -> Tensor:
+        """See `VAEParts.rows_back`."""
+        return z.movedim(0, z.dim() + self.sites[name].placement.data)
+
+    def state_of_given(self, state: Any) -> Any:
+        """See `VAEParts.state_of_given`: the model scores the data it is run on."""
+        return state
 
     # ------------------------------------------------------------------ small steps
 

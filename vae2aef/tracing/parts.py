@@ -115,6 +115,7 @@ class OnePass:
     """
 
     mask = standard = transform = None
+    free = True
 
     def __init__(self, parts: TracedParts, batch: Batch) -> None:
         self.parts, self.batch = parts, batch

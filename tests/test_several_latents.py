@@ -1,0 +1,352 @@
+"""A VAE of two latents: every attribute and method of `AEF`, in torch and in Pyro, and the oracles of one latent."""
+
+import copy
+import inspect
+import io
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from zoo_hierarchy import ENTROPY, LOWER, SCALE_X, UPPER, N, Parts, TwoLevels, pyro_aef, torch_aef
+
+import vae2aef
+from vae2aef import testing
+from vae2aef.batch import Batch
+from vae2aef.case import Case
+
+B, D = 6, UPPER + LOWER
+MAKERS = {"torch": torch_aef, "pyro": pyro_aef}
+both = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+@pytest.fixture
+def x():
+    return torch.randn(B, N)
+
+
+def randomised(aef):
+    """Features and flows away from their starting points, so that an error in them shows."""
+    with torch.no_grad():
+        for p in aef.added_parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    return aef
+
+
+# ---------------------------------------------------------------- everything works
+
+
+def is_dict(value, like):
+    assert {name: tuple(v.shape) for name, v in value.items()} == like
+    return value
+
+
+Z = {"z2": (B, UPPER), "z1": (B, LOWER)}
+
+USES = {
+    "forward": lambda aef, x: aef(x).backward(),
+    "encode": lambda aef, x: is_dict(aef.encode(x), Z),
+    "decode": lambda aef, x: torch.testing.assert_close(aef.decode(aef.encode(x)), aef.reconstruct(x)),
+    "reconstruct": lambda aef, x: torch.testing.assert_close(aef.reconstruct(x), aef(x, terms=True).reconstruction),
+    "denoise": lambda aef, x: torch.testing.assert_close(aef.denoise(x), aef.reconstruct(x)),
+    "sample": lambda aef, x: [
+        pytest.approx(tuple(aef.sample(7, **k).shape)) == (7, N)
+        for k in ({}, {"temperature": 0.1}, {"temperature": {"z1": 0.0}}, {"residual": True})
+    ],
+    "expanded_log_prob": lambda aef, x: torch.testing.assert_close(-aef.expanded_log_prob(x).mean(), aef(x)),
+    "log_prob": lambda aef, x: [
+        aef.log_prob(x, num_samples=8, proposal=p).value.isfinite().all() for p in (None, "laplace")
+    ],
+    "tune_proposal": lambda aef, x: aef.log_prob(x, num_samples=8, proposal=aef.tune_proposal(x)),
+    "noise": lambda aef, x: setattr(aef, "noise", {"z1": 0.5}) or aef(x),
+    "core": lambda aef, x: is_dict({name: core(x)[0] for name, core in aef.core.items()}, Z),
+    "core_flow": lambda aef, x: is_dict({n: flow(torch.randn(Z[n]))[0] for n, flow in aef.core_flow.items()}, Z),
+    "latent_shape": lambda aef, x: is_dict({n: torch.empty(B, *s) for n, s in aef.latent_shape.items()}, Z),
+    "partition": lambda aef, x: aef.partition is None or pytest.fail("a partition"),
+    "flows": lambda aef, x: is_dict({n: flow(torch.randn(Z[n]))[0] for n, flow in aef.flows.items()}, Z),
+    "site": lambda aef, x: aef.site("z1").core(x),
+    "by_latent": lambda aef, x: is_dict({n: site.core(x)[0] for n, site in aef.by_latent().items()}, Z),
+    "added": lambda aef, x: aef.added["core of z2"] == (N + 1) * UPPER or pytest.fail(str(aef.added)),
+    "added_parameters": lambda aef, x: torch.optim.SGD(aef.added_parameters(), lr=0.1),
+    "added_by_part": lambda aef, x: aef.added_by_part()["core_flow of z1"],
+    "log_joint": lambda aef, x: is_dict(aef.log_joint(Batch(x)).z, Z),
+    "chain": lambda aef, x: is_dict(aef.chain(Batch(x), aef.split(x)[0]).z, Z),
+    "noisy": lambda aef, x: is_dict(aef.log_joint(Batch(x), aef.noisy).z, Z),
+    "still": lambda aef, x: is_dict(aef.log_joint(Batch(x), aef.still).z, Z),
+    "to_latent_side": lambda aef, x: torch.testing.assert_close(aef.to_latent_side(x)[0], x),
+    "to_data": lambda aef, x: torch.testing.assert_close(aef.to_data(x), x),
+    "split": lambda aef, x: is_dict(aef.split(x)[0], Z),
+    "priors": lambda aef, x: aef.priors(Batch(x)) == {} or pytest.fail("a prior beside the program's own"),
+    "log_residual": lambda aef, x: torch.testing.assert_close(
+        aef.log_residual(x, aef.log_joint(Batch(x)).decoded), aef(x, terms=True).residual
+    ),
+    "shaped": lambda aef, x: aef.shaped(aef.log_joint(Batch(x)).decoded, B),
+    "with_core": lambda aef, x: torch.testing.assert_close(
+        aef.with_core(aef.log_joint(Batch(x)).decoded, aef.split(x)[0]), aef.reconstruct(x)
+    ),
+}
+
+
+def test_the_table_of_uses_is_whole():
+    """A method added to AEF must be tried on several latents."""
+    own = {name for name in dir(vae2aef.AEF) if not name.startswith("_")} - set(dir(nn.Module)) | {"forward"}
+    assert own == set(USES)
+
+
+@both
+@pytest.mark.parametrize("name", USES)
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+def test_every_attribute_and_method(make, name, noise, x):
+    if name in ("reconstruct", "expanded_log_prob", "log_residual") and noise:
+        noise = 0.0  # what they are compared with is the loss, which draws
+    torch.manual_seed(1)
+    USES[name](make(x, noise=noise), x)
+
+
+@both
+def test_manners(make, x):
+    """Print, copy, pickle, save and load, other dtypes, an empty batch, a wrong shape."""
+    aef = randomised(make(x, noise=0.3))
+    assert "core of z2" in repr(aef) and "sigma = 0.3" in repr(aef)
+    z = {name: value.detach() for name, value in aef.encode(x).items()}
+    for twin in (copy.deepcopy(aef), pickle.loads(pickle.dumps(aef))):
+        assert all(torch.equal(twin.encode(x)[name], z[name]) for name in z)
+    file = io.BytesIO()
+    aef.noise = {"z2": 0.7}
+    torch.save(aef.state_dict(), file)
+    file.seek(0)
+    other = make(x)
+    other.load_state_dict(torch.load(file))
+    assert other.noise == {"z2": 0.7, "z1": 0.3}  # sigma is saved too
+    assert all(torch.equal(other.encode(x)[name], z[name]) for name in z)
+    single = copy.deepcopy(aef).float()
+    assert single(x.float()).dtype == single.sample(2).dtype == torch.float32
+    assert aef(x[:0]).item() == 0 and aef.log_prob(x[:0]).value.shape == (0,)
+    assert aef.encode(x[:0])["z1"].shape == (0, LOWER)
+    with pytest.raises(ValueError, match=r"shape \(batch, 4\), got \(6, 3\)"):
+        aef(x[:, :3])
+    with pytest.raises(TypeError, match=r"dict by name \(z2, z1\), got Tensor"):
+        aef.decode(x)
+    with pytest.raises(ValueError, match="latents z2, z1; got z9"):
+        aef.noise = {"z9": 0.1}
+
+
+@both
+@pytest.mark.parametrize("name", ["core", "encoder_location", "z", "decoder"])
+def test_what_is_not_finite_is_named_with_its_latent(make, name, x):
+    vae = TwoLevels()
+    aef = make(x, vae)
+    broken = {
+        "core": aef.core["z1"].features.linear.bias, "encoder_location": vae.lower.bias,
+        "z": next(aef.core_flow["z1"].parameters()), "decoder": vae.mean.bias,
+    }[name]  # fmt: skip
+    with torch.no_grad():
+        broken.fill_(torch.nan)
+    expected = "decoder" if name == "decoder" else rf"{name}\[z1\]"
+    with pytest.raises(vae2aef.NonFiniteError, match=f"term `{expected}` is not finite"):
+        aef(x)
+
+
+# ---------------------------------------------------------------- oracles
+
+
+@both
+@pytest.mark.parametrize("core_flow", ["none", "coupling", "maf"])
+def test_whole_map_against_autograd(make, core_flow, x):
+    aef = randomised(make(x, core_flow=core_flow))
+    testing.check_jacobian(aef, x)
+    testing.check_invertible(aef, x)
+    testing.check_gradients(aef, x)
+
+
+@both
+def test_a_wrong_log_determinant_is_seen(make, x):
+    """The check above can fail: the log-determinant of one latent, left out."""
+    aef = randomised(make(x))
+    flow = aef.site("z1").flow.bijections[0]
+    forward = flow.forward
+    flow.forward = lambda w: (forward(w)[0], torch.zeros(len(w)))
+    with pytest.raises((AssertionError, ValueError), match="log-determinant"):
+        testing.check_jacobian(aef, x)
+
+
+@both
+def test_noise_core_is_the_vae(make, x):
+    """h = 0, sigma = 1: the VAE's negative ELBO with the same noise, level by level."""
+    vae = TwoLevels()
+    aef = make(x, vae, core="noise", core_flow="none")
+    torch.manual_seed(3)
+    terms = aef(x, terms=True)
+    torch.manual_seed(3)
+    noise = {"z2": torch.randn(B, UPPER), "z1": torch.randn(B, LOWER)}
+    # -log q(z) with its own noise is a one-sample estimate of the entropy, of which the AEF has the mean.
+    sampled = -sum(torch.distributions.Normal(0.0, 1.0).log_prob(e).sum(1) for e in noise.values())
+    expected = vae.negative_elbo(x, noise, SCALE_X) + sampled - D * ENTROPY
+    torch.testing.assert_close(-(terms.prior + terms.residual + terms.log_det + terms.entropy), expected)
+    loc, raw = vae.upper(x).chunk(2, 1)
+    torch.testing.assert_close(terms.z["z2"], loc + raw.exp() * noise["z2"])
+
+
+def test_torch_and_pyro_are_one(x):
+    """The same networks, features and flows: the same loss, encodings, samples and importance weights."""
+    vae = TwoLevels()
+    one = randomised(torch_aef(x, vae, noise=0.4))
+    core = {name: core.features for name, core in one.core.items()}
+    two = pyro_aef(x, vae, core=core, core_flow=one.core_flow, noise=0.4)
+    numbers = []
+    for aef in (one, two):
+        torch.manual_seed(5)
+        loss = aef(x)
+        grads = torch.autograd.grad(loss, list(vae.parameters()))
+        torch.manual_seed(5)
+        estimates = [aef.log_prob(x, num_samples=20, proposal=p) for p in (None, "laplace")]
+        numbers.append([loss, *grads, *aef.encode(x).values(), aef.sample(5, temperature=0.5), *estimates[0][:3]])
+    for a, b in zip(*numbers, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+@both
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_marginal_is_the_closed_form(make, noise, x):
+    vae = TwoLevels().with_exact_posterior()
+    aef = make(x, vae, noise=noise)
+    for proposal, least in ((None, 100), ("laplace", 800)):
+        result = aef.log_prob(x, num_samples=1000, proposal=proposal)
+        assert not result.exact and result.effective_sample_size.min() > least
+        assert ((result.value - vae.exact(x)).abs() < 5 * result.std_error + 1e-9).all()
+    if noise:  # minus the loss is a lower bound
+        bound = torch.stack([-aef(x).detach() for _ in range(50)]).mean()
+        assert bound < vae.exact(x).mean()
+
+
+@both
+def test_gauge(make, x):
+    """h -> h/c with n(c .) at one latent moves nothing but what the log-determinant of c says."""
+    aef = make(x, core_flow="none")
+    before, marginal = aef.expanded_log_prob(x), aef.log_prob(x, num_samples=500, proposal="laplace").value
+    c, features = 3.0, aef.core["z2"].features.linear
+
+    class Times(vae2aef.Bijection):
+        def forward(self, w):
+            return c * w, w.new_full(w.shape[:1], UPPER * torch.log(torch.tensor(c)).item())
+
+        def inverse(self, u):
+            return u / c, u.new_full(u.shape[:1], -UPPER * torch.log(torch.tensor(c)).item())
+
+    with torch.no_grad():
+        features.weight.div_(c)
+        features.bias.div_(c)
+    aef.site("z2").flow = Times()
+    gain = UPPER * torch.log(torch.tensor(c))
+    torch.testing.assert_close(aef.expanded_log_prob(x), before + gain)
+    error = (aef.log_prob(x, num_samples=500, proposal="laplace").value - marginal).abs()
+    assert (error < 0.05).all()
+
+
+# ---------------------------------------------------------------- the estimator
+
+
+def test_the_bottom_up_pass_is_made_once_a_datum(x):
+    aef = torch_aef(x)
+    aef.parts.passes = 0
+    proposal = aef.tune_proposal(x)
+    aef.parts.passes = 0
+    aef.log_prob(x, num_samples=100, proposal=proposal)
+    assert aef.parts.passes == 1
+
+
+@both
+def test_chunks_change_nothing_but_memory(make, x):
+    aef = randomised(make(x))
+    rows = []
+    proposal = vae2aef.Proposal(torch.full((D,), -1.0))
+    inner = aef.parts.run
+    aef.parts.run = lambda place, *a, **k: rows.append(place.size) or inner(place, *a, **k)
+    case = Case(aef, Batch(x), at_once=2 * B)
+    torch.manual_seed(0)
+    pieces = case.log_weights(proposal, 8)
+    assert max(rows) == 2 * B
+    torch.manual_seed(0)
+    torch.testing.assert_close(pieces, Case(aef, Batch(x)).log_weights(proposal, 8))
+
+
+def test_conditions_go_with_their_rows():
+    """Of every draw: the same condition as its datum. One row alone gives what it gives in the batch."""
+    x, label = torch.randn(B, N), torch.randn(B, 2)
+    vae = TwoLevels(conditional=True)
+    aef = vae2aef.wrap(vae, example=(x, label), residual=SCALE_X)
+    shifted = x - vae.shift(label)
+    result = aef.log_prob(x, label, num_samples=2000, proposal="laplace")
+    assert ((result.value - vae.exact(shifted)).abs() < 5 * result.std_error + 1e-6).all()
+    torch.testing.assert_close(aef.reconstruct(x, label)[2:3], aef.reconstruct(x[2:3], label[2:3]))
+    assert aef.sample(B, label).shape == (B, N)
+
+
+def test_given_latents_and_temperatures(x):
+    """What is given stays, what is not is drawn from its prior at its own temperature."""
+    vae = TwoLevels()
+    aef = torch_aef(x, vae)
+    z2 = torch.randn(9, UPPER)
+    aef.eval()
+    cold = aef.sample(3, temperature={"z2": 0.0, "z1": 0.0})
+    torch.testing.assert_close(cold, vae.mean(vae.prior_lower(torch.zeros(3, UPPER))))
+    drawn = torch.stack([aef.decode({"z2": z2}) for _ in range(2000)])
+    torch.testing.assert_close(drawn.mean(0), vae.mean(vae.prior_lower(z2)), atol=0.1, rtol=0)
+    assert drawn.std(0).min() > 0.01
+
+
+# ---------------------------------------------------------------- options and refusals
+
+
+def test_options_by_latent(x):
+    own = nn.Linear(N, UPPER)
+    aef = torch_aef(x, core={"z2": own, "z1": "linear"}, core_flow={"z2": "none", "z1": "maf"})
+    assert aef.core["z2"].features is own
+    assert isinstance(aef.core_flow["z1"].bijections[0], vae2aef.MaskedAutoregressive)
+    for options, match in (
+        ({"core": {"z2": own}}, 'latent "z1": core= is a dict without it'),
+        ({"core_flow": {"z1": "none"}}, 'latent "z2": core_flow= is a dict without it'),
+        ({"core": "center"}, "the partition family takes its one latent out of the data"),
+        ({"prior": "maf"}, "prior= needs a VAE with one latent"),
+    ):
+        with pytest.raises(vae2aef.WrapError, match=match):
+            torch_aef(x, **options)
+
+
+class Twice(Parts):
+    def run(self, place, state, *label):
+        super().run(place, state)
+        return super().run(place, state)
+
+
+class WrongShape(Parts):
+    def run(self, place, state, *label):
+        place("z2", None, None if state is None else vae2aef.Posterior(state["x"], state["x"][:, :1].exp()))
+        return super().run(place, state)
+
+
+class Nothing(Parts):
+    def run(self, place, state, *label):
+        return vae2aef.Decoded(state["x"])
+
+
+@pytest.mark.parametrize(
+    ("parts", "match"),
+    [(Twice, '"z2" is placed twice'), (WrongShape, 'latent "z2": expected location and scale of one shape'),
+     (Nothing, "places no latent")],
+)  # fmt: skip
+def test_programs_that_are_none(parts, match, x):
+    class Wild(TwoLevels):
+        pass
+
+    Wild.__qualname__ = f"Wild{parts.__name__}"
+    vae2aef.register_adapter(f"{Wild.__module__}.{Wild.__qualname__}")(lambda vae, x, **k: parts(vae))
+    with pytest.raises(vae2aef.WrapError, match=match):
+        vae2aef.wrap(Wild(), example=x)
+
+
+def test_one_latent_has_no_encode_or_decode_of_a_program(x):
+    with pytest.raises(TypeError, match="several latents: use infer and run"):
+        torch_aef(x).parts.encode(x)
+    assert "encode" in inspect.getsource(vae2aef.VAEProgram)
