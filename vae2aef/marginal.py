@@ -79,31 +79,24 @@ def log_prob(
             not possible for this model.
         NonFiniteError: if a value is not finite; names the rows.
     """
-    kwargs = kwargs or {}
     if num_samples < 1 or (chunk_size is not None and chunk_size < 1):
         raise ValueError(f"expected num_samples and chunk_size of at least 1, got {num_samples}, {chunk_size}")
     if isinstance(proposal, str) and proposal != "laplace":
         raise ValueError(f'expected a proposal None, "laplace" or from aef.tune_proposal, got {proposal!r}')
-    batch = x.shape[0]
-    if proposal is None and batch:
-        proposal = tune(aef, x, cond, kwargs)
-    if proposal is None or aef.partition is not None or not batch:  # an exact likelihood, or nothing to estimate
+    batch = Batch(x, cond, kwargs or {})
+    if aef.partition is not None or not batch.size:  # an exact likelihood, or nothing to estimate
         with evaluation_mode(aef):
-            value = aef.expanded_log_prob(x, *cond, **kwargs)
+            value = aef.expanded_log_prob(x, *cond, **batch.kwargs)
         _require_finite(value)
         return LogProb(value, torch.zeros_like(value), torch.full_like(value, math.inf), aef.partition is not None)
-    whole = Batch(x, cond, kwargs)
-    at_once = chunk_size or max(batch, 2**15 // max(numel(aef.event_shape), 1))
-    if proposal == "laplace":  # which holds a Jacobian of N x D values for each row
-        dim = sum(numel(site.core.latent_shape) for site in aef.by_latent().values())
-        at_once = min(at_once, max(2**25 // max(numel(aef.event_shape) * dim, 1), 1))
+    proposal = tune(aef, x, cond, kwargs) if proposal is None else proposal
+    at_once = _rows_at_once(aef, batch.size, proposal, chunk_size)
     with evaluation_mode(aef):
         parts = []
-        for first in range(0, batch, at_once):
-            case = Case(aef, whole.rows(slice(first, first + at_once)), at_once)
-            draw = (
-                LaplaceSampler(case).log_weights if isinstance(proposal, str) else partial(case.log_weights, proposal)
-            )
+        for first in range(0, batch.size, at_once):
+            case = Case(aef, batch.rows(slice(first, first + at_once)), at_once)
+            laplace = isinstance(proposal, str)
+            draw = LaplaceSampler(case).log_weights if laplace else partial(case.log_weights, proposal)  # type: ignore[arg-type]
             parts.append(_accumulate(draw, case, num_samples))
     values, sizes = (torch.cat(column) for column in zip(*parts, strict=True))
     _require_finite(values)
@@ -111,6 +104,16 @@ def log_prob(
     relative = (1 / sizes - 1 / num_samples).clamp(min=0) * num_samples / max(num_samples - 1, 1)
     std_error = relative.sqrt() if num_samples > 1 else torch.full_like(values, math.inf)
     return LogProb(values, std_error, sizes, False)
+
+
+def _rows_at_once(aef: "AEF", batch: int, proposal: Any, chunk_size: int | None) -> int:
+    """Return the most rows to decode at once: the batch's own, or more of small data; fewer for Jacobians of N x D."""
+    values = max(numel(aef.event_shape), 1)
+    rows = chunk_size or max(batch, 2**15 // values)
+    if not isinstance(proposal, str):
+        return rows
+    dim = sum(numel(site.core.latent_shape) for site in aef.by_latent().values())
+    return min(rows, max(2**25 // (values * max(dim, 1)), 1))
 
 
 def _accumulate(log_weights: Callable[[int], Tensor], case: Case, num_samples: int) -> tuple[Tensor, Tensor]:

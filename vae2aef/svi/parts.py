@@ -194,6 +194,11 @@ def _masked(fn: Any) -> bool:
 
 
 def _examine(pair: PyroPair, x: Tensor, cond: tuple, kwargs: dict[str, Any], observed: Any) -> Shape:
+    """Find the two sites of a simple pair.
+
+    Raises:
+        NotSingle: says what is not simple.
+    """
     args, named = pair.arguments(x, cond, kwargs)
     model, guide = pair.own(pair.model), pair.own(pair.guide)
     elbo = AEF_ELBO(core_flow="none", data=lambda *a, **k: x, observed=observed)
@@ -204,6 +209,25 @@ def _examine(pair: PyroPair, x: Tensor, cond: tuple, kwargs: dict[str, Any], obs
         trace = poutine.trace(replayed).get_trace(*args, **named)
         blank = pair.arguments(torch.zeros_like(x), cond, kwargs)
         without = poutine.trace(replayed).get_trace(*blank[0], **blank[1])
+    latent, data = _only_sites(elbo, trace)
+    sites = {"guide": latent_sites(guide_trace)[latent], "prior": trace.nodes[latent], "data": trace.nodes[data]}
+    _require_plain(sites, data, x)
+    for name in (latent, data):
+        if not same_density(trace.nodes[name]["fn"], without.nodes[name]["fn"], trace.nodes[name]["value"]):
+            raise NotSingle(f'site "{name}" of the model, which depends on the data itself')
+    target, discrete = base(sites["data"]["fn"]), data in elbo.scales
+    family = _family(target)
+    if not discrete and family is None:
+        raise NotSingle(
+            f'an observed density that is no Normal, Laplace, nor Student\'s t of fixed degrees of freedom: "{data}"'
+        )
+    df = float(target.df.flatten()[0]) if family == "student_t" else 4.0
+    axis = elbo.cores[latent].placement.data  # type: ignore[union-attr]
+    return Shape(latent, data, axis, x.shape[1:], discrete, family or "gaussian", df)
+
+
+def _only_sites(elbo: AEF_ELBO, trace: Any) -> tuple[str, str]:
+    """Return the names of the one latent and the one observed site."""
     (latent, cores), *more = elbo.cores.items()
     if more or cores is None:
         raise NotSingle("several latent sites: " + ", ".join(f'"{name}"' for name in elbo.cores))
@@ -214,26 +238,18 @@ def _examine(pair: PyroPair, x: Tensor, cond: tuple, kwargs: dict[str, Any], obs
     ]
     if len(seen) != 1:
         raise NotSingle("several observed sites: " + ", ".join(f'"{name}"' for name in seen))
-    sites = {"guide": latent_sites(guide_trace)[latent], "prior": trace.nodes[latent], "data": trace.nodes[seen[0]]}
-    values, target = sites["data"]["value"], base(sites["data"]["fn"])
+    return latent, seen[0]
+
+
+def _require_plain(sites: dict[str, Any], data: str, x: Tensor) -> None:
+    """Refuse sites that are masked or weighted, or that observe something else than the data as it is."""
+    values = sites["data"]["value"]
     if values.numel() != x.numel() or not torch.equal(values.reshape(x.shape), x):
-        raise NotSingle(f'the observed site "{seen[0]}" is not the data as it was given')
-    for site in sites.values():
-        if site["mask"] is not None or _masked(site["fn"]):
-            raise NotSingle("a mask")
+        raise NotSingle(f'the observed site "{data}" is not the data as it was given')
+    if any(site["mask"] is not None or _masked(site["fn"]) for site in sites.values()):
+        raise NotSingle("a mask")
     if len({float(site["scale"]) for site in sites.values()}) > 1:
         raise NotSingle("terms of different weight (poutine.scale)")
-    discrete = seen[0] in elbo.scales
-    family = _family(target)
-    if not discrete and family is None:
-        raise NotSingle(
-            f'an observed density that is no Normal, Laplace, nor Student\'s t of fixed degrees of freedom: "{seen[0]}"'
-        )
-    for name in (latent, seen[0]):
-        if not same_density(trace.nodes[name]["fn"], without.nodes[name]["fn"], trace.nodes[name]["value"]):
-            raise NotSingle(f'site "{name}" of the model, which depends on the data itself')
-    df = float(target.df.flatten()[0]) if family == "student_t" else 4.0
-    return Shape(latent, seen[0], cores.placement.data, x.shape[1:], discrete, family or "gaussian", df)
 
 
 def _family(target: Any) -> str | None:

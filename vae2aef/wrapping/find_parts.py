@@ -28,53 +28,86 @@ def find_parts(vae: Any, x: Tensor, cond: tuple, kwargs: dict[str, Any], given: 
         WrapError: if they are not found, listing what was tried and the line to write; or if the meaning of the
             encoder's second output is not known, showing its range.
     """
-    encoder, decoder, scale = given["encoder"], given["decoder"], given["encoder_scale"]
-    tried, untraced = [], ""
-    said = {} if scale is None else {"encoder_scale": scale}
-    if encoder is None and decoder is None and vae is not None:
-        for adapter in find_adapters(vae):
-            with naming(f"{type(vae).__name__} cannot be read with data of shape {tuple(x.shape)}:"):
-                parts = adapter(vae, x, *cond, **kwargs, **said)
-            if parts is not None:
-                return parts
-        tried.append(f"an adapter for {type(vae).__module__}.{type(vae).__qualname__}: none is registered")
-        described = scale is not None and any(_callable(vae, a) and _callable(vae, b) for a, b in PAIRS)
-        if isinstance(vae, nn.Module) and not described:
-            from vae2aef.tracing.proof import trace
-
-            try:
-                return trace(vae, x, cond, kwargs)
-            except WrapError as error:
-                untraced = str(error)
-                tried.append(f"tracing: {untraced}")
-    for first, second in PAIRS:
-        found = [given or _callable(vae, name) for given, name in ((encoder, first), (decoder, second))]
-        if found[0] is None or found[1] is None:
-            tried.append(f"`{first}` and `{second}`: not both there")
-            continue
-        names = [
-            f"{part} given by you" if given is not None else f"{type(vae).__name__}.{name}"
-            for part, given, name in (("encoder", encoder, first), ("decoder", decoder, second))
-        ]
-        if encoder is not None or decoder is not None:
-            pair = SimpleNamespace(encoder=found[0], decoder=found[1])
-            with evaluation(vae, pair):
-                for adapter in find_adapters(pair):  # such as the one for encoders that return a distribution
-                    parts = adapter(pair, x, *cond, **kwargs, **said)
-                    if parts is not None:
-                        return parts
-        if scale is None:
-            asked = _ask_for_scale(vae, found[0], x, cond, kwargs, names[0])
-            raise WrapError(asked + (f"\nTracing was tried: {untraced}" if untraced else ""))
-        parts = CallableParts(found[0], found[1], scale)
-        parts.taken = (f"encoder: {names[0]}, second output {scale} (as you said)", f"decoder: {names[1]}")
+    search = _Search(vae, x, cond, kwargs, **given)
+    parts = search.whole() or search.pair()
+    if parts is not None:
         return parts
     raise WrapError(
         f"no encoder and decoder found in {type(vae).__name__}. Tried:\n  "
-        + "\n  ".join(tried)
+        + "\n  ".join(search.tried)
         + "\nPass them: vae2aef.wrap(vae, example=x, encoder=lambda x: (loc, log_var), decoder=lambda z: mean, "
         'encoder_scale="log_var")'
     )
+
+
+class _Search:
+    """One search, with what was tried in vain."""
+
+    def __init__(
+        self, vae: Any, x: Tensor, cond: tuple, kwargs: dict, encoder: Any, decoder: Any, encoder_scale: str | None
+    ) -> None:
+        self.vae, self.x, self.cond, self.kwargs = vae, x, cond, kwargs
+        self.encoder, self.decoder, self.scale = encoder, decoder, encoder_scale
+        self.said = {} if encoder_scale is None else {"encoder_scale": encoder_scale}
+        self.tried: list[str] = []
+        self.untraced = ""
+
+    def whole(self) -> VAEParts | None:
+        """Read the VAE by an adapter, or by tracing its forward, if no part was given."""
+        if self.encoder is not None or self.decoder is not None or self.vae is None:
+            return None
+        kind = type(self.vae)
+        with naming(f"{kind.__name__} cannot be read with data of shape {tuple(self.x.shape)}:"):
+            parts = self._adapted(self.vae)
+        if parts is not None:
+            return parts
+        self.tried.append(f"an adapter for {kind.__module__}.{kind.__qualname__}: none is registered")
+        pairs = any(_callable(self.vae, first) and _callable(self.vae, second) for first, second in PAIRS)
+        if not isinstance(self.vae, nn.Module) or (self.scale is not None and pairs):
+            return None
+        from vae2aef.tracing.proof import trace
+
+        try:
+            return trace(self.vae, self.x, self.cond, self.kwargs)
+        except WrapError as error:
+            self.untraced = str(error)
+            self.tried.append(f"tracing: {self.untraced}")
+            return None
+
+    def pair(self) -> VAEParts | None:
+        """Take encoder and decoder as given, or under their usual names."""
+        for first, second in PAIRS:
+            encoder = self.encoder or _callable(self.vae, first)
+            decoder = self.decoder or _callable(self.vae, second)
+            if encoder is None or decoder is None:
+                self.tried.append(f"`{first}` and `{second}`: not both there")
+                continue
+            return self._read_pair(encoder, decoder, self._name("encoder", first), self._name("decoder", second))
+        return None
+
+    def _read_pair(self, encoder: Callable, decoder: Callable, encoder_name: str, decoder_name: str) -> VAEParts:
+        if self.encoder is not None or self.decoder is not None:
+            pair = SimpleNamespace(encoder=encoder, decoder=decoder)
+            with evaluation(self.vae, pair):
+                parts = self._adapted(pair)  # such as by the adapter for encoders that return a distribution
+            if parts is not None:
+                return parts
+        if self.scale is None:
+            asked = _ask_for_scale(self.vae, encoder, self.x, self.cond, self.kwargs, encoder_name)
+            raise WrapError(asked + (f"\nTracing was tried: {self.untraced}" if self.untraced else ""))
+        read = CallableParts(encoder, decoder, self.scale)
+        read.taken = (f"encoder: {encoder_name}, second output {self.scale} (as you said)", f"decoder: {decoder_name}")
+        return read
+
+    def _adapted(self, thing: Any) -> VAEParts | None:
+        for adapter in find_adapters(thing):
+            parts = adapter(thing, self.x, *self.cond, **self.kwargs, **self.said)
+            if parts is not None:
+                return parts
+        return None
+
+    def _name(self, part: str, name: str) -> str:
+        return f"{part} given by you" if getattr(self, part) is not None else f"{type(self.vae).__name__}.{name}"
 
 
 def _callable(vae: Any, name: str) -> Callable[..., Any] | None:
