@@ -30,8 +30,9 @@ def adapt(vae: Any, example: Tensor, *cond: Any, encoder_scale: str | None = Non
         WrapError: if they make no AEF; names the site and the fix.
     """
     from vae2aef.svi.pair import PyroPair
-    from vae2aef.svi.parts import NotSingle, PyroParts
+    from vae2aef.svi.parts import PyroParts
     from vae2aef.svi.program import PyroProgram
+    from vae2aef.svi.single import NotSingle
 
     if encoder_scale is not None:
         raise WrapError(f'encoder_scale="{encoder_scale}": leave it out, the guide\'s distribution says what it is')

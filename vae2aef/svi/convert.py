@@ -6,7 +6,8 @@ from vae2aef.aef import AEF
 from vae2aef.errors import WrapError
 from vae2aef.residual import Residual
 from vae2aef.svi.pair import PyroPair
-from vae2aef.svi.parts import NotSingle, PyroParts
+from vae2aef.svi.parts import PyroParts
+from vae2aef.svi.single import NotSingle
 from vae2aef.wrapping import wrap
 
 

@@ -17,8 +17,8 @@ from vae2aef.svi.cores import SiteCore
 from vae2aef.svi.elbo import AEF_ELBO
 from vae2aef.svi.handlers import ModelHandler, is_subsample
 from vae2aef.svi.pair import PyroPair
-from vae2aef.svi.parts import same_density
 from vae2aef.svi.placing import GuidePlaces, ModelPlaces
+from vae2aef.svi.single import same_density
 from vae2aef.svi.sites import read_site
 from vae2aef.svi.survey import survey
 
