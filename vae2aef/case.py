@@ -1,5 +1,6 @@
 """One batch for importance sampling: what does not change from draw to draw, and log p(x, w) at any w (Eq. 17)."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -46,7 +47,9 @@ class Case:
         self.state = infer(y, *batch.cond, **batch.kwargs)
         self.sizes = {name: numel(core.shape[1:]) for name, core in self.core.items()}
         self.dim = sum(self.sizes.values())
-        self.given: dict[str, torch.Size] | None = None  # shapes of the latents, where these are the coordinates
+        # Shapes of the latents, where these are the free coordinates; which rows have them.
+        self.given: dict[str, torch.Size] | None = None
+        self.masks: dict[str, Tensor] = {}
 
     # ------------------------------------------------------------------ around h(x)
 
@@ -75,35 +78,43 @@ class Case:
             place("z", None, self.state)
         else:
             self._run(place, self.state, 1)
+        self.masks = place.masks
         if place.free:
             rows = {name: self.aef.parts.rows_first(name, z) for name, z in place.z.items()}
             self.given = {name: z.shape[1:] for name, z in rows.items()}
-            return torch.cat([z.flatten(1) for z in rows.values()], dim=1)
+            return torch.cat([_flat(z) for z in rows.values()], dim=1)
         self.given = None
-        return torch.cat([self.aef.flows[name](core)[0].flatten(1) for name, core in self.core.items()], dim=1)
+        return torch.cat([_flat(self.aef.flows[name](core)[0]) for name, core in self.core.items()], dim=1)
 
     def log_joint(self, v: Tensor, draws: int = 1) -> Tensor:
         """Return log p(x, v) in nats for free coordinates `(draws * batch, D)`, without the preprocessing."""
-        if self.single:
+        if self.single and self.given is not None:
             return self._decoded_in_pieces(self._given(v, draws), draws)
-        return torch.cat([self._score(*self._at(piece, n), n) for piece, n in self._pieces(v, draws)])
+        scores = [self._score(*self._at(piece, n), n) for piece, n in self._pieces(v, draws)]
+        return torch.cat(scores) + self._absent(v, draws)
 
     def log_prior(self, v: Tensor) -> Tensor:
         """Return the part of `log_joint` that is not log p(x | z), for `(batch, D)`."""
-        place = self._given(v, 1) if self.single else self._at(v, 1)[0]
-        return place.prior + place.log_det
+        place = self._given(v, 1) if self.single and self.given is not None else self._at(v, 1)[0]
+        return place.prior + place.log_det + self._absent(v, 1)
 
     def mean_and_scale(self, v: Tensor) -> tuple[Tensor, Tensor] | None:
         """Return mean and scale of the residual, shapes `(batch, *event)` and broadcastable; None if there is none."""
         residual = self.aef.residual
         if not isinstance(residual, Residual):
             return None
-        if self.single:
-            decoded = self._run(Generate(self.size, self._given(v, 1).z), None, 1)
-        else:
-            decoded = self._at(v, 1)[1]
-        mean, scale = self.aef.shaped(decoded, self.size)
+        mean, scale = self.aef.shaped(self._at(v, 1)[1], self.size)
         return mean, residual.scale(scale)
+
+    def _absent(self, v: Tensor, draws: int) -> Tensor:
+        """Stand in for the density of latents that rows do not have: any that integrates to one leaves p(x)."""
+        total = v.new_zeros(v.shape[0])
+        names = self.sizes if self.given is None else {name: numel(shape) for name, shape in self.given.items()}
+        for name, own in zip(names, v.split(list(names.values()), dim=1), strict=True):
+            if name in self.masks:
+                missing = repeat_rows(~self.masks[name], draws, self.size)
+                total = total + torch.where(missing, -0.5 * (own.square() + math.log(2 * math.pi)).sum(1), 0.0)
+        return total
 
     def _at(self, v: Tensor, draws: int) -> tuple[Any, Decoded]:
         """Run a program of several latents at free coordinates, `(draws * batch, D)`."""
@@ -115,7 +126,7 @@ class Case:
         return place, self._run(place, self.aef.parts.state_of_given(state), draws)
 
     def _given(self, v: Tensor, draws: int) -> Given:
-        shapes = {"z": self.core["z"].shape[1:]} if self.single else self.given or {}
+        shapes = self.given or {}
         pieces = v.split([numel(shape) for shape in shapes.values()], dim=1)
         z = {
             name: self.aef.parts.rows_back(name, piece.reshape(-1, *shape))
@@ -163,3 +174,7 @@ class Case:
 
     def _log_residual(self, decoded: Decoded, draws: int) -> Tensor:
         return self.aef.log_residual(repeat_rows(self.batch.x, draws, self.size), decoded)
+
+
+def _flat(values: Tensor) -> Tensor:
+    return values.reshape(values.shape[0], numel(values.shape[1:]))

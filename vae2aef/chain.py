@@ -60,6 +60,7 @@ class Infer:
         entropy: what `perturb` returned, likewise, or a scalar.
         terms: all that was computed, by name, in order.
         free: whether the latents so far range over all real numbers.
+        masks: which rows have a latent at all, by name, where not all do.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Infer:
         self.entropy: Any = 0.0
         self.terms: dict[str, Tensor] = {}
         self.free = True
+        self.masks: dict[str, Tensor] = {}
 
     def __call__(self, name: str, prior: Density | None, posterior: Any) -> Tensor:
         """See `Place`."""
@@ -94,6 +96,7 @@ class Infer:
         z, change = posterior.push(u)  # Eq. 4, 9
         log_det = log_det + change
         if posterior.mask is not None:  # rows that have no such latent
+            self.masks[name] = posterior.mask
             log_det, entropy = torch.where(posterior.mask, log_det, 0.0), torch.where(posterior.mask, entropy, 0.0)
         self.free = self.free and posterior.free
         self.z[name], self.log_det, self.entropy = z, self.log_det + log_det, self.entropy + entropy

@@ -114,9 +114,10 @@ class PyroParts(VAEParts):
                 log_det = log_det + sum_event(change.movedim(min(axis, change.dim() - 1), 0))
             return z.movedim(axis, 0), log_det
 
+        kind = _Bounded if site.transforms else Posterior
         if lower is not None:
-            return Posterior(torch.zeros_like(loc), torch.ones_like(loc), flow)
-        return Posterior(loc, to_scale(site.scale.movedim(axis, 0), "std"), flow)
+            return kind(torch.zeros_like(loc), torch.ones_like(loc), flow)
+        return kind(loc, to_scale(site.scale.movedim(axis, 0), "std"), flow)
 
     def model_sites(self, z: Tensor | None, n: int, cond: tuple, kwargs: Any, stop: str | None) -> dict[str, Any]:
         """Run the model on `n` rows at the latents `z`, without data; return the distributions by site."""
@@ -136,6 +137,15 @@ class PyroParts(VAEParts):
         if self.shape.discrete:
             return Decoded(at_least_float32(inner.mean))
         return Decoded(at_least_float32(inner.loc), at_least_float32(inner.scale.expand_as(inner.loc)))
+
+
+class _Bounded(Posterior):
+    """A posterior whose transforms may end on a part of the real numbers, as that of a LogNormal does."""
+
+    @property
+    def free(self) -> bool:
+        """See `vae2aef.protocols.Posterior`."""
+        return False
 
 
 class PyroPrior(nn.Module):

@@ -1,0 +1,195 @@
+"""Pyro pairs of several latents beyond the plain kind: masks, other families, bounded supports."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+pyro = pytest.importorskip("pyro")
+import pyro.distributions as dist  # noqa: E402
+from pyro import poutine  # noqa: E402
+
+import vae2aef  # noqa: E402
+from vae2aef import testing  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("float64")
+B, T = 6, 3
+A, C, S, R = 0.8, 1.3, 0.6, 0.5  # z_t = A z_{t-1} + S e, x_t = C z_t + R e
+
+
+class Ragged(nn.Module):
+    """A linear state-space model of sequences of different lengths, padded, a site a time step, masked."""
+
+    def __init__(self):
+        super().__init__()
+        self.enc = nn.Linear(T + 1, 2 * T)
+
+    def model(self, x, length):
+        z = x.new_zeros(len(x))
+        with pyro.plate("data", len(x)):
+            for t in range(T):
+                with poutine.mask(mask=length > t):
+                    z = pyro.sample(f"z_{t}", dist.Normal(A * z, S))
+                    pyro.sample(f"x_{t}", dist.Normal(C * z, R), obs=x[:, t])
+
+    def guide(self, x, length):
+        seen = torch.where(torch.arange(T) < length.unsqueeze(1), x, 0.0)
+        z = x.new_zeros(len(x))
+        with pyro.plate("data", len(x)):
+            for t in range(T):
+                loc, raw = self.enc(torch.cat([seen, z.unsqueeze(1)], 1))[:, 2 * t : 2 * t + 2].unbind(1)
+                with poutine.mask(mask=length > t):
+                    z = pyro.sample(f"z_{t}", dist.Normal(loc, (0.3 * raw).exp()))
+
+    def exact(self, x, length):
+        """log p(x_1..x_L), a Gaussian."""
+        to = torch.tensor([[S * A ** (t - s) if s <= t else 0.0 for s in range(T)] for t in range(T)])
+        covariance = C**2 * to @ to.T + R**2 * torch.eye(T)
+        values = []
+        for row, n in zip(x, length.tolist(), strict=True):
+            normal = torch.distributions.MultivariateNormal(torch.zeros(n), covariance[:n, :n])
+            values.append(normal.log_prob(row[:n]))
+        return torch.stack(values)
+
+
+LENGTH = torch.tensor([1, 2, 3, 1, 2, 3])
+
+
+@pytest.mark.parametrize("proposal", [None, "laplace"])
+@pytest.mark.parametrize("noise", [0.0, 0.4])
+def test_padded_sequences_have_the_marginal_of_what_is_there(proposal, noise):
+    vae, x = Ragged(), torch.randn(B, T)
+    aef = vae2aef.from_pyro(vae.model, vae.guide, x, LENGTH, noise=noise)
+    with torch.no_grad():
+        for p in aef.added_parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    result = aef.log_prob(x, LENGTH, num_samples=4000, proposal=proposal)
+    assert result.effective_sample_size.min() > (10 if proposal is None else 1000)
+    assert ((result.value - vae.exact(x, LENGTH)).abs() < 5 * result.std_error).all()
+
+
+def test_the_loss_of_padded_sequences_counts_what_is_there():
+    """With noise: log-determinant, prior and entropy of a time step that is not there are left out."""
+    vae, x = Ragged(), torch.randn(B, T)
+    aef = vae2aef.from_pyro(vae.model, vae.guide, x, LENGTH, noise=0.4)
+    torch.manual_seed(2)
+    terms = aef(x, LENGTH, terms=True)
+    per_step = 0.5 * math.log(2 * math.pi * math.e) + math.log(0.4)
+    torch.testing.assert_close(terms.entropy, LENGTH * per_step)
+    changed = torch.where(torch.arange(T) < LENGTH.unsqueeze(1), x, 99.0)  # h reads the padding; nothing else may
+    for core in aef.core.values():
+        nn.init.zeros_(core.features.linear.weight)
+    results = []
+    for data in (x, changed):
+        torch.manual_seed(2)
+        results.append(aef(data, LENGTH))
+    torch.testing.assert_close(*results)
+
+
+class Families(nn.Module):
+    """Guides of other families: what u is drawn from is then not Gaussian."""
+
+    def __init__(self):
+        super().__init__()
+        self.enc = nn.Linear(4, 5)
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Laplace(x.new_zeros(2), 1.0).to_event(1))
+            b = pyro.sample("b", dist.Normal(a.sum(-1), 1.0))
+            mean = torch.stack([a[:, 0], a[:, 1], b, a[:, 0] * b], 1)
+            pyro.sample("x", dist.Normal(mean, 0.5).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            out = self.enc(x)
+            pyro.sample("a", dist.Laplace(out[:, :2], (0.2 * out[:, 2:4]).exp()).to_event(1))
+            pyro.sample("b", dist.StudentT(5.0, out[:, 4], 0.7))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_other_families_are_the_elbos(noise):
+    """With sigma > 0 the noise is of the guide's own family: the same draw gives the same loss."""
+    vae, x = Families(), torch.randn(B, 4)
+    aef = vae2aef.from_pyro(vae.model, vae.guide, x, noise=noise)
+    core = {name: one.features for name, one in aef.core.items()}
+    elbo = vae2aef.AEF_ELBO(core=core, core_flow=aef.core_flow, noise=noise)
+    torch.manual_seed(4)
+    loss = aef(x).item()
+    torch.manual_seed(4)
+    assert loss == pytest.approx(elbo.loss(vae.model, vae.guide, x) / B, rel=1e-9)
+    testing.check_jacobian(aef, x)
+
+
+class Bounded(nn.Module):
+    """A latent on the positive numbers, beside one on all of them, or alone."""
+
+    def __init__(self, alone):
+        super().__init__()
+        self.enc, self.alone = nn.Linear(2, 3), alone
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            rate = pyro.sample("rate", dist.LogNormal(x.new_tensor(0.0), 0.5))
+            b = x.new_zeros(()) if self.alone else pyro.sample("b", dist.Normal(x.new_tensor(0.0), 1.0))
+            mean = torch.stack([rate + b, rate.log() + 0.0 * b], -1)
+            pyro.sample("x", dist.Normal(mean, 0.4).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            loc, raw, other = self.enc(x).unbind(-1)
+            pyro.sample("rate", dist.LogNormal(0.3 * loc, (0.1 * raw - 0.5).exp()))
+            if not self.alone:
+                pyro.sample("b", dist.Normal(other, 0.8))
+
+    def exact(self, x):
+        """By quadrature over log rate, and the sum with b in closed form."""
+        log_rate = torch.linspace(-4.0, 4.0, 4001)
+        normal = torch.distributions.Normal
+        wide = 0.4 if self.alone else math.sqrt(0.4**2 + 1.0)
+        joint = normal(0.0, 0.5).log_prob(log_rate) + normal(log_rate.exp(), wide).log_prob(x[:, :1])
+        joint = joint + normal(log_rate, 0.4).log_prob(x[:, 1:])
+        return joint.logsumexp(1) + math.log(8.0 / 4000)
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["two", "one"])
+@pytest.mark.parametrize("proposal", [None, "laplace"])
+def test_bounded_latents_against_quadrature(proposal, alone):
+    vae, x = Bounded(alone), torch.rand(B, 2) + 0.3
+    aef = vae2aef.from_pyro(vae.model, vae.guide, x)
+    result = aef.log_prob(x, num_samples=2000, proposal=proposal)
+    assert result.effective_sample_size.min() > (100 if proposal is None else 1000)
+    assert ((result.value - vae.exact(x)).abs() < 5 * result.std_error).all()
+
+
+def test_a_mask_within_one_datum_is_refused():
+    vae, x = Ragged(), torch.randn(B, T)
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1), pyro.plate("t", T, dim=-2), poutine.mask(mask=x.T > 0):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x.T)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1), pyro.plate("t", T, dim=-2), poutine.mask(mask=x.T > 0):
+            pyro.sample("z", dist.Normal(pyro.module("enc", vae.enc)(torch.cat([x, x[:, :1]], 1))[:, :T].T, 1.0))
+
+    with pytest.raises(vae2aef.WrapError, match='site "z": its mask differs between elements of one datum'):
+        vae2aef.from_pyro(model, guide, x)
+
+
+def test_a_site_that_was_not_in_the_example_is_named():
+    vae, x = Ragged(), torch.randn(B, T)
+    more = []
+
+    def guide(x, length):
+        vae.guide(x, length)
+        if more:
+            with pyro.plate("data", len(x)):
+                pyro.sample("new", dist.Normal(x[:, 0], 1.0))
+
+    aef = vae2aef.from_pyro(vae.model, guide, x, LENGTH)
+    more.append(True)
+    with pytest.raises(vae2aef.WrapError, match=r'site "new" of the guide was not there.*every site'):
+        aef(x, LENGTH)
