@@ -9,7 +9,7 @@ from vae2aef.comparison.arms import ARMS
 from vae2aef.comparison.options import Options
 from vae2aef.comparison.run import GRADIENT_CLIP, VALIDATION_SAMPLES
 from vae2aef.comparison.summary import Row
-from vae2aef.flows import StandardNormal
+from vae2aef.priors import StandardNormal
 from vae2aef.residual import Residual
 from vae2aef.tensors import numel
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from vae2aef.aef import AEF
 from vae2aef.diagnostics.findings import Finding
 from vae2aef.errors import WrapError
-from vae2aef.flows import StandardNormal
 from vae2aef.modes import evaluation_mode
 from vae2aef.parts import MIN_SCALE, SCALES, CallableParts, Posterior, to_scale
+from vae2aef.priors import StandardNormal
 from vae2aef.tensors import numel
 from vae2aef.tracing.cases import Case
 from vae2aef.tracing.parts import TracedParts

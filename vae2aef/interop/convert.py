@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from vae2aef.errors import WrapError
-from vae2aef.flows import Bijection, FlowPrior, Inverse
+from vae2aef.flows import Bijection, Inverse
 from vae2aef.interop.distributions import DistributionPrior
 from vae2aef.interop.transforms import TorchTransform, library_class, outside_bijection
+from vae2aef.priors import FlowPrior
 from vae2aef.tensors import numel
 
 __all__ = ["DistributionPrior", "as_bijection", "as_prior", "posterior_flow"]
