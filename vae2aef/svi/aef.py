@@ -8,7 +8,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from vae2aef.errors import NonFiniteError, WrapError
-from vae2aef.interop.distributions import draw
+from vae2aef.interop.densities import draw
 from vae2aef.marginal import LogProb, Proposal
 from vae2aef.modes import own_random_state
 from vae2aef.svi import marginal

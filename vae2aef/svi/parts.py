@@ -10,8 +10,8 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from vae2aef.errors import WrapError
-from vae2aef.interop.distributions import density, draw
-from vae2aef.interop.transforms import apply
+from vae2aef.interop.densities import density, draw
+from vae2aef.interop.torch_transforms import apply
 from vae2aef.modes import own_random_state
 from vae2aef.parts import Decoded, Posterior, VAEParts, to_scale
 from vae2aef.svi.elbo import AEF_ELBO
