@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from vae2aef.comparison.arms import ARMS
-from vae2aef.comparison.inputs import InputError
+from vae2aef.comparison.errors import InputError
 from vae2aef.comparison.options import Options
 from vae2aef.comparison.readers import ACCEPTED
 

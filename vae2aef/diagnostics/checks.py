@@ -155,6 +155,7 @@ def _example(x: Tensor) -> Iterator[Finding]:
             f"its {x.numel()} values take only {levels} different ones: a density of continuous data can grow without "
             "bound on them",
             "pass the integers, and preprocess=[\"dequantize\", ...]; or x = vae2aef.dequantize(x, bins)",
+            topic="few values",
         )  # fmt: skip
     if high > 2 and low >= 0:
         yield Finding(

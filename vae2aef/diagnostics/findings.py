@@ -2,6 +2,10 @@
 
 import textwrap
 from dataclasses import dataclass, field
+from typing import Literal
+
+Topic = Literal["", "small scale", "few values", "decoder reach"]
+"""What a finding is about, for code: its message may be worded anew, and is for people."""
 
 SEVERITIES = ("error", "warning", "note")
 
@@ -16,12 +20,14 @@ class Finding:
         place: dotted name of the module, or the part of the model: `"encoder"`, `"example"`, ...
         message: what is so, with the measured numbers.
         fix: the line that changes it; empty if there is nothing to change.
+        topic: what it is about, where code asks for that; else empty.
     """
 
     severity: str
     place: str
     message: str
     fix: str = ""
+    topic: Topic = ""
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ def scales(aef: AEF, example: Any) -> Iterator[Finding]:
             f"{text}; {share:.1%} are below {SMALL_SCALE:g}, {at_floor:.1%} at the floor of {MIN_SCALE:g}, where they "
             "get no gradient. Each adds its logarithm to the loss",
             'check encoder_scale; start with noise=0.3; prior="coupling" for an autoencoder trained with a tiny KL',
+            topic="small scale",
         )  # fmt: skip
     else:
         yield Finding("note", "encoder scale", text)
@@ -133,6 +134,7 @@ def decoder_range(aef: AEF, example: Any) -> Iterator[Finding]:
         yield Finding(
             "warning", "decoder", f"{text}: {outside:.1%} of the values are out of its reach",
             "leave out the logit (preprocess=None), or the decoder's last activation; or scale the data",
+            topic="decoder reach",
         )  # fmt: skip
     else:
         yield Finding("note", "decoder", f"{text}. Its output is the mean of a Gaussian with a learned scale")

@@ -57,6 +57,11 @@ def arm(name: str, core_flow: str) -> str:
     return f"{flow}, for a VAE a posterior flow{plain}"
 
 
+def arms(options: Options) -> list[tuple[str, str]]:
+    """Return the name of each arm of a comparison, and what it is."""
+    return [(name, arm(name, options.core_flow)) for name in options.arms]
+
+
 def model(aef: AEF, options: Options) -> str:
     """Say what all arms have in common.
 
@@ -101,7 +106,7 @@ def protocol(options: Options, sizes: dict[str, int], bins: int, proposal: str, 
         f"Data: {options.data}, {levels}. {sizes['train']} training, {sizes['validation']} validation, "
         f"{sizes['test']} test samples. Preprocessing: {steps[options.preprocess]}; its log-determinant is counted.",
         shared,
-        *(f"Arm {name}: {arm(name, options.core_flow)}." for name in options.arms),
+        *(f"Arm {name}: {text}." for name, text in arms(options)),
         f"The arms share networks, initial weights, order of the data and dequantisation noise. {seeds}, "
         f"{options.steps} steps of Adam at {options.lr:g}, "
         f"batches of {options.batch_size}, gradients clipped at norm {GRADIENT_CLIP:g}.",
