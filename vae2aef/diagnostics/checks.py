@@ -14,7 +14,7 @@ from vae2aef.diagnostics import measurements
 from vae2aef.diagnostics.findings import Finding, Report
 from vae2aef.modes import own_random_state
 from vae2aef.registry import unwrap
-from vae2aef.tracing.cases import untouched
+from vae2aef.tracing.probes import untouched
 from vae2aef.wrapping import wrap
 
 DESCRIBE = (

@@ -1,11 +1,9 @@
-"""What a VAE is tried on: a few rows, other data in their range, and a way to leave no trace."""
+"""What a VAE is run on: data and conditions, and a few rows of them."""
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class Case(NamedTuple):
@@ -24,34 +22,3 @@ class Case(NamedTuple):
             return value[torch.arange(n, device=value.device) % batch] if has_batch else value
 
         return Case(take(self.x), tuple(map(take, self.cond)), {name: take(v) for name, v in self.kwargs.items()})
-
-
-def other_data(x: Tensor) -> Tensor:
-    """Return other data in the same range: half each of the reversed data and noise."""
-    low, high = x.min(), x.max()
-    high = torch.where(high > low, high, low + 1)
-    return 0.5 * x.flatten(1).flip(1).reshape(x.shape) + 0.5 * (low + (high - low) * torch.rand_like(x))
-
-
-def close(a: Tensor, b: Tensor) -> bool:
-    """Whether two results are one up to rounding."""
-    if a.shape != b.shape:
-        return False
-    size = float(b.detach().abs().nan_to_num().amax()) if b.numel() else 0.0
-    return torch.allclose(a, b, rtol=0.0, atol=1000 * torch.finfo(b.dtype).eps * (1 + size), equal_nan=True)
-
-
-@contextlib.contextmanager
-def untouched(vae: nn.Module) -> Iterator[None]:
-    """Leave a module's attributes and buffers as they were, whatever its forward keeps in them."""
-    saved = [(m, dict(m.__dict__), dict(m._buffers)) for m in vae.modules()]
-    for m, _, buffers in saved:
-        m._buffers.update({name: None if b is None else b.detach().clone() for name, b in buffers.items()})
-    try:
-        yield
-    finally:
-        for m, attributes, buffers in saved:
-            m.__dict__.clear()
-            m.__dict__.update(attributes)
-            m._buffers.clear()
-            m._buffers.update(buffers)

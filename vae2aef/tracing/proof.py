@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from vae2aef.errors import WrapError
 from vae2aef.modes import evaluation_mode, own_random_state
 from vae2aef.parts import describe
-from vae2aef.tracing.cases import Case, close, other_data, untouched
+from vae2aef.tracing.cases import Case
+from vae2aef.tracing.decide import Observation, Refusal
 from vae2aef.tracing.noise import Follow
+from vae2aef.tracing.observe import find_awake, observe, refusing
 from vae2aef.tracing.outputs import say_path
 from vae2aef.tracing.parts import TracedParts
+from vae2aef.tracing.probes import close, other_data, untouched
 from vae2aef.tracing.recording import Draw
-from vae2aef.tracing.sites import Refusal, Seen
-from vae2aef.tracing.watch import find_awake, observe, refusing
 
 ROWS, TRAINING_ROWS = 3, 2
 TRIES = 8
@@ -80,7 +81,7 @@ def _require_eager(vae: Any) -> None:
             )
 
 
-def _parts(vae: nn.Module, seen: Seen, case: Case, names: tuple[str, ...]) -> TracedParts:
+def _parts(vae: nn.Module, seen: Observation, case: Case, names: tuple[str, ...]) -> TracedParts:
     z = seen.record.values[len(seen.site.calls)]
     parts = TracedParts(vae, seen.site, {False: seen.path}, other_data(case.x[:1]), z.shape[1:], names)
     draw = seen.record.draws[0]
@@ -94,7 +95,7 @@ def _parts(vae: nn.Module, seen: Seen, case: Case, names: tuple[str, ...]) -> Tr
     return parts
 
 
-def _prove(parts: TracedParts, seen: Seen, case: Case) -> None:
+def _prove(parts: TracedParts, seen: Observation, case: Case) -> None:
     """Points 2, 3 and 5, by numbers and by autograd's graph."""
     u = seen.record.u
     z_seen = seen.record.values[len(seen.site.calls)]
@@ -134,7 +135,7 @@ def _grads(parts: TracedParts, case: Case, u: Tensor) -> tuple[Follow, Tensor, l
     return follow, mean.detach(), [to_u.detach(), *(g for g in found if g is not None)]
 
 
-def _same_gradients(parts: TracedParts, case: Case, seen: Seen) -> None:
+def _same_gradients(parts: TracedParts, case: Case, seen: Observation) -> None:
     """Where the output does not depend on the random state, as it does with dropout, gradients must not either."""
     results = []
     for seed in (0, 1):
@@ -190,7 +191,7 @@ def _require_all_of_z(parts: TracedParts, z: Tensor, case: Case) -> None:
         )
 
 
-def _prove_training(parts: TracedParts, seen: Seen, case: Case, draws: list[Draw]) -> None:
+def _prove_training(parts: TracedParts, seen: Observation, case: Case, draws: list[Draw]) -> None:
     """In training mode the same call makes z; note where the mean is then."""
     modes = [(m, m.training) for m in parts.vae.modules()]
     parts.vae.train()
