@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from zoo_core import FlowPosteriorVAE, shake
 
 import vae2aef
-from vae2aef.flows import MAX_LOG_SCALE, Bijection, Identity, _bounded
+from vae2aef.flows import MAX_LOG_SCALE, Bijection, Identity, bounded
 from vae2aef.testing import check_invertible
 from vae2aef.wrapping.options import build_flow
 
@@ -109,7 +109,7 @@ def test_maf_uses_every_earlier_feature():
 def test_scales_are_bounded(kind):
     """A literal softplus or exp scale explodes when sampled; |log s| <= 3 a layer does not."""
     raw = torch.tensor([-1e9, -1.0, 0.0, 1.0, 1e9])
-    assert _bounded(raw).abs().max() <= MAX_LOG_SCALE
+    assert bounded(raw).abs().max() <= MAX_LOG_SCALE
     layer = make_flow(kind, 4).bijections[0]
     shake(layer, 30.0)
     _, log_det = layer(torch.randn(50, 4))

@@ -23,8 +23,8 @@ from vae2aef.cli import app
 from vae2aef.comparison.arms import ARMS, Recipe
 from vae2aef.comparison.compare import compare
 from vae2aef.comparison.data import load
+from vae2aef.comparison.errors import InputError
 from vae2aef.comparison.files import write_atomic
-from vae2aef.comparison.inputs import InputError
 from vae2aef.comparison.nets import MLPVAE
 from vae2aef.comparison.options import Options
 from vae2aef.errors import NonFiniteError

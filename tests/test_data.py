@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from vae2aef.comparison.data import load
-from vae2aef.comparison.inputs import InputError
+from vae2aef.comparison.errors import InputError
 
 RNG = np.random.RandomState(0)
 GREY = RNG.randint(0, 256, (20, 5, 4)).astype(np.uint8)

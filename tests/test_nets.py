@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from vae2aef.comparison.errors import InputError
 from vae2aef.comparison.factory import find_factory, make_vae, takes_latents
-from vae2aef.comparison.inputs import InputError
 from vae2aef.comparison.nets import MLPVAE, ConvVAE
 
 MODULE = """

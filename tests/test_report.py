@@ -13,7 +13,7 @@ pytest.importorskip("matplotlib")
 
 from rich.console import Console
 
-from vae2aef.comparison import report, texts
+from vae2aef.comparison import report, wording
 from vae2aef.comparison.options import Options
 from vae2aef.comparison.plots import save_comparison, save_curves, save_sheet, tile
 from vae2aef.comparison.summary import mean_and_error, summarise
@@ -95,12 +95,12 @@ def test_the_terminal_table_fits_in_eighty_columns(rows):
 
 
 def test_notes_say_what_stands_against_the_numbers(rows):
-    notes = texts.warnings(rows, Options(steps=10))
+    notes = wording.warnings(rows, Options(steps=10))
     assert [note.split(":")[0] for note in notes] == ["aef", "aef"]
     assert "3.0 of 128 draws" not in notes[0]  # the median of (3, 2)
     assert "2.5 of 128 draws" in notes[0]
     assert "had not converged" in notes[1]
-    assert texts.warnings(rows[:1], Options(steps=10)) == []
+    assert wording.warnings(rows[:1], Options(steps=10)) == []
 
 
 def test_markdown(rows):
@@ -114,7 +114,7 @@ def test_markdown(rows):
 def test_protocol_says_what_was_done():
     sizes = {"train": 5, "validation": 6, "test": 7}
     text = " ".join(
-        texts.protocol(Options(seeds=3, lr=0.5, importance_samples=99), sizes, 17, "laplace", "In all arms: X.")
+        wording.protocol(Options(seeds=3, lr=0.5, importance_samples=99), sizes, 17, "laplace", "In all arms: X.")
     )
     for part in (
         "17 levels",
@@ -127,7 +127,7 @@ def test_protocol_says_what_was_done():
         "In all arms: X.",
     ):
         assert part in text
-    assert "between seeds" not in " ".join(texts.protocol(Options(), sizes, 17, "tuned", ""))
+    assert "between seeds" not in " ".join(wording.protocol(Options(), sizes, 17, "tuned", ""))
 
 
 def test_the_page_needs_nothing_else(rows, tmp_path):
@@ -141,7 +141,7 @@ def test_the_page_needs_nothing_else(rows, tmp_path):
         [(tmp_path / "a.png", "caption")],
         "cmd --x '1'",
         ["line"],
-        texts.MEANING,
+        wording.MEANING,
         "v",
     )
     assert not re.search(r'(src|href)="(?!data:)', page)

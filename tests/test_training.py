@@ -19,7 +19,7 @@ from vae2aef.comparison.evaluate import choose_proposal, marginal, reconstructio
 from vae2aef.comparison.interrupt import Interrupted, deferred_interrupt
 from vae2aef.comparison.nets import MLPVAE
 from vae2aef.comparison.options import Options
-from vae2aef.comparison.run import Held, Show, run_arm
+from vae2aef.comparison.run import RunData, Show, run_arm
 from vae2aef.flows import Identity
 from vae2aef.marginal import Proposal
 from vae2aef.training import AEFTask
@@ -186,7 +186,7 @@ RECIPE = Recipe("mlp", 2, "vae", "none", Identity(), torch.rand(4, *EVENT))
 @pytest.fixture(scope="module")
 def held():
     x = torch.randint(0, 256, (80, *EVENT), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    return Held(
+    return RunData(
         train=x[:50],
         validation=continuous(x[50:60], 256, "v"),
         test=continuous(x[60:], 256, "t"),

@@ -8,10 +8,12 @@ from typing import Any
 
 from vae2aef.aef import AEF
 from vae2aef.errors import NonFiniteError, WrapError
-from vae2aef.flows import AffineCoupling, Bijection, Chain, FlowPrior, Inverse, MaskedAutoregressive, StandardNormal
+from vae2aef.flows import AffineCoupling, Bijection, Chain, Inverse
 from vae2aef.marginal import LogProb, Proposal
+from vae2aef.masked import MaskedAutoregressive
 from vae2aef.parts import Decoded, Posterior, VAEParts
 from vae2aef.preprocess import Dequantize, Logit, Standardize, bits_per_dim, dequantize
+from vae2aef.priors import FlowPrior, StandardNormal
 from vae2aef.program import Gaussian, VAEProgram
 from vae2aef.registry import register_adapter
 from vae2aef.residual import Residual

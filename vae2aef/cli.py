@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from vae2aef.comparison.arms import ARMS
-from vae2aef.comparison.inputs import InputError
+from vae2aef.comparison.errors import InputError
 from vae2aef.comparison.options import Options
 from vae2aef.comparison.readers import ACCEPTED
 
@@ -130,7 +130,6 @@ def check(
         from vae2aef.comparison.data import load
         from vae2aef.comparison.factory import make_vae
         from vae2aef.diagnostics import check as run
-        from vae2aef.diagnostics.findings import style
         from vae2aef.preprocess import dequantize
 
         dataset = load(data, bins)
@@ -145,8 +144,8 @@ def check(
     except InputError as problem:
         _fail(problem)
     console = Console(highlight=False)
-    for line in str(report).splitlines():
-        console.print(Text(line, style=style(line)), soft_wrap=True)
+    for line, style in report.styled():
+        console.print(Text(line, style=style), soft_wrap=True)
     raise typer.Exit(0 if report.ok else 1)
 
 

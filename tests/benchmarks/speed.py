@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import vae2aef
 from vae2aef.comparison.nets import ConvVAE
-from vae2aef.flows import MaskedAutoregressive
+from vae2aef.masked import MaskedAutoregressive
 
 
 def ratios(base: Callable[[], object], *others: Callable[[], object], repeats: int) -> list[tuple[float, float, float]]:

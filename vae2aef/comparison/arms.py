@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from vae2aef.aef import AEF
+from vae2aef.comparison.errors import InputError
 from vae2aef.comparison.factory import make_vae
-from vae2aef.comparison.inputs import InputError
 from vae2aef.flows import Bijection
 from vae2aef.wrapping import wrap
 

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.text import Text
 
 from vae2aef.aef import AEF
-from vae2aef.comparison import report, texts
+from vae2aef.comparison import report, wording
 from vae2aef.comparison.arms import Recipe
 from vae2aef.comparison.batches import continuous
 from vae2aef.comparison.data import Dataset, load
 from vae2aef.comparison.display import Display
+from vae2aef.comparison.errors import InputError
 from vae2aef.comparison.factory import find_factory, takes_latents
-from vae2aef.comparison.files import check_out, open_out, write_atomic, write_json
-from vae2aef.comparison.inputs import InputError
-from vae2aef.comparison.look import LOOKED_AT, look
-from vae2aef.comparison.machine import machine, versions
+from vae2aef.comparison.files import check_out, open_out
+from vae2aef.comparison.inspect_vae import INSPECTED_ROWS, inspect_vae
 from vae2aef.comparison.options import Options
-from vae2aef.comparison.plots import SHOWN, save_comparison, save_curves, save_sheet
-from vae2aef.comparison.run import Held, run_arm
+from vae2aef.comparison.plots import SHOWN
+from vae2aef.comparison.results import Outcome, write_results
+from vae2aef.comparison.run import RunData, run_arm
 from vae2aef.comparison.summary import Row, summarise
 from vae2aef.errors import NonFiniteError
 from vae2aef.flows import Bijection, Chain, Identity
@@ -60,18 +58,20 @@ def compare(options: Options, out: Path, console: Console, overwrite: bool = Fal
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         dataset = load(options.data, options.bins)
         data, recipe = _prepare(dataset, options)
-        looked = look(recipe, options, continuous(data.train[:LOOKED_AT], data.bins, "look"))
+        # "look" names the random stream of these rows, and stays what it was.
+        found = inspect_vae(recipe, options, continuous(data.train[:INSPECTED_ROWS], data.bins, "look"))
         weights, shared = _check(recipe, options)
         open_out(out, options, {"data": dataset.digest(), "initial weights of the VAE": weights}, overwrite)
-        _say(looked, console)
+        _say(found, console)
         if options.latents != Options.latents and not takes_latents(options.vae):
             console.print(f"--latents is not used: {options.vae} does not take it", highlight=False)
         results = _run_all(options, data, recipe, out, console)
     rows = summarise(results, options.arms, dataset.event_shape, dataset.bins, options.importance_samples)
-    notes = texts.warnings(rows, options)
-    _write(options, dataset, data, results, rows, out, [*looked, *notes], shared)
-    console.print(report.terminal_table(rows, _title(options, dataset), options.importance_samples))
-    for arm, text in _arms(options):
+    notes = wording.warnings(rows, options)
+    outcome = Outcome(options, dataset, data, results, rows, [*found, *notes], shared)
+    write_results(outcome, out)
+    console.print(report.terminal_table(rows, outcome.title, options.importance_samples))
+    for arm, text in wording.arms(options):
         console.print(f"[bold]{arm}[/]: {text}", highlight=False, soft_wrap=True)
     _say(notes, console)
     console.print(f"{out / 'report.html'}", highlight=False, soft_wrap=True)
@@ -83,11 +83,7 @@ def _say(notes: list[str], console: Console) -> None:
         console.print(Text.assemble(("note", "yellow"), f" {note}"), soft_wrap=True)
 
 
-def _arms(options: Options) -> list[tuple[str, str]]:
-    return [(arm, texts.arm(arm, options.core_flow)) for arm in options.arms]
-
-
-def _prepare(dataset: Dataset, options: Options) -> tuple[Held, Recipe]:
+def _prepare(dataset: Dataset, options: Options) -> tuple[RunData, Recipe]:
     """Split, dequantise what is held out, and fit the preprocessing."""
     train, validation = dataset.split_validation()
     if options.preprocess == "logit" and dataset.bins == 1:
@@ -101,7 +97,7 @@ def _prepare(dataset: Dataset, options: Options) -> tuple[Held, Recipe]:
     test = dataset.x_test[order[: options.test_limit or None]]
     test = continuous(test, dataset.bins, "dequantize test")
     seen = continuous(train[:FIT_LIMIT], dataset.bins, "dequantize fit")
-    held = Held(
+    held = RunData(
         train=train,
         validation=continuous(validation[:VALIDATION_LIMIT], dataset.bins, "dequantize validation"),
         test=test,
@@ -139,10 +135,10 @@ def _check(recipe: Recipe, options: Options) -> tuple[str, str]:
     sha = hashlib.sha256()
     for name, value in aef.vae.state_dict().items():
         sha.update(name.encode() + repr(tuple(value.shape)).encode() + value.detach().cpu().numpy().tobytes())
-    return sha.hexdigest()[:16], texts.model(aef, options)
+    return sha.hexdigest()[:16], wording.model(aef, options)
 
 
-def _run_all(options: Options, data: Held, recipe: Recipe, out: Path, console: Console) -> list[dict[str, Any]]:
+def _run_all(options: Options, data: RunData, recipe: Recipe, out: Path, console: Console) -> list[dict[str, Any]]:
     runs = [(seed, arm) for seed in range(options.seeds) for arm in options.arms]
     results = []
     with Display(console, len(runs), options.steps) as display:
@@ -166,85 +162,3 @@ def _run_all(options: Options, data: Held, recipe: Recipe, out: Path, console: C
             bits = float(bits_per_dim(test, data.test.shape[1:], data.bins).mean())
             display.line(f"{name}: test {bits:.4f} bits per dimension" + (" (from before)" if there else ""))
     return results
-
-
-def _write(
-    options: Options,
-    dataset: Dataset,
-    data: Held,
-    results: list[dict[str, Any]],
-    rows: list[Row],
-    out: Path,
-    notes: list[str],
-    shared: str,
-) -> None:
-    """Write `results.json`, the pictures and the report."""
-    sizes: dict[str, int] = {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)}
-    command = options.command(str(out))
-    about: dict[str, dict[str, Any]] = {"versions": versions(), "machine": machine()}
-    about_data = {
-        "name": dataset.name,
-        "event_shape": list(dataset.event_shape),
-        "bins": dataset.bins,
-        "digest": dataset.digest(),
-        "sizes": sizes,
-    }
-    protocol = texts.protocol(options, sizes, dataset.bins, results[0]["proposal"], shared)
-    write_json(
-        out / "results.json",
-        {
-            "command": command,
-            "options": options.as_dict(),
-            **about,
-            "data": about_data,
-            "protocol": protocol,
-            "notes": notes,
-            "rows": [asdict(row) for row in rows],
-            # One value a test sample is in runs/*/result.json.
-            "runs": [{key: value for key, value in run.items() if key != "test"} for run in results],
-        },
-    )
-    pictures = {arm: _pictures(out / "runs" / f"seed0-{arm}") for arm in options.arms}
-    originals = data.shown.numpy()
-    save_sheet(out / "originals.png", originals[:SHOWN])
-    for arm, shown in pictures.items():
-        save_sheet(out / f"reconstructions-{arm}.png", shown["reconstructions"][:SHOWN])
-        save_sheet(out / f"samples-{arm}.png", shown["samples"])
-    save_comparison(out / "comparison.png", originals, pictures, rows)
-    save_curves(out / "curves.png", results, options.arms)
-    page = report.html_report(
-        title=_title(options, dataset),
-        rows=rows,
-        draws=options.importance_samples,
-        arms=_arms(options),
-        notes=notes,
-        pictures=[
-            (out / "comparison.png", "Test data, their reconstructions and samples; bits per dimension at the left."),
-            (out / "curves.png", "Validation marginals (comparable) and training losses (not comparable)."),
-        ],
-        command=command,
-        protocol=protocol,
-        meaning=texts.MEANING,
-        made_with=_made_with(about),
-    )
-    write_atomic(out / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
-    table = report.markdown_table(rows, options.importance_samples)
-    write_atomic(out / "table.md", lambda path: path.write_text(table, encoding="utf-8"))
-
-
-def _pictures(folder: Path) -> dict[str, np.ndarray]:
-    with np.load(folder / "pictures.npz", allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
-
-
-def _title(options: Options, dataset: Dataset) -> str:
-    return f"VAE and AEF on {dataset.name}: {options.steps} steps, {options.importance_samples} draws a test sample"
-
-
-def _made_with(about: dict[str, dict[str, Any]]) -> str:
-    packages = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
-    where = about["machine"]
-    return (
-        f"{packages}. {where['processor']}, {where['cores']} cores, {where['torch_threads']} torch threads, "
-        f"accelerator: {where['accelerator']}."
-    )

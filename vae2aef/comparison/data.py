@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae2aef.comparison.inputs import InputError
-from vae2aef.comparison.levels import to_levels
+from vae2aef.comparison.errors import InputError
+from vae2aef.comparison.grey_levels import to_levels
 from vae2aef.comparison.readers import ACCEPTED, read
 
 SPLIT_SEED = 0
@@ -65,7 +65,7 @@ def load(source: str, bins: int | None = None) -> Dataset:
             `.npy` file, an IDX file (`.gz` too; its `t10k` sibling is the test set), or a folder of
             images of one size (with `train` and `test` folders inside, or not).
         bins: number of levels of a value; 1 for continuous data; None to tell from the values, as
-            `vae2aef.comparison.levels.to_levels` does.
+            `vae2aef.comparison.grey_levels.to_levels` does.
 
     Returns:
         The data, images as (channels, height, width), vectors as they are.

@@ -13,7 +13,6 @@ from vae2aef.aef import AEF
 from vae2aef.comparison.batches import stream
 from vae2aef.laplace import MAX_LATENTS
 from vae2aef.marginal import LogProb, Proposal
-from vae2aef.residual import Residual
 from vae2aef.tensors import numel
 
 PIECE = 128
@@ -32,7 +31,7 @@ def choose_proposal(aef: AEF, held_out: Tensor) -> Proposal | str | None:
     Fitted to each datum where that is possible (effective sample sizes are then some ten times larger), else one
     shape for all data, tuned on `held_out`, (batch, *event).
     """
-    if numel(aef.latent_shape) <= MAX_LATENTS and isinstance(aef.residual, Residual):
+    if sum(numel(site.core.latent_shape) for site in aef.by_latent().values()) <= MAX_LATENTS:
         return "laplace"
     return aef.tune_proposal(held_out)
 

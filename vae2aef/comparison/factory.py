@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from vae2aef.comparison.inputs import InputError
+from vae2aef.comparison.errors import InputError
 from vae2aef.comparison.nets import MLPVAE, ConvVAE
 
 BUILT_IN: dict[str, Callable[..., nn.Module]] = {"mlp": MLPVAE, "conv": ConvVAE}

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vae2aef.comparison.inputs import InputError
+from vae2aef.comparison.errors import InputError
 from vae2aef.comparison.options import Options
 
 MARK = "options.json"

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from vae2aef.comparison.inputs import InputError
+from vae2aef.comparison.errors import InputError
 
 
 class _GaussianVAE(nn.Module):

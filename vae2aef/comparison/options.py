@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from vae2aef.comparison.arms import ARMS
-from vae2aef.comparison.inputs import InputError
+from vae2aef.comparison.errors import InputError
 
 # These only say how much of the same comparison is wanted: a folder may be extended by them.
 EXTENSIBLE = ("arms", "seeds")
@@ -44,6 +44,10 @@ class Options:
     bins: int | None = None
 
     def __post_init__(self) -> None:
+        if problems := [*self._bad_numbers(), *self._bad_names()]:
+            raise InputError("; ".join(problems))
+
+    def _bad_numbers(self) -> list[str]:
         problems = []
         for name in ("latents", "steps", "batch_size", "seeds"):
             if getattr(self, name) < 1:
@@ -56,6 +60,10 @@ class Options:
             problems.append(f"--lr must be positive, got {self.lr}")
         if not 0 < self.lam < 0.5:
             problems.append(f"--lam must lie between 0 and 0.5, got {self.lam}")
+        return problems
+
+    def _bad_names(self) -> list[str]:
+        problems = []
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 problems.append(f"{_flag(name)} must be one of {', '.join(choices)}, got {getattr(self, name)}")
@@ -63,8 +71,7 @@ class Options:
             problems.append(f"--arms: unknown {', '.join(unknown)}; known are {', '.join(ARMS)}")
         if not self.arms or len(set(self.arms)) != len(self.arms):
             problems.append("--arms must name at least one arm, each once")
-        if problems:
-            raise InputError("; ".join(problems))
+        return problems
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vae2aef.comparison.inputs import InputError
+from vae2aef.comparison.errors import InputError
 
 ACCEPTED = "digits, a .npz or .npy file, an IDX file (plain or .gz), or a folder of images"
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}

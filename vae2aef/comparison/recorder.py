@@ -5,16 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from vae2aef.aef import AEF
 from vae2aef.comparison.batches import stream
 from vae2aef.comparison.files import write_atomic
 from vae2aef.comparison.interrupt import Flag, Interrupted
+from vae2aef.training import AEFTask
 
 SAVE_EVERY_SECONDS = 60.0
 LEAST_BETWEEN = 50  # steps between two measurements: each costs as much as some hundred
@@ -74,19 +76,18 @@ class Recorder(Callback):
         self.show(loss)
         measured = step % self.every == 0 or step == self.steps
         if measured:
-            self._measure(step, pl_module)
+            self._measure(step, cast(AEFTask, pl_module).aef)
         if measured or self.flag.pressed or time.monotonic() - self._saved > SAVE_EVERY_SECONDS:
             write_atomic(self.checkpoint, trainer.save_checkpoint)
             self._saved = time.monotonic()
         if self.flag.pressed:
             raise Interrupted
 
-    def _measure(self, step: int, module: LightningModule) -> None:
+    def _measure(self, step: int, aef: AEF) -> None:
         value = self.measure()
         if value < min((v for _, v in self.curve), default=float("inf")):
             self.best_step = step
-            weights = module.aef.state_dict()  # type: ignore[union-attr]
-            self.best_weights = {name: v.detach().cpu().clone() for name, v in weights.items()}
+            self.best_weights = {name: v.detach().cpu().clone() for name, v in aef.state_dict().items()}
         self.curve.append((step, value))
 
     def state_dict(self) -> dict[str, Any]:

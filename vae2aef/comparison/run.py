@@ -31,7 +31,7 @@ SAMPLES_SHOWN = 16
 
 
 @dataclass(frozen=True)
-class Held:
+class RunData:
     """The data of a comparison.
 
     Attributes:
@@ -59,7 +59,7 @@ class Show:
 
 
 def run_arm(
-    build: Callable[[], AEF], arm: str, seed: int, data: Held, options: Options, folder: Path, show: Show
+    build: Callable[[], AEF], arm: str, seed: int, data: RunData, options: Options, folder: Path, show: Show
 ) -> dict[str, Any]:
     """Train and test one arm, or return the result that `folder` already holds.
 
@@ -114,7 +114,7 @@ def run_arm(
     return content
 
 
-def _train(aef: AEF, seed: int, data: Held, options: Options, checkpoint: Path, show: Show) -> Recorder:
+def _train(aef: AEF, seed: int, data: RunData, options: Options, checkpoint: Path, show: Show) -> Recorder:
     """Train to the end, from the checkpoint if there is one."""
     task = AEFTask(aef, options.lr)
 

@@ -14,7 +14,7 @@ from vae2aef.diagnostics import measurements
 from vae2aef.diagnostics.findings import Finding, Report
 from vae2aef.modes import own_random_state
 from vae2aef.registry import unwrap
-from vae2aef.tracing.cases import untouched
+from vae2aef.tracing.probes import untouched
 from vae2aef.wrapping import wrap
 
 DESCRIBE = (
@@ -155,6 +155,7 @@ def _example(x: Tensor) -> Iterator[Finding]:
             f"its {x.numel()} values take only {levels} different ones: a density of continuous data can grow without "
             "bound on them",
             "pass the integers, and preprocess=[\"dequantize\", ...]; or x = vae2aef.dequantize(x, bins)",
+            topic="few values",
         )  # fmt: skip
     if high > 2 and low >= 0:
         yield Finding(

@@ -2,8 +2,13 @@
 
 import textwrap
 from dataclasses import dataclass, field
+from typing import Literal
+
+Topic = Literal["", "small scale", "few values", "decoder reach"]
+"""What a finding is about, for code: its message may be worded anew, and is for people."""
 
 SEVERITIES = ("error", "warning", "note")
+STYLES = {"error": "bold red", "warning": "yellow", "note": ""}
 
 
 @dataclass(frozen=True)
@@ -16,12 +21,14 @@ class Finding:
         place: dotted name of the module, or the part of the model: `"encoder"`, `"example"`, ...
         message: what is so, with the measured numbers.
         fix: the line that changes it; empty if there is nothing to change.
+        topic: what it is about, where code asks for that; else empty.
     """
 
     severity: str
     place: str
     message: str
     fix: str = ""
+    topic: Topic = ""
 
 
 @dataclass(frozen=True)
@@ -50,19 +57,20 @@ class Report:
         return [f for f in self.findings if f.severity == "error"]
 
     def __str__(self) -> str:
+        return "\n".join(line for line, _ in self.styled())
+
+    def styled(self) -> list[tuple[str, str]]:
+        """Return the printed lines, each with its style in Rich's words."""
         counts = [(sum(f.severity == s for f in self.findings), s) for s in SEVERITIES]
         told = ", ".join(f"{n} {s}{'' if n == 1 else 's'}" for n, s in counts if n) or "nothing found"
-        lines = [f"check of {self.subject}: {told}"]
+        lines = [(f"check of {self.subject}: {told}", "bold")]
         for f in self.findings:
-            lines += ["", *_wrapped(f"{f.severity.upper()} {f.place}: {f.message}", "  ")]
-            lines += _wrapped(f"-> {f.fix}", "     ", first="  ") if f.fix else []
-        return "\n".join(lines)
-
-
-def style(line: str) -> str:
-    """Return the style, in Rich's words, of a line of a printed report."""
-    styles = {"ERROR": "bold red", "WARNING": "yellow", "NOTE": "", "check": "bold", "": ""}
-    return styles.get(line.split(" ")[0], "green" if line.lstrip().startswith("->") else "")
+            first, *more = _wrapped(f"{f.severity.upper()} {f.place}: {f.message}", "  ")
+            lines += [("", ""), (first, STYLES[f.severity]), *((line, "") for line in more)]
+            if f.fix:
+                first, *more = _wrapped(f"-> {f.fix}", "     ", first="  ")
+                lines += [(first, "green"), *((line, "") for line in more)]
+        return lines
 
 
 def _wrapped(text: str, indent: str, first: str = "") -> list[str]:

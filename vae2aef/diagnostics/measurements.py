@@ -7,13 +7,15 @@ import torch
 from torch import Tensor
 
 from vae2aef.aef import AEF
+from vae2aef.batch import Batch
+from vae2aef.chain import Generate
 from vae2aef.diagnostics.findings import Finding
 from vae2aef.errors import WrapError
-from vae2aef.flows import StandardNormal
 from vae2aef.modes import evaluation_mode
 from vae2aef.parts import MIN_SCALE, SCALES, CallableParts, Posterior, to_scale
+from vae2aef.priors import StandardNormal
+from vae2aef.program import VAEProgram
 from vae2aef.tensors import numel
-from vae2aef.tracing.cases import Case
 from vae2aef.tracing.parts import TracedParts
 from vae2aef.tracing.proof import trace
 from vae2aef.wrapping.example import PROBE_ROWS, example_rows, read_example
@@ -25,17 +27,33 @@ FAR = 0.5
 FEW_ROWS = 32
 
 
-def _case(aef: AEF, example: Any) -> Case:
+def _seen_by_vae(aef: AEF, example: Any) -> Batch:
     """The example as the VAE sees it."""
-    x, cond, kwargs = read_example(example)
-    return Case(*example_rows(x, cond, kwargs, aef.preprocess))
+    return example_rows(read_example(example), aef.preprocess)
+
+
+def _decode(aef: AEF, z: dict[str, Tensor], batch: Batch) -> Tensor:
+    """The decoder's mean for given latents."""
+    return aef.parts.run(Generate(batch.size, z), None, *batch.cond, **batch.kwargs).mean
+
+
+def _encode(aef: AEF, batch: Batch) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """The latents without noise, and of all of them location and scale, `(batch, D)`."""
+    joint = aef.chain(batch._replace(x=aef.split(batch.x)[1]), aef.split(batch.x)[0])
+    flat = [
+        torch.cat([t.reshape(batch.size, -1) for name, t in joint.terms.items() if name.startswith(what)], dim=1)
+        for what in ("encoder_location", "encoder_scale")
+    ]
+    return joint.z, flat[0], flat[1]
 
 
 def latent(aef: AEF, example: Any) -> Iterator[Finding]:
     """The latent's shape against the data's."""
-    size, data = numel(aef.latent_shape), numel(aef.event_shape)
+    shapes = {name: tuple(site.core.latent_shape) for name, site in aef.by_latent().items()}
+    size, data = sum(map(numel, shapes.values())), numel(aef.event_shape)
+    said = shapes["z"] if shapes.keys() == {"z"} else ", ".join(f"{name} {shape}" for name, shape in shapes.items())
     yield Finding(
-        "note", "latent", f"shape {tuple(aef.latent_shape)}, {size} variables for data of {data} values"
+        "note", "latent", f"shape {said}, {size} variables for data of {data} values"
         + ("; it is no smaller than the data" if size >= data else ""),
     )  # fmt: skip
 
@@ -43,9 +61,9 @@ def latent(aef: AEF, example: Any) -> Iterator[Finding]:
 @torch.no_grad()
 def scales(aef: AEF, example: Any) -> Iterator[Finding]:
     """The posterior's scale on the example."""
-    case = _case(aef, example)
+    batch = _seen_by_vae(aef, example)
     with evaluation_mode(aef):
-        scale = aef.parts.encode(case.x, *case.cond, **case.kwargs).scale
+        scale = _encode(aef, batch)[2]
     low, middle, high = scale.min().item(), scale.median().item(), scale.max().item()
     text = f"from {low:.3g} to {high:.3g}, median {middle:.3g}, on the example"
     if low <= SMALL_SCALE:
@@ -56,6 +74,7 @@ def scales(aef: AEF, example: Any) -> Iterator[Finding]:
             f"{text}; {share:.1%} are below {SMALL_SCALE:g}, {at_floor:.1%} at the floor of {MIN_SCALE:g}, where they "
             "get no gradient. Each adds its logarithm to the loss",
             'check encoder_scale; start with noise=0.3; prior="coupling" for an autoencoder trained with a tiny KL',
+            topic="small scale",
         )  # fmt: skip
     else:
         yield Finding("note", "encoder scale", text)
@@ -67,15 +86,15 @@ def meaning(aef: AEF, example: Any) -> Iterator[Finding]:
     if isinstance(parts, TracedParts):
         yield Finding("note", "encoder scale", "measured as dz/du in the VAE's own forward, in every pass")
         return
-    case = _case(aef, example)
+    batch = _seen_by_vae(aef, example)
     try:
-        traced = trace(aef.vae, case.x, case.cond, case.kwargs)
+        traced = trace(aef.vae, batch.x, batch.cond, batch.kwargs)
     except WrapError:
         yield Finding("note", "encoder scale", "not compared with the VAE's own forward, which cannot be traced")
         return
     with evaluation_mode(aef), torch.no_grad():
-        own = traced.encode(case.x, *case.cond, **case.kwargs)
-        ours = parts.encode(case.x, *case.cond, **case.kwargs)
+        own = traced.encode(batch.x, *batch.cond, **batch.kwargs)
+        ours = parts.encode(batch.x, *batch.cond, **batch.kwargs)
         if ours.transform is not None or own.loc.shape != ours.loc.shape:
             yield Finding("note", "encoder scale", "not compared with the VAE's own forward: its z is another one")
         elif not _same(own.loc, ours.loc):
@@ -84,15 +103,15 @@ def meaning(aef: AEF, example: Any) -> Iterator[Finding]:
                 f"{(own.loc - ours.loc).abs().max().item():.3g}", "vae2aef.wrap(vae, example=x, encoder=...)",
             )  # fmt: skip
         elif not _same(own.scale, ours.scale):
-            yield _wrong_scale(parts, case, own, ours)
+            yield _wrong_scale(parts, batch, own, ours)
         else:
             yield Finding("note", "encoder scale", "confirmed: it is dz/du in the VAE's own forward")
 
 
-def _wrong_scale(parts: Any, case: Case, own: Posterior, ours: Posterior) -> Finding:
+def _wrong_scale(parts: Any, batch: Batch, own: Posterior, ours: Posterior) -> Finding:
     right = None
     if isinstance(parts, CallableParts):
-        raw = parts.encoder(case.x.flatten(1) if parts.flatten else case.x, *case.cond, **case.kwargs)[1]
+        raw = parts.encoder(batch.x.flatten(1) if parts.flatten else batch.x, *batch.cond, **batch.kwargs)[1]
         right = next((kind for kind in SCALES if _same(to_scale(raw, kind), own.scale)), None)
     ratio = (ours.scale / own.scale).median().item()
     return Finding(
@@ -110,15 +129,14 @@ def _same(a: Tensor, b: Tensor) -> bool:
 @torch.no_grad()
 def decoder_range(aef: AEF, example: Any) -> Iterator[Finding]:
     """What the decoder can reach against where the data are."""
-    case = _case(aef, example)
+    batch = _seen_by_vae(aef, example)
     with evaluation_mode(aef):
-        raw = _raw(example)
-        z = aef.encode(raw.x, *raw.cond, **raw.kwargs)
+        z = aef.log_joint(_raw(example)).z
         # Far out, a last activation shows: nothing else keeps a decoder within bounds.
-        outs = [aef.parts.decode(factor * z, *case.cond, **case.kwargs).mean for factor in (1.0, 10.0, 100.0)]
+        outs = [_decode(aef, {n: factor * v for n, v in z.items()}, batch) for factor in (1.0, 10.0, 100.0)]
     low, high = (f(torch.stack([f(out) for out in outs])).item() for f in (torch.min, torch.max))
     near_low, near_high = outs[0].min().item(), outs[0].max().item()
-    data_low, data_high = case.x.min().item(), case.x.max().item()
+    data_low, data_high = batch.x.min().item(), batch.x.max().item()
     bound = next(((a, b, n) for a, b, n in ((0, 1, "sigmoid"), (-1, 1, "tanh")) if a <= low and high <= b), None)
     where = f"data as the VAE sees them from {data_low:.3g} to {data_high:.3g}"
     if bound is None:
@@ -127,29 +145,32 @@ def decoder_range(aef: AEF, example: Any) -> Iterator[Finding]:
         )
         return
     a, b, name = bound
-    outside = ((case.x < a) | (case.x > b)).double().mean().item()
+    outside = ((batch.x < a) | (batch.x > b)).double().mean().item()
     text = f"stays in [{a}, {b}] however large z is, as a {name} does; {where}"
     if outside:
         yield Finding(
             "warning", "decoder", f"{text}: {outside:.1%} of the values are out of its reach",
             "leave out the logit (preprocess=None), or the decoder's last activation; or scale the data",
+            topic="decoder reach",
         )  # fmt: skip
     else:
         yield Finding("note", "decoder", f"{text}. Its output is the mean of a Gaussian with a learned scale")
 
 
-def _raw(example: Any) -> Case:
+def _raw(example: Any) -> Batch:
     """The first rows of the example as they were given."""
-    x, cond, kwargs = read_example(example)
-    return Case(x, cond, kwargs).rows(min(x.shape[0], PROBE_ROWS))
+    return read_example(example).rows(slice(0, PROBE_ROWS))
 
 
 @torch.no_grad()
 def aggregate_posterior(aef: AEF, example: Any) -> Iterator[Finding]:
     """The mean and spread of z over the example against the standard normal."""
-    case = _case(aef, example)
+    batch = _seen_by_vae(aef, example)
+    if isinstance(aef.parts, VAEProgram):
+        yield Finding("note", "prior", "not compared with the aggregate posterior: there are several latents")
+        return
     with evaluation_mode(aef):
-        loc, scale, transform = aef.parts.encode(case.x, *case.cond, **case.kwargs)
+        loc, scale, transform = aef.parts.encode(batch.x, *batch.cond, **batch.kwargs)
     if transform is not None or not isinstance(aef.prior, StandardNormal):
         why = "the posterior has a flow" if transform is not None else f"the prior is a {type(aef.prior).__name__}"
         yield Finding("note", "prior", f"not compared with the aggregate posterior: {why}")
@@ -179,15 +200,15 @@ def aggregate_posterior(aef: AEF, example: Any) -> Iterator[Finding]:
 @torch.no_grad()
 def independence(aef: AEF, example: Any) -> Iterator[Finding]:
     """Whether, in eval mode, a row's result depends on chance or on other rows."""
-    case = _case(aef, example)
-    one = case.rows(1)
+    batch = _seen_by_vae(aef, example)
+    one = batch.head(1)
     with evaluation_mode(aef):
-        first, again = (aef.parts.encode(case.x, *case.cond, **case.kwargs) for _ in range(2))
-        alone = aef.parts.encode(one.x, *one.cond, **one.kwargs)
-        z = first.loc if first.transform is None else first.transform(first.loc)[0]
-        out, out_again = (aef.parts.decode(z, *case.cond, **case.kwargs).mean for _ in range(2))
-        out_alone = aef.parts.decode(z[:1], *one.cond, **one.kwargs).mean
-    for name, a, b, c in (("encoder", first.loc, again.loc, alone.loc), ("decoder", out, out_again, out_alone)):
+        (z, first, _), (_, again, _) = (_encode(aef, batch) for _ in range(2))
+        alone = _encode(aef, one)[1]
+        out, out_again = (_decode(aef, z, batch) for _ in range(2))
+        z_alone = {n: aef.parts.rows_back(n, aef.parts.rows_first(n, v)[:1]) for n, v in z.items()}
+        out_alone = _decode(aef, z_alone, one)
+    for name, a, b, c in (("encoder", first, again, alone), ("decoder", out, out_again, out_alone)):
         if not _same(a, b):
             yield Finding(
                 "error", name, "random in eval mode: the same input gives another output",
@@ -202,10 +223,10 @@ def independence(aef: AEF, example: Any) -> Iterator[Finding]:
 
 def loss(aef: AEF, example: Any) -> Iterator[Finding]:
     """Whether the loss and its gradient are finite."""
-    case = _raw(example)
+    batch = _raw(example)
     with evaluation_mode(aef):
         try:
-            value = aef(case.x, *case.cond, **case.kwargs)
+            value = aef(batch.x, *batch.cond, **batch.kwargs)
         except ValueError as error:
             yield Finding("error", "loss", str(error))
             return

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from vae2aef.errors import WrapError
-from vae2aef.flows import Bijection, FlowPrior, Inverse
+from vae2aef.flows import Bijection, Inverse
 from vae2aef.interop.distributions import DistributionPrior
 from vae2aef.interop.transforms import TorchTransform, library_class, outside_bijection
+from vae2aef.priors import FlowPrior
 from vae2aef.tensors import numel
 
 __all__ = ["DistributionPrior", "as_bijection", "as_prior", "posterior_flow"]
@@ -85,7 +86,9 @@ def as_prior(prior: Any, latent_shape: Sequence[int]) -> nn.Module | None:
 class _FlatPrior(nn.Module):
     """A density of flat vectors `(batch, D)`, for latents of any shape."""
 
-    def __init__(self, flow: nn.Module, latent_shape: Sequence[int]) -> None:
+    flow: Any
+
+    def __init__(self, flow: Any, latent_shape: Sequence[int]) -> None:
         super().__init__()
         self.flow = flow
         self.latent_shape = torch.Size(latent_shape)
@@ -119,7 +122,7 @@ class NflowsPrior(_FlatPrior):
     """A flow or distribution of nflows over vectors, without context."""
 
     def _log_prob(self, flat: Tensor) -> Tensor:
-        return self.flow.log_prob(flat)  # type: ignore[operator]
+        return self.flow.log_prob(flat)
 
     def _sample(self, n: int) -> Tensor:
-        return self.flow.sample(n)  # type: ignore[operator]
+        return self.flow.sample(n)

@@ -8,8 +8,8 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from vae2aef.interop.distributions import density, draw
-from vae2aef.interop.transforms import apply
+from vae2aef.interop.densities import density, draw
+from vae2aef.interop.torch_transforms import apply
 from vae2aef.parts import Decoded, Posterior, VAEParts, to_scale
 from vae2aef.svi.handlers import is_subsample
 from vae2aef.svi.pair import PyroPair

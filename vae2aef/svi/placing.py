@@ -8,7 +8,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from vae2aef.errors import WrapError
-from vae2aef.interop.distributions import density, draw
+from vae2aef.interop.densities import density, draw
 from vae2aef.parts import Decoded
 from vae2aef.protocols import Place
 from vae2aef.svi.cores import SiteCore

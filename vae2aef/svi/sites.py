@@ -10,8 +10,8 @@ from torch import Tensor
 
 from vae2aef.errors import WrapError
 from vae2aef.flows import Bijection
-from vae2aef.interop.distributions import is_transformed
-from vae2aef.interop.transforms import apply
+from vae2aef.interop.densities import is_transformed
+from vae2aef.interop.torch_transforms import apply
 
 PARTICLES = "num_particles_vectorized"
 """The name of the plate that Pyro puts around model and guide for `vectorize_particles`."""

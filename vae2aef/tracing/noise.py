@@ -22,7 +22,8 @@ NOT_GAUSSIAN = {
     F.gumbel_softmax, torch.nn.init.normal_,
 }  # fmt: skip
 DRAWS = GAUSSIAN | NOT_GAUSSIAN
-DETACH = {torch.Tensor.detach, torch.Tensor.data.__get__, torch.detach}  # type: ignore[attr-defined]
+_DATA: Any = torch.Tensor.data  # a property, though torch says that it is a tensor
+DETACH = {torch.Tensor.detach, _DATA.__get__, torch.detach}
 
 
 class Site(NamedTuple):
@@ -112,7 +113,7 @@ class Follow(TorchFunctionMode):
 
     def step(self, func: Any, args: tuple, kwargs: dict) -> Any:
         """Make one call between the draw and z."""
-        args, kwargs, hit = self.look(args, kwargs)
+        args, kwargs, hit = self.with_noise(args, kwargs)
         if not hit:
             return func(*args, **kwargs)
         with torch.enable_grad():
@@ -124,8 +125,8 @@ class Follow(TorchFunctionMode):
         self.touched.update((id(t), t) for t in made)
         return result if self.site is None else self.compare(self.site, func, args, result)
 
-    def look(self, args: tuple, kwargs: dict) -> tuple[tuple, dict, bool]:
-        """Say whether the arguments hold the noise; put it in the place of detached aliases of the draw."""
+    def with_noise(self, args: tuple, kwargs: dict) -> tuple[tuple, dict, bool]:
+        """Put the noise in the place of detached aliases of the draw; say whether the arguments hold it."""
         hit = alias = False
         for t in tensors((args, kwargs)):
             if id(t) in self.touched:
@@ -223,4 +224,8 @@ def _moments(func: Any, args: tuple, kwargs: dict) -> tuple[Any, Any]:
     given = args[1:] if func is torch.Tensor.normal_ else args
     mean = given[0] if given else kwargs.get("mean", 0.0)
     std = given[1] if len(given) > 1 and not isinstance(given[1], (tuple, list)) else kwargs.get("std", 1.0)
-    return (float(v) if isinstance(v, (int, float)) else v for v in (mean, std))  # type: ignore[return-value]
+    return _plain_float(mean), _plain_float(std)
+
+
+def _plain_float(value: Any) -> Any:
+    return float(value) if isinstance(value, (int, float)) else value

@@ -19,16 +19,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vae2aef.batch import Batch
 from vae2aef.errors import WrapError
 from vae2aef.modes import evaluation_mode, own_random_state
 from vae2aef.parts import describe
-from vae2aef.tracing.cases import Case, close, other_data, untouched
+from vae2aef.tracing.decide import Observation, Refusal
 from vae2aef.tracing.noise import Follow
+from vae2aef.tracing.observe import find_awake, observe, refusing
 from vae2aef.tracing.outputs import say_path
 from vae2aef.tracing.parts import TracedParts
+from vae2aef.tracing.probes import close, other_data, untouched
 from vae2aef.tracing.recording import Draw
-from vae2aef.tracing.sites import Refusal, Seen
-from vae2aef.tracing.watch import find_awake, observe, refusing
 
 ROWS, TRAINING_ROWS = 3, 2
 TRIES = 8
@@ -50,15 +51,15 @@ def trace(vae: Any, x: Tensor, cond: tuple = (), kwargs: dict[str, Any] | None =
     draws: list[Draw] = []
     try:
         _require_eager(vae)
-        case = Case(x, cond, kwargs or {})
+        batch = Batch(x, cond, kwargs or {})
         with untouched(vae), own_random_state(x.device), torch.enable_grad():
             with evaluation_mode(vae):
-                names = find_awake(vae, case.rows(ROWS), draws)
-                seen = observe(vae, case.rows(ROWS), names, draws)
-                parts = _parts(vae, seen, case, names)
+                names = find_awake(vae, batch.head(ROWS), draws)
+                seen = observe(vae, batch.head(ROWS), names, draws)
+                parts = _parts(vae, seen, batch, names)
                 with refusing("a pass with its noise replaced"):
-                    _prove(parts, seen, case.rows(ROWS))
-            _prove_training(parts, seen, case.rows(TRAINING_ROWS), draws)
+                    _prove(parts, seen, batch.head(ROWS))
+            _prove_training(parts, seen, batch.head(TRAINING_ROWS), draws)
     except Refusal as reason:
         # What went wrong inside the user's code, if it did, is shown as the cause.
         listed = "; ".join(map(str, draws)) or "none"
@@ -80,9 +81,9 @@ def _require_eager(vae: Any) -> None:
             )
 
 
-def _parts(vae: nn.Module, seen: Seen, case: Case, names: tuple[str, ...]) -> TracedParts:
+def _parts(vae: nn.Module, seen: Observation, batch: Batch, names: tuple[str, ...]) -> TracedParts:
     z = seen.record.values[len(seen.site.calls)]
-    parts = TracedParts(vae, seen.site, {False: seen.path}, other_data(case.x[:1]), z.shape[1:], names)
+    parts = TracedParts(vae, seen.site, {False: seen.path}, other_data(batch.x[:1]), z.shape[1:], names)
     draw = seen.record.draws[0]
     parts.taken = (
         f"encoder: forward with {draw.name} replaced; z is what `{seen.site.name}` makes of it, its scale dz/du",
@@ -94,12 +95,12 @@ def _parts(vae: nn.Module, seen: Seen, case: Case, names: tuple[str, ...]) -> Tr
     return parts
 
 
-def _prove(parts: TracedParts, seen: Seen, case: Case) -> None:
+def _prove(parts: TracedParts, seen: Observation, batch: Batch) -> None:
     """Points 2, 3 and 5, by numbers and by autograd's graph."""
     u = seen.record.u
     z_seen = seen.record.values[len(seen.site.calls)]
     torch.manual_seed(0)
-    first, mean, grads = _grads(parts, case, u)
+    first, mean, grads = _grads(parts, batch, u)
     if not (close(first.z, z_seen) and close(mean, seen.mean)):
         raise Refusal(
             "with the same noise it returns something else: it is random or remembers earlier calls (functional "
@@ -113,16 +114,16 @@ def _prove(parts: TracedParts, seen: Seen, case: Case) -> None:
         )
     loc = first.z - scale * u
     other_u = torch.randn_like(loc)
-    second, _ = parts.follow(case.x, case.cond, case.kwargs, other_u)
+    second, _ = parts.follow(batch.x, batch.cond, batch.kwargs, other_u)
     if not close(second.z, loc + scale * other_u):
         raise Refusal("z is not loc + scale * u on the example")
-    _same_gradients(parts, case, seen)
-    _prove_decoding(parts, first.z.detach(), mean, grads[0] / scale, case)
+    _same_gradients(parts, batch, seen)
+    _prove_decoding(parts, first.z.detach(), mean, grads[0] / scale, batch)
 
 
-def _grads(parts: TracedParts, case: Case, u: Tensor) -> tuple[Follow, Tensor, list[Tensor]]:
+def _grads(parts: TracedParts, batch: Batch, u: Tensor) -> tuple[Follow, Tensor, list[Tensor]]:
     """One pass with its gradients: to u of the output, to the parameters of output, z and scale."""
-    follow, out = parts.follow(case.x, case.cond, case.kwargs, u)
+    follow, out = parts.follow(batch.x, batch.cond, batch.kwargs, u)
     mean = parts.decoded(out).mean
     wanted = [p for p in parts.vae.parameters() if p.requires_grad]
     with refusing("its gradient"):
@@ -134,12 +135,12 @@ def _grads(parts: TracedParts, case: Case, u: Tensor) -> tuple[Follow, Tensor, l
     return follow, mean.detach(), [to_u.detach(), *(g for g in found if g is not None)]
 
 
-def _same_gradients(parts: TracedParts, case: Case, seen: Seen) -> None:
+def _same_gradients(parts: TracedParts, batch: Batch, seen: Observation) -> None:
     """Where the output does not depend on the random state, as it does with dropout, gradients must not either."""
     results = []
     for seed in (0, 1):
         torch.manual_seed(seed)
-        results.append(_grads(parts, case, seen.record.u))
+        results.append(_grads(parts, batch, seen.record.u))
     (_, mean, grads), (_, other_mean, other_grads) = results
     if close(mean, other_mean) and not all(close(a, b) for a, b in zip(grads, other_grads, strict=True)):
         raise Refusal(
@@ -148,11 +149,11 @@ def _same_gradients(parts: TracedParts, case: Case, seen: Seen) -> None:
         )
 
 
-def _prove_decoding(parts: TracedParts, z: Tensor, mean: Tensor, to_z: Tensor, case: Case) -> None:
+def _prove_decoding(parts: TracedParts, z: Tensor, mean: Tensor, to_z: Tensor, batch: Batch) -> None:
     """With z in its place, other data and noise change nothing, and the decoder's gradient is that of the pass."""
-    x = other_data(case.x).requires_grad_()
+    x = other_data(batch.x).requires_grad_()
     z = z.clone().requires_grad_()
-    follow, out = parts.follow(x.clone(), case.cond, case.kwargs, replacement=z)
+    follow, out = parts.follow(x.clone(), batch.cond, batch.kwargs, replacement=z)
     decoded = parts.decoded(out).mean
     to_x, to_u, found = torch.autograd.grad(decoded.sum(), [x, follow.u, z], allow_unused=True)
     if to_x is not None or to_u is not None:
@@ -163,21 +164,21 @@ def _prove_decoding(parts: TracedParts, z: Tensor, mean: Tensor, to_z: Tensor, c
         raise Refusal("with the same z, other data give another output: the decoder sees the data beside z")
     if not close(found, to_z):
         raise Refusal("the gradient of decoding alone is not that of the whole pass: is z made inside a checkpoint?")
-    _require_all_of_z(parts, z.detach(), case)
+    _require_all_of_z(parts, z.detach(), batch)
     with contextlib.suppress(Exception), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("error")
         parts.lean = True
-        parts.lean = close(parts.decode(z.detach(), *case.cond, **case.kwargs).mean, mean)
+        parts.lean = close(parts.decode(z.detach(), *batch.cond, **batch.kwargs).mean, mean)
         return
     parts.lean = False
 
 
-def _require_all_of_z(parts: TracedParts, z: Tensor, case: Case) -> None:
+def _require_all_of_z(parts: TracedParts, z: Tensor, batch: Batch) -> None:
     """Every latent variable must move the output somewhere; of several samples, often one alone is decoded."""
     moves = torch.zeros(z.shape[1:], dtype=torch.bool, device=z.device)
     for _ in range(TRIES):
         z = torch.randn_like(z).requires_grad_()
-        _, out = parts.follow(case.x, case.cond, case.kwargs, replacement=z)
+        _, out = parts.follow(batch.x, batch.cond, batch.kwargs, replacement=z)
         mean = parts.decoded(out).mean
         (grad,) = torch.autograd.grad((mean * torch.randn_like(mean)).sum(), z)
         moves |= (grad != 0).any(0)
@@ -190,16 +191,16 @@ def _require_all_of_z(parts: TracedParts, z: Tensor, case: Case) -> None:
         )
 
 
-def _prove_training(parts: TracedParts, seen: Seen, case: Case, draws: list[Draw]) -> None:
+def _prove_training(parts: TracedParts, seen: Observation, batch: Batch, draws: list[Draw]) -> None:
     """In training mode the same call makes z; note where the mean is then."""
     modes = [(m, m.training) for m in parts.vae.modules()]
     parts.vae.train()
     try:
-        again = observe(parts.vae, case, (), draws)
+        again = observe(parts.vae, batch, (), draws)
         parts.outputs[True] = again.path
         if again.site == seen.site:
             with refusing("a pass with its noise replaced"):
-                _same_gradients(parts, case, again)
+                _same_gradients(parts, batch, again)
     except Refusal as reason:
         raise Refusal(f"in training mode {reason}") from reason.__cause__
     finally:

@@ -1,6 +1,6 @@
-"""Watch one pass of a VAE's forward as a graph of calls: where data and noise go, what is affine in the noise.
+"""Record one pass of a VAE's forward as a graph of calls: where data and noise go, what is affine in the noise.
 
-`vae2aef.tracing.sites` decides from it, once, which call makes z and which output is the mean of the data.
+`vae2aef.tracing.decide` decides from it, once, which call makes z and which output is the mean of the data.
 """
 
 import sys
@@ -31,7 +31,7 @@ class Draw(NamedTuple):
 
 
 class Record(Follow):
-    """One pass watched as a graph: which calls the data, the noise and their descendants go through.
+    """One pass recorded as a graph: which calls the data, the noise and their descendants go through.
 
     Args:
         u: what the first Gaussian draw is to return, or None for fresh noise of the shape that is asked for.
@@ -72,7 +72,7 @@ class Record(Follow):
         kwargs = kwargs or {}
         if func in DRAWS:
             return self.draw(func, args, kwargs)
-        args, kwargs, hit = self.look(args, kwargs)
+        args, kwargs, hit = self.with_noise(args, kwargs)
         result = func(*args, **kwargs)
         made = [args[0]] if func is torch.Tensor.__setitem__ else tensors(result)
         if not made or func in DETACH:
@@ -160,13 +160,18 @@ class Record(Follow):
             return False
         if any(t.shape != made.shape for t, a in zip(operands, affine, strict=True) if a):
             return False
-        if name in ("add", "sub", "rsub", "neg", *COPIES):
-            return True
-        if name == "mul":
-            return sum(affine) == 1
-        if name == "div":
-            return affine[0] and not any(affine[1:])
-        return name == "addcmul" and sum(affine[1:]) <= 1
+        return _keeps_affine(name, affine)
+
+
+def _keeps_affine(name: str, affine: list[bool]) -> bool:
+    """Whether a function of operands, of which some are affine in the noise, is affine in it too."""
+    if name in ("add", "sub", "rsub", "neg", *COPIES):
+        return True
+    if name == "mul":
+        return sum(affine) == 1
+    if name == "div":
+        return affine[0] and not any(affine[1:])
+    return name == "addcmul" and sum(affine[1:]) <= 1
 
 
 def _in_checkpoint() -> bool:

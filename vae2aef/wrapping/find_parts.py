@@ -4,8 +4,9 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
+from vae2aef.batch import Batch
 from vae2aef.errors import WrapError
 from vae2aef.parts import SCALES, CallableParts, VAEParts, two_tensors
 from vae2aef.registry import find_adapters
@@ -14,21 +15,19 @@ from vae2aef.wrapping.trial import evaluation, naming, trial
 PAIRS = (("encode", "decode"), ("encoder", "decoder"))
 
 
-def find_parts(vae: Any, x: Tensor, cond: tuple, kwargs: dict[str, Any], given: dict[str, Any]) -> VAEParts:
+def find_parts(vae: Any, batch: Batch, given: dict[str, Any]) -> VAEParts:
     """Find the parts of a VAE.
 
     Args:
         vae: the user's VAE.
-        x: an example, shape `(batch, *event)`.
-        cond: conditions.
-        kwargs: conditions by name.
+        batch: rows of the example, with conditions.
         given: what the user said: `encoder`, `decoder`, `encoder_scale`, each may be None.
 
     Raises:
         WrapError: if they are not found, listing what was tried and the line to write; or if the meaning of the
             encoder's second output is not known, showing its range.
     """
-    search = _Search(vae, x, cond, kwargs, **given)
+    search = _Search(vae, batch, **given)
     parts = search.whole() or search.pair()
     if parts is not None:
         return parts
@@ -43,10 +42,8 @@ def find_parts(vae: Any, x: Tensor, cond: tuple, kwargs: dict[str, Any], given: 
 class _Search:
     """One search, with what was tried in vain."""
 
-    def __init__(
-        self, vae: Any, x: Tensor, cond: tuple, kwargs: dict, encoder: Any, decoder: Any, encoder_scale: str | None
-    ) -> None:
-        self.vae, self.x, self.cond, self.kwargs = vae, x, cond, kwargs
+    def __init__(self, vae: Any, batch: Batch, encoder: Any, decoder: Any, encoder_scale: str | None) -> None:
+        self.vae, self.batch = vae, batch
         self.encoder, self.decoder, self.scale = encoder, decoder, encoder_scale
         self.said = {} if encoder_scale is None else {"encoder_scale": encoder_scale}
         self.tried: list[str] = []
@@ -57,7 +54,7 @@ class _Search:
         if self.encoder is not None or self.decoder is not None or self.vae is None:
             return None
         kind = type(self.vae)
-        with naming(f"{kind.__name__} cannot be read with data of shape {tuple(self.x.shape)}:"):
+        with naming(f"{kind.__name__} cannot be read with data of shape {tuple(self.batch.x.shape)}:"):
             parts = self._adapted(self.vae)
         if parts is not None:
             return parts
@@ -68,7 +65,7 @@ class _Search:
         from vae2aef.tracing.proof import trace
 
         try:
-            return trace(self.vae, self.x, self.cond, self.kwargs)
+            return trace(self.vae, *self.batch)
         except WrapError as error:
             self.untraced = str(error)
             self.tried.append(f"tracing: {self.untraced}")
@@ -93,7 +90,7 @@ class _Search:
             if parts is not None:
                 return parts
         if self.scale is None:
-            asked = _ask_for_scale(self.vae, encoder, self.x, self.cond, self.kwargs, encoder_name)
+            asked = _ask_for_scale(self.vae, encoder, self.batch, encoder_name)
             raise WrapError(asked + (f"\nTracing was tried: {self.untraced}" if self.untraced else ""))
         read = CallableParts(encoder, decoder, self.scale)
         read.taken = (f"encoder: {encoder_name}, second output {self.scale} (as you said)", f"decoder: {decoder_name}")
@@ -101,7 +98,7 @@ class _Search:
 
     def _adapted(self, thing: Any) -> VAEParts | None:
         for adapter in find_adapters(thing):
-            parts = adapter(thing, self.x, *self.cond, **self.kwargs, **self.said)
+            parts = adapter(thing, self.batch.x, *self.batch.cond, **self.batch.kwargs, **self.said)
             if parts is not None:
                 return parts
         return None
@@ -115,7 +112,8 @@ def _callable(vae: Any, name: str) -> Callable[..., Any] | None:
     return part if callable(part) else None
 
 
-def _ask_for_scale(vae: Any, encoder: Callable, x: Tensor, cond: tuple, kwargs: dict, name: str) -> str:
+def _ask_for_scale(vae: Any, encoder: Callable, batch: Batch, name: str) -> str:
+    x, cond, kwargs = batch
     with trial(x.device, vae, encoder):
         try:
             with naming(f"{name} fails on data of shape {tuple(x.shape)}; pass encoder=lambda x: ... that takes it:"):

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from vae2aef.batch import Batch
 from vae2aef.errors import WrapError
 from vae2aef.flows import Bijection
 from vae2aef.parts import CallableParts, VAEParts
@@ -41,22 +42,21 @@ class Seen(NamedTuple):
 # ---------------------------------------------------------------------- the VAE's parts
 
 
-def look(vae: Any, parts: VAEParts, y: Tensor, cond: tuple, kwargs: dict[str, Any]) -> Seen:
+def look(vae: Any, parts: VAEParts, batch: Batch) -> Seen:
     """Run encoder and decoder once on the example and check what they return.
 
     Args:
         vae: the user's VAE.
         parts: its parts.
-        y: data as the VAE sees it, `(batch, *event)`.
-        cond: conditions.
-        kwargs: conditions by name.
+        batch: data as the VAE sees it, `(batch, *event)`, with conditions.
 
     Raises:
         WrapError: if a part fails, or returns another shape, or what is not finite.
     """
     if isinstance(parts, VAEProgram):
-        return _look_at_program(vae, parts, y, cond, kwargs)
-    batch, shape = y.shape[0], tuple(y.shape)
+        return _look_at_program(vae, parts, batch)
+    y, cond, kwargs = batch
+    shape = tuple(y.shape)
     with trial(y.device, vae, parts):
         with naming(
             f"the encoder fails on data of shape {shape}; pass encoder=lambda x: ... that takes it "
@@ -64,9 +64,9 @@ def look(vae: Any, parts: VAEParts, y: Tensor, cond: tuple, kwargs: dict[str, An
         ):
             posterior = parts.encode(y, *cond, **kwargs)
         loc, scale = posterior.loc, posterior.scale
-        if loc.shape != scale.shape or loc.shape[:1] != (batch,):
+        if loc.shape != scale.shape or loc.shape[:1] != (batch.size,):
             raise WrapError(
-                f"expected location and scale of one shape (batch, *latent) with batch = {batch}, got "
+                f"expected location and scale of one shape (batch, *latent) with batch = {batch.size}, got "
                 f"{tuple(loc.shape)} and {tuple(scale.shape)}"
             )
         if not bool(scale.isfinite().all()):
@@ -126,8 +126,9 @@ class _Meet:
         return self.z[name]
 
 
-def _look_at_program(vae: Any, parts: VAEProgram, y: Tensor, cond: tuple, kwargs: dict[str, Any]) -> Seen:
+def _look_at_program(vae: Any, parts: VAEProgram, batch: Batch) -> Seen:
     """Run a program once on the example: its latents one by one, then the data."""
+    y, cond, kwargs = batch
     meet = _Meet(y.shape[0])
     with trial(y.device, vae, parts):
         with naming(f"{type(vae).__name__} fails on data of shape {tuple(y.shape)}:"):

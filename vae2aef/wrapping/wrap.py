@@ -6,7 +6,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from vae2aef.aef import AEF
-from vae2aef.batch import Batch
 from vae2aef.parts import VAEParts
 from vae2aef.registry import unwrap
 from vae2aef.wrapping.contract import prove
@@ -93,23 +92,24 @@ def wrap(
     vae = unwrap(vae)
     if isinstance(vae, AEF) or isinstance(getattr(vae, "aef", None), AEF):
         raise TypeError("this is an AEF already; to wrap its VAE anew, pass aef.vae")
-    x, cond, kwargs = read_example(example)
+    given_batch = read_example(example)
+    x = given_batch.x
     noise, core = read_noise(noise), read_core(core)
     given = {"encoder": encoder, "decoder": decoder, "encoder_scale": encoder_scale}
     bijection = build_preprocess(preprocess, x)
     require_integers(bijection, x)
-    y, cond, kwargs = example_rows(x, cond, kwargs, bijection)
-    parts = find_parts(vae, y, cond, kwargs, given)
-    seen = look(vae, parts, y, cond, kwargs)
+    batch = example_rows(given_batch, bijection)
+    parts = find_parts(vae, batch, given)
+    seen = look(vae, parts, batch)
     own_density = seen.density and (residual is None or residual == "decoder")
     wanted = "learned" if residual is None else residual
     the_residual = None if own_density else build_residual(wanted, seen.event_shape, seen.spread)
     require_decoder_scale(the_residual, seen)
-    the_prior, takes_conditions = build_prior(prior, parts, seen, kwargs)
+    the_prior, takes_conditions = build_prior(prior, parts, seen, batch.kwargs)
     sites = build_sites(core, core_flow, noise, parts, seen)
     for part, option in ((the_prior, prior), (the_residual, residual)):
         if part is not None and is_ours(option) and part is not parts.prior:
-            part.to(y.dtype)
+            part.to(batch.x.dtype)
     options = {"core": core, "core_flow": core_flow, "prior": prior, "residual": residual, "preprocess": preprocess}
     aef = AEF(
         vae,
@@ -123,7 +123,7 @@ def wrap(
         prior_takes_conditions=takes_conditions,
         summary=summarise(vae, parts, seen, the_prior, the_residual, options),
     ).to(x.device)
-    prove(aef, Batch(y, cond, kwargs), seen)
+    prove(aef, batch, seen)
     watch(aef)  # warns if an optimizer leaves out what was added
     return aef
 

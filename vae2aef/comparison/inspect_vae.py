@@ -1,4 +1,4 @@
-"""A look at the user's own VAE before it is trained: what `vae2aef.check` finds, and a decoder that cannot reach."""
+"""Inspect the user's own VAE before it is trained: what `vae2aef.check` finds, and a decoder that cannot reach."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ import torch
 from torch import Tensor
 
 from vae2aef.aef import AEF
+from vae2aef.batch import Batch
+from vae2aef.chain import Generate
 from vae2aef.comparison.arms import Recipe
+from vae2aef.comparison.errors import InputError
 from vae2aef.comparison.factory import BUILT_IN
-from vae2aef.comparison.inputs import InputError
 from vae2aef.comparison.options import Options
 from vae2aef.diagnostics import check
+from vae2aef.diagnostics.findings import Topic
 from vae2aef.modes import evaluation_mode
 
-LOOKED_AT = 128  # rows
+INSPECTED_ROWS = 128
 FEW = 32  # latents that are decoded
 MOST = 0.5
-# What `check` says in the words of `wrap`, in those of the command line.
-WORDS = {
-    'prior="coupling"': "--prior coupling",
-    "start with noise=0.3": "compare the arm aef-noise",
-    'pass the integers, and preprocess=["dequantize", ...]; or x = vae2aef.dequantize(x, bins)': "give the integers",
+# What helps, in the words of the command line, where `check` says it in those of `wrap`.
+FIXES: dict[Topic, str] = {
+    "small scale": "check encoder_scale; compare the arm aef-noise; --prior coupling for an autoencoder trained with a "
+    "tiny KL",
+    "few values": "give the integers",
 }
 LAST = {
     (0.0, 1.0): "a sigmoid",
@@ -33,7 +36,7 @@ LAST = {
 }
 
 
-def look(recipe: Recipe, options: Options, x: Tensor) -> list[str]:
+def inspect_vae(recipe: Recipe, options: Options, x: Tensor) -> list[str]:
     """Say what a reader of the comparison must know about the user's VAE; nothing about the built-in ones.
 
     Args:
@@ -50,7 +53,7 @@ def look(recipe: Recipe, options: Options, x: Tensor) -> list[str]:
     if options.vae in BUILT_IN:
         return []
     aef = recipe.build("aef", 0)
-    x = x[:LOOKED_AT]
+    x = x[:INSPECTED_ROWS]
     low, high = reach(aef)
     with torch.no_grad():
         seen = aef.preprocess(x)[0]
@@ -85,8 +88,10 @@ def reach(aef: AEF) -> tuple[float, float]:
     for parameter in aef.parameters():
         parameter.normal_()
     with evaluation_mode(aef):
-        z = torch.randn(FEW, *aef.latent_shape, device=next(aef.parameters()).device)
-        mean = aef.parts.decode(z).mean
+        x = torch.randn(FEW, *aef.event_shape, device=next(aef.parameters()).device)
+        core, shell = aef.split(x)
+        z = {name: torch.randn_like(value) for name, value in aef.chain(Batch(shell), core).z.items()}
+        mean = aef.parts.run(Generate(FEW, z), None).mean
     low, high = float(mean.min()), float(mean.max())
     lower = 0.0 if low >= 0 else -1.0 if low >= -1 else -math.inf
     return lower, 1.0 if high <= 1 else math.inf
@@ -103,11 +108,9 @@ def _findings(recipe: Recipe, options: Options, x: Tensor) -> list[str]:
         # The prior: the VAE is trained from here on. The decoder's range was measured above, at any weights. And
         # what the values are was settled when the data were loaded, if the user said so.
         settled = finding.place in ("prior", "example" if options.bins else "prior")
-        if finding.severity == "note" or settled or "out of its reach" in finding.message:
+        if finding.severity == "note" or settled or finding.topic == "decoder reach":
             continue
-        fix = finding.fix
-        for words, ours in WORDS.items():
-            fix = fix.replace(words, ours)
+        fix = FIXES.get(finding.topic, finding.fix)
         notes.append(f"--vae {options.vae}: {finding.place}: {finding.message}" + (f". Fix: {fix}" if fix else ""))
     return notes
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from vae2aef.errors import WrapError
 
 
-class Held(nn.Module):
+class TensorState(nn.Module):
     """Keeps tensors under names: leaves that require gradients as parameters, all others as buffers.
 
     An `nn.Parameter` is kept itself, so an optimizer that has it already goes on training it. Another leaf tensor
@@ -19,7 +19,7 @@ class Held(nn.Module):
         super().__init__()
         self.shapes: dict[str, torch.Size] = {}
 
-    def hold(self, name: str, value: Tensor, owner: str) -> None:
+    def keep(self, name: str, value: Tensor, owner: str) -> None:
         """Keep `value` under `name`.
 
         Args:
@@ -43,7 +43,7 @@ class Held(nn.Module):
             )
         self.register_parameter(name, leaf if isinstance(leaf, nn.Parameter) else nn.Parameter(leaf.detach()))
 
-    def held(self, name: str) -> Tensor:
+    def kept(self, name: str) -> Tensor:
         """Return what is kept under `name`, in the shape it came in."""
         value = getattr(self, name)
         return value if value.shape == self.shapes[name] else value.expand(self.shapes[name])

@@ -1,29 +1,10 @@
-"""What a VAE is tried on: a few rows, other data in their range, and a way to leave no trace."""
+"""What a VAE is probed with: other data in the range of its own, a comparison up to rounding, and no trace left."""
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-
-
-class Case(NamedTuple):
-    """What a VAE is run on."""
-
-    x: Tensor
-    cond: tuple
-    kwargs: dict[str, Any]
-
-    def rows(self, n: int) -> "Case":
-        """Return `n` rows, repeated if there are fewer."""
-        batch = self.x.shape[0]
-
-        def take(value: Any) -> Any:
-            has_batch = isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == batch
-            return value[torch.arange(n, device=value.device) % batch] if has_batch else value
-
-        return Case(take(self.x), tuple(map(take, self.cond)), {name: take(v) for name, v in self.kwargs.items()})
 
 
 def other_data(x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ class Refusal(Exception):
     """Why a forward cannot be traced; becomes a `WrapError` that lists the draws seen."""
 
 
-class Seen(NamedTuple):
+class Observation(NamedTuple):
     """One recorded pass: where z is made, where the mean of the data is, and its value."""
 
     record: Record
@@ -24,7 +24,7 @@ class Seen(NamedTuple):
     mean: Tensor
 
 
-def decide(record: Record, found: list[tuple[tuple, Any, Tensor]], x: Tensor) -> Seen:
+def decide(record: Record, found: list[tuple[tuple, Any, Tensor]], x: Tensor) -> Observation:
     """Find z and the mean of the data.
 
     Args:
@@ -38,7 +38,7 @@ def decide(record: Record, found: list[tuple[tuple, Any, Tensor]], x: Tensor) ->
     _require_one_draw(record, x.shape[0])
     path, mean, node = _output(record, found, x)
     _require_no_flow(record, found, node)
-    return Seen(record, _site(record, node), path, mean.detach())
+    return Observation(record, _site(record, node), path, mean.detach())
 
 
 def _require_one_draw(record: Record, batch: int) -> None:
@@ -74,29 +74,34 @@ def _output(record: Record, found: list[tuple[tuple, Any, Tensor]], x: Tensor) -
     fit = [item for item in fit if record.nodes[id(item[2])] not in record.affine]
     fit = list({id(item[2]): item for item in reversed(fit)}.values())
     if len(fit) != 1:
-        have = ", ".join(f"{say_path(path)}: {describe(out)}" for path, out, _ in fit or found) or "nothing"
         if fit:
             why = "several outputs are shaped like the data and depend on the noise"
         elif shaped:
             why = "no output shaped like the data depends on the noise, as far as it can be followed"
         else:
             why = f"no output is shaped like the data, {tuple(x.shape)}, or flattened"
+        have = ", ".join(f"{say_path(path)}: {describe(out)}" for path, out, _ in fit or found) or "nothing"
         raise Refusal(f"{why}; it returns {have}")
     path, out, mean = fit[0]
+    node = record.nodes[id(mean)]
+    _require_mean(record, path, out, node)
+    return path, mean, node
+
+
+def _require_mean(record: Record, path: tuple, out: Any, node: int) -> None:
+    """Refuse an output that is the mean of discrete data."""
     if isinstance(out, torch.distributions.Distribution) and getattr(out.support, "is_discrete", False):
         raise Refusal(
             f"{say_path(path)} is {describe(out)}: a probability of discrete data, not a density on the reals, and an "
             "AEF needs residuals x - f(z). Its mean can be used with a Gaussian residual of learned scale: pass it as "
             "decoder="
         )
-    node = record.nodes[id(mean)]
     for loss, logits in record.losses.items():
         if logits == node:
             raise Refusal(
                 f"{say_path(path)} goes into {loss}: it is no mean of continuous data. Pass a decoder that ends in the "
                 "mean, such as torch.sigmoid of logits, used with a Gaussian residual of learned scale"
             )
-    return path, mean, node
 
 
 def _require_no_flow(record: Record, found: list[tuple[tuple, Any, Tensor]], output: int) -> None:

@@ -1,4 +1,4 @@
-"""Run a VAE to be watched: with its errors turned into refusals, and with those modules awake that draw."""
+"""Observe a VAE at work: with its errors turned into refusals, and with those modules awake that draw."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vae2aef.tracing.cases import Case
+from vae2aef.batch import Batch
+from vae2aef.tracing.decide import Observation, Refusal, decide
 from vae2aef.tracing.outputs import leaves
 from vae2aef.tracing.parts import awake
 from vae2aef.tracing.recording import Draw, Record
-from vae2aef.tracing.sites import Refusal, Seen, decide
 
 
 @contextlib.contextmanager
@@ -26,35 +26,35 @@ def refusing(what: str, hint: str = "") -> Iterator[None]:
         raise Refusal(f"{what} fails with {type(error).__name__}: {first_line}{hint}") from error
 
 
-def watch(vae: nn.Module, case: Case, names: tuple[str, ...]) -> tuple[Record, list[tuple[tuple, Any, Tensor]]]:
+def record_pass(vae: nn.Module, batch: Batch, names: tuple[str, ...]) -> tuple[Record, list[tuple[tuple, Any, Tensor]]]:
     """Run forward under a fresh `Record`; return it with all that forward returned."""
-    x = case.x.detach().clone()
+    x = batch.x.detach().clone()
     record = Record(None, x)
     hint = " (conditions are given as example=(x, *conditions))"
     with refusing(f"its pass on data of shape {tuple(x.shape)}", hint):
         with awake(vae, names), record:
-            found = leaves(vae(x, *case.cond, **case.kwargs))
-    if not torch.equal(x, case.x):
+            found = leaves(vae(x, *batch.cond, **batch.kwargs))
+    if not torch.equal(x, batch.x):
         raise Refusal("it changes its input in place")
     return record, found
 
 
-def find_awake(vae: nn.Module, case: Case, draws: list[Draw]) -> tuple[str, ...]:
+def find_awake(vae: nn.Module, batch: Batch, draws: list[Draw]) -> tuple[str, ...]:
     """Return the modules that must be in training mode for the noise to be drawn: none, or the first that does it."""
-    record, found = watch(vae, case, ())
+    record, found = record_pass(vae, batch, ())
     if record.draws:
         return ()
     vae.train()
-    draws_in_training = watch(vae, case, ())[0].draws
+    draws_in_training = record_pass(vae, batch, ())[0].draws
     vae.eval()
     if draws_in_training:
         own = [name for name, m in vae.named_modules() if not type(m).__module__.startswith("torch.nn")]
         for name in own:
-            if watch(vae, case, (name,))[0].draws:
+            if record_pass(vae, batch, (name,))[0].draws:
                 return (name,)
         draws[:] = draws_in_training
         raise Refusal("it draws in training mode only, and no single module does it alone")
-    _, again = watch(vae, case, ())
+    _, again = record_pass(vae, batch, ())
     if any(a[2].shape != b[2].shape or not torch.equal(a[2], b[2]) for a, b in zip(found, again, strict=False)):
         raise Refusal(
             "its output is random, but no draw is seen: noise from scripted or compiled code, or from NumPy, cannot "
@@ -67,8 +67,8 @@ def find_awake(vae: nn.Module, case: Case, draws: list[Draw]) -> tuple[str, ...]
     )
 
 
-def observe(vae: nn.Module, case: Case, names: tuple[str, ...], draws: list[Draw]) -> Seen:
+def observe(vae: nn.Module, batch: Batch, names: tuple[str, ...], draws: list[Draw]) -> Observation:
     """Record a pass and decide which call makes z and which output is the mean of the data."""
-    record, found = watch(vae, case, names)
+    record, found = record_pass(vae, batch, names)
     draws[:] = record.draws
-    return decide(record, found, case.x)
+    return decide(record, found, batch.x)

@@ -9,7 +9,7 @@ from vae2aef.comparison.arms import ARMS
 from vae2aef.comparison.options import Options
 from vae2aef.comparison.run import GRADIENT_CLIP, VALIDATION_SAMPLES
 from vae2aef.comparison.summary import Row
-from vae2aef.flows import StandardNormal
+from vae2aef.priors import StandardNormal
 from vae2aef.residual import Residual
 from vae2aef.tensors import numel
 
@@ -57,6 +57,11 @@ def arm(name: str, core_flow: str) -> str:
     return f"{flow}, for a VAE a posterior flow{plain}"
 
 
+def arms(options: Options) -> list[tuple[str, str]]:
+    """Return the name of each arm of a comparison, and what it is."""
+    return [(name, arm(name, options.core_flow)) for name in options.arms]
+
+
 def model(aef: AEF, options: Options) -> str:
     """Say what all arms have in common.
 
@@ -64,13 +69,15 @@ def model(aef: AEF, options: Options) -> str:
         aef: any arm.
         options: of the comparison.
     """
-    shape, residual = aef.latent_shape, aef.residual
-    latents = str(numel(shape)) + (f" in the shape {tuple(shape)}" if len(shape) > 1 else "")
+    residual, shapes = aef.residual, [site.core.latent_shape for site in aef.by_latent().values()]
+    latents = " + ".join(str(numel(shape)) for shape in shapes)
+    latents += f" in the shape {tuple(shapes[0])}" if len(shapes) == 1 and len(shapes[0]) > 1 else ""
     prior = f"a learned {options.prior} flow"
     if options.prior == "vae":
         own = "standard normal" if isinstance(aef.prior, StandardNormal) else type(aef.prior).__name__
+        own = "of each latent given those before it" if aef.prior is None else own
         prior = f"the VAE's own ({own})"
-    density = type(residual).__name__
+    density = "none, the VAE's own density of x given z" if residual is None else type(residual).__name__
     if isinstance(residual, Residual):
         family = {"gaussian": "Gaussian", "laplace": "Laplace", "student_t": "Student's t"}[residual.family]
         density = f"{family} {RESIDUALS[residual.kind]}"
@@ -101,7 +108,7 @@ def protocol(options: Options, sizes: dict[str, int], bins: int, proposal: str, 
         f"Data: {options.data}, {levels}. {sizes['train']} training, {sizes['validation']} validation, "
         f"{sizes['test']} test samples. Preprocessing: {steps[options.preprocess]}; its log-determinant is counted.",
         shared,
-        *(f"Arm {name}: {arm(name, options.core_flow)}." for name in options.arms),
+        *(f"Arm {name}: {text}." for name, text in arms(options)),
         f"The arms share networks, initial weights, order of the data and dequantisation noise. {seeds}, "
         f"{options.steps} steps of Adam at {options.lr:g}, "
         f"batches of {options.batch_size}, gradients clipped at norm {GRADIENT_CLIP:g}.",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vae2aef.comparison.inputs import InputError
+from vae2aef.comparison.errors import InputError
 
 FEW = 1024  # as many distinct values, evenly spaced, are no coincidence ...
 OFTEN = 4  # ... if each comes so often on average
@@ -48,39 +48,56 @@ def _floats(arrays: list[np.ndarray], bins: int | None, source: str) -> tuple[li
     if not all(np.isfinite(a).all() for a in arrays):
         raise InputError(f"{source}: holds NaN or infinite values; remove these samples first")
     if bins == 1:
-        return [a.astype(np.float32) for a in arrays], 1
-    low, high = _range(arrays)
-    unit = low >= 0 and high <= 1
+        return _continuous(arrays)
     whole = all((a == np.rint(a)).all() for a in arrays)
-    if whole and (bins is None or not unit):
-        return _integers(arrays, bins, source, "whole numbers")
-    if bins is not None:
-        # k/(bins - 1) reaches 1; k/bins stays below.
-        for grid in (bins - 1, bins) if high < 1 else (bins - 1,):
-            if unit and all(_on_grid(a, grid) for a in arrays):
-                return _integers([np.rint(a * grid) for a in arrays], bins, source, "levels")
-        raise InputError(
-            f"{source}: floats from {low:g} to {high:g} that are not on the grid k/{bins - 1} which --bins {bins} "
-            "means; leave --bins out, or use --bins 1 for continuous data"
-        )
-    if unit and all(_on_grid(a, 255) for a in arrays):
+    if whole and (bins is None or not _within_one(arrays)):
+        return _integers(arrays, bins, source, "whole numbers", ", or --bins 1 if they are continuous")
+    return _told_apart(arrays, source) if bins is None else _as_asked(arrays, bins, source)
+
+
+def _as_asked(arrays: list[np.ndarray], bins: int, source: str) -> tuple[list[np.ndarray], int]:
+    """Take floats as the levels that `--bins` means."""
+    low, high = _range(arrays)
+    # k/(bins - 1) reaches 1; k/bins stays below.
+    for grid in (bins - 1, bins) if high < 1 else (bins - 1,):
+        if _within_one(arrays) and all(_on_grid(a, grid) for a in arrays):
+            return _integers([np.rint(a * grid) for a in arrays], bins, source, "levels")
+    raise InputError(
+        f"{source}: floats from {low:g} to {high:g} that are not on the grid k/{bins - 1} which --bins {bins} "
+        "means; leave --bins out, or use --bins 1 for continuous data"
+    )
+
+
+def _told_apart(arrays: list[np.ndarray], source: str) -> tuple[list[np.ndarray], int]:
+    """Tell 8-bit levels and continuous values apart; ask where floats look discrete otherwise."""
+    if _within_one(arrays) and all(_on_grid(a, 255) for a in arrays):
         levels = [np.rint(a * 255).astype(np.uint8) for a in arrays]
         step = int(np.gcd.reduce(np.unique(np.concatenate([np.unique(a) for a in levels]))))
         if step <= 1:
             return levels, 256
-        raise _ask(source, 255 // step + 1, low, high, 255 // step + 1, " (or --bins 256 for 8-bit values)")
+        raise _ask(source, 255 // step + 1, arrays, 255 // step + 1, " (or --bins 256 for 8-bit values)")
     if found := _evenly_spaced(arrays):
         distinct, spacing = found
-        levels_in_one = 1 / spacing
-        fits = unit and abs(levels_in_one - round(levels_in_one)) < 1e-3 * levels_in_one
-        number = round(levels_in_one) + (high > 1 - spacing / 2) if fits else None
-        if number and not all(_on_grid(a, round(levels_in_one)) for a in arrays):
-            number = None
-        raise _ask(source, distinct, low, high, number)
+        raise _ask(source, distinct, arrays, _number_of_levels(arrays, spacing))
+    return _continuous(arrays)
+
+
+def _number_of_levels(arrays: list[np.ndarray], spacing: float) -> int | None:
+    """How many levels k/(levels - 1), or k/levels, of this spacing lie from 0 to 1; None if there is no such grid."""
+    in_one = 1 / spacing
+    if not _within_one(arrays) or abs(in_one - round(in_one)) >= 1e-3 * in_one:
+        return None
+    if not all(_on_grid(a, round(in_one)) for a in arrays):
+        return None
+    return round(in_one) + bool(_range(arrays)[1] > 1 - spacing / 2)
+
+
+def _continuous(arrays: list[np.ndarray]) -> tuple[list[np.ndarray], int]:
     return [a.astype(np.float32) for a in arrays], 1
 
 
-def _ask(source: str, distinct: int, low: float, high: float, bins: int | None, other: str = "") -> InputError:
+def _ask(source: str, distinct: int, arrays: list[np.ndarray], bins: int | None, other: str = "") -> InputError:
+    low, high = _range(arrays)
     line = f"--bins {bins}{other}" if bins else "the integers themselves, or floats k/(levels - 1) from 0 to 1"
     return InputError(
         f"{source}: floats from {low:g} to {high:g} that take only {distinct} distinct values, evenly spaced, so they "
@@ -89,26 +106,32 @@ def _ask(source: str, distinct: int, low: float, high: float, bins: int | None, 
     )
 
 
-def _integers(arrays: list[np.ndarray], bins: int | None, source: str, what: str) -> tuple[list[np.ndarray], int]:
+def _integers(
+    arrays: list[np.ndarray], bins: int | None, source: str, what: str, otherwise: str = ""
+) -> tuple[list[np.ndarray], int]:
     low, high = (int(v) for v in _range(arrays))
-    continuous = ", or --bins 1 if they are continuous" if what == "whole numbers" else ""
     if bins is None and low >= 0:
         if 1 < high < 128:
             raise InputError(
                 f"{source}: {what} from {low} to {high}, which may be {high + 1} levels or dark 8-bit values; bits per "
-                f"dimension need the number of levels. Give --bins {high + 1} or --bins 256{continuous}"
+                f"dimension need the number of levels. Give --bins {high + 1} or --bins 256{otherwise}"
             )
         bins = 2 if high <= 1 else 256
     bins = bins or 256
     if low < 0 or high >= bins:
         advice = "shift them to start at 0" if low < 0 else f"give the number of levels with --bins {high + 1}"
-        raise InputError(f"{source}: {what} from {low} to {high}, expected 0 to {bins - 1}; {advice}{continuous}")
+        raise InputError(f"{source}: {what} from {low} to {high}, expected 0 to {bins - 1}; {advice}{otherwise}")
     kind = np.uint8 if bins <= 256 else np.int32
     return [np.ascontiguousarray(a, dtype=kind) for a in arrays], bins
 
 
 def _range(arrays: list[np.ndarray]) -> tuple[float, float]:
     return min(a.min() for a in arrays), max(a.max() for a in arrays)
+
+
+def _within_one(arrays: list[np.ndarray]) -> bool:
+    low, high = _range(arrays)
+    return bool(low >= 0 and high <= 1)
 
 
 def _on_grid(array: np.ndarray, grid: int) -> bool:

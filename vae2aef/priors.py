@@ -1,0 +1,55 @@
+"""Priors over the latent: the standard normal, and a density made by a flow."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vae2aef.flows import Bijection
+from vae2aef.tensors import sum_event
+
+
+class StandardNormal(nn.Module):
+    """The standard normal on events of shape `shape`: the prior of most VAEs.
+
+    Args:
+        shape: the shape of one event.
+    """
+
+    zero: Tensor
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.register_buffer("zero", torch.zeros(tuple(shape)), persistent=False)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log density in nats: `z` of shape `(batch, *event)` gives `(batch,)`."""
+        return -0.5 * sum_event(z.square() + math.log(2 * math.pi))
+
+    def sample(self, n: int, temperature: float = 1.0) -> Tensor:
+        """Draw `n` events, shape `(n, *event)`, with the standard deviation `temperature`."""
+        return temperature * torch.randn(n, *self.zero.shape, dtype=self.zero.dtype, device=self.zero.device)
+
+
+class FlowPrior(nn.Module):
+    """A density made by a flow: z = flow^-1(e), e standard normal.
+
+    Args:
+        flow: maps latents to noise in `forward`.
+        shape: the shape of one latent.
+    """
+
+    def __init__(self, flow: Bijection, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.flow = flow
+        self.base = StandardNormal(shape)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log density in nats: `z` of shape `(batch, *latent)` gives `(batch,)`."""
+        noise, log_det = self.flow(z)
+        return self.base.log_prob(noise) + log_det
+
+    def sample(self, n: int, temperature: float = 1.0) -> Tensor:
+        """Draw `n` latents, shape `(n, *latent)`; `temperature` scales the base noise."""
+        return self.flow.inverse(self.base.sample(n, temperature))[0]

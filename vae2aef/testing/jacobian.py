@@ -1,0 +1,98 @@
+"""Is the log-determinant that of autograd's Jacobian?"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vae2aef.aef import AEF
+from vae2aef.batch import Batch
+from vae2aef.flows import Bijection
+from vae2aef.tensors import numel
+from vae2aef.testing.double_copy import DoubleCopy, compare
+
+MAX_SIZE = 4096
+"""Largest Jacobian, in rows, that `check_jacobian` computes: it needs as many backward passes."""
+
+Map = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""From `(rows, size)` to `(rows, size)` and the claimed log-determinant, `(rows,)`."""
+
+
+def check_jacobian(model: "AEF | Bijection", example: Any, *, rows: int = 2, tolerance: float = 1e-6) -> float:
+    """Check in float64 the log-determinant against autograd's full Jacobian.
+
+    For an AEF the whole map is taken, preprocessing, encoder, core flow, posterior flow and decoder together:
+    (x, w) -> (z, delta) in the expanded family, where w is drawn around h(x), and x -> (z, delta) in the partition
+    family. It is checked too that a row does not depend on the other rows of the batch, nor on a random draw.
+
+    Args:
+        model: an `AEF`, or a `Bijection`; a copy of it is used.
+        example: data `(batch, *event)`, or, for an AEF with conditions, `(x, *conditions)` as for `wrap`.
+        rows: how many rows of the example to take.
+        tolerance: largest error allowed, in nats, relative to `1 + |log-determinant|`.
+
+    Returns:
+        The largest error found.
+
+    Raises:
+        AssertionError: if an error is larger, or the rows are not independent.
+        ValueError: if the Jacobian has more than 4096 rows, or the model does not run in float64 as a copy.
+    """
+    with DoubleCopy(model, example, rows) as run:
+        at, function = _flat_map(*run)
+        if at.shape[1] > MAX_SIZE:
+            raise ValueError(
+                f"the Jacobian of this map has {at.shape[1]} rows, and at most {MAX_SIZE} are computed (a backward "
+                "pass each): use the same networks on smaller data, or check single bijections, such as "
+                "aef.core_flow on latents"
+            )
+        at = at.requires_grad_()
+        out, claimed = function(at)
+        if claimed.shape != at.shape[:1]:
+            raise AssertionError(f"expected a log-determinant of shape {tuple(at.shape[:1])}, got {claimed.shape}")
+        with torch.no_grad():
+            for i in range(at.shape[0]):
+                one = _flat_map(*run.row(i))[1]
+                what = f"row {i} alone (do rows mix, or is noise drawn in eval mode?)"
+                compare(one(at[i : i + 1])[0], out[i : i + 1], tolerance, what)
+        # Rows are independent, so one backward pass gives a row of every sample's Jacobian.
+        grads = [torch.autograd.grad(out[:, j].sum(), at, retain_graph=True)[0] for j in range(out.shape[1])]
+        jacobian = torch.stack(grads, dim=1) if grads else at.new_zeros(at.shape[0], 0, 0)
+        return compare(claimed.detach(), torch.linalg.slogdet(jacobian)[1], tolerance, "the log-determinant")
+
+
+def _flat_map(model: Any, x: Tensor, cond: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, Map]:
+    """The whole map as a function of vectors, and the point to take the Jacobian at."""
+    batch, size = x.shape[0], numel(x.shape[1:])
+    flat = x.reshape(batch, size)
+    if not isinstance(model, AEF):
+
+        def single(v: Tensor) -> tuple[Tensor, Tensor]:
+            y, log_det = model(v.reshape(v.shape[0], *x.shape[1:]))
+            return y.reshape(v.shape[0], size), log_det
+
+        return flat.clone(), single
+    batch_of = Batch(x, cond, kwargs)
+    shapes = {name: core.shape for name, core in model.split(model.preprocess(x)[0])[0].items()}
+    sizes = [numel(shape[1:]) for shape in shapes.values()]
+
+    def whole(v: Tensor) -> tuple[Tensor, Tensor]:
+        y, log_det = model.preprocess(v[:, :size].reshape(v.shape[0], *model.event_shape))
+        core, shell = model.split(y)
+        if model.partition is None:
+            pieces = v[:, size:].split(sizes, dim=1)
+            core = {name: w.reshape(core[name].shape) for name, w in zip(shapes, pieces, strict=True)}
+        joint = model.chain(batch_of._replace(x=shell), core)
+        delta = (shell - model.shaped(joint.decoded, v.shape[0])[0]).reshape(v.shape[0], size)
+        if model.partition is not None:
+            delta = delta[:, ~model.partition.mask.flatten()]
+        z = [model.parts.rows_first(name, value).reshape(v.shape[0], -1) for name, value in joint.z.items()]
+        return torch.cat([*z, delta], dim=1), joint.log_det + log_det
+
+    if model.partition is not None:
+        return flat.clone(), whole
+    with torch.no_grad():
+        features = model.split(model.preprocess(x)[0])[0].values()
+        h = torch.cat([core.reshape(batch, -1) for core in features], dim=1)
+    return torch.cat([flat, h + torch.randn_like(h)], dim=1), whole
