@@ -98,8 +98,9 @@ def layer(name: str) -> int:
 
 def upward(modules: dict[str, str]) -> list[str]:
     """The imports of a module from a layer above."""
+    at = {name: layer(name) for name in modules}
     arrows = [(name, other) for name in modules for other in imported(name, modules)]
-    return sorted(f"{name} -> {other}" for name, other in arrows if layer(other) > layer(name))
+    return sorted(f"{name} -> {other}" for name, other in arrows if at[other] > at[name])
 
 
 def naming_adapters(modules: dict[str, str]) -> set[str]:
