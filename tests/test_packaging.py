@@ -83,3 +83,11 @@ def _has(name: str) -> bool:
     except importlib.metadata.PackageNotFoundError:
         return False
     return True
+
+
+@pytest.mark.parametrize(("old", "name"), [("vae2aef.nets", "MLPVAE"), ("vae2aef.optimizers", "OptimizerWarning")])
+def test_modules_of_0_1_warn_with_their_successor(old, name):
+    import importlib
+
+    with pytest.warns(DeprecationWarning, match=rf"{old} is now vae2aef\.\w+\.\w+"):
+        assert getattr(importlib.import_module(old), name).__name__ == name

@@ -1,9 +1,15 @@
-"""The name of 0.1 for `vae2aef.comparison.nets`."""
+"""The name of 0.1 for `vae2aef.comparison.nets`; every use of it warns."""
 
+import importlib
 import warnings
+from typing import Any
 
-from vae2aef.comparison.nets import MLPVAE, ConvVAE
+SUCCESSOR = "vae2aef.comparison.nets"
 
-warnings.warn("vae2aef.nets is now vae2aef.comparison.nets", DeprecationWarning, stacklevel=2)
 
-__all__ = ["MLPVAE", "ConvVAE"]
+def __getattr__(name: str) -> Any:
+    module = importlib.import_module(SUCCESSOR)
+    if name.startswith("_") or not hasattr(module, name):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(f"{__name__} is now {SUCCESSOR}", DeprecationWarning, stacklevel=2)
+    return getattr(module, name)

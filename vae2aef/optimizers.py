@@ -1,9 +1,15 @@
-"""The name of 0.1 for `vae2aef.wrapping.optimizer_warning`."""
+"""The name of 0.1 for `vae2aef.wrapping.optimizer_warning`; every use of it warns."""
 
+import importlib
 import warnings
+from typing import Any
 
-from vae2aef.wrapping.optimizer_warning import OptimizerWarning
+SUCCESSOR = "vae2aef.wrapping.optimizer_warning"
 
-warnings.warn("vae2aef.optimizers is now vae2aef.wrapping.optimizer_warning", DeprecationWarning, stacklevel=2)
 
-__all__ = ["OptimizerWarning"]
+def __getattr__(name: str) -> Any:
+    module = importlib.import_module(SUCCESSOR)
+    if name.startswith("_") or not hasattr(module, name):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(f"{__name__} is now {SUCCESSOR}", DeprecationWarning, stacklevel=2)
+    return getattr(module, name)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from vae2aef.core import LinearFeatures, NoFeatures
 from vae2aef.errors import WrapError
-from vae2aef.svi.sites import LocationScale, Placement, flow_core, push, sum_after
+from vae2aef.svi.placement import Placement
+from vae2aef.svi.sites import LocationScale, flow_core, push, sum_after
 from vae2aef.tensors import numel
 from vae2aef.wrapping.options import build_flow
 

@@ -44,13 +44,8 @@ class PyroPair(nn.Module):
         inside: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        known = {id(p) for p in inside.parameters()} if inside is not None else set()
-        for name, part in (("model", model), ("guide", guide)):
-            owner = part if isinstance(part, nn.Module) else getattr(part, "__self__", None)
-            if isinstance(owner, nn.Module) and not (inside and all(id(p) in known for p in owner.parameters())):
-                self.add_module(f"{name}_module", owner)
-                known |= {id(p) for p in owner.parameters()}
-        # Functions are kept as plain attributes; a module is registered above, whichever way it is called.
+        known = self._register_owners(model, guide, inside)
+        # Functions are kept as plain attributes; a module is registered already, whichever way it is called.
         self.__dict__["model"], self.__dict__["guide"] = model, guide
         x = find_data(guide, args, kwargs, data)
         self.position = next((i for i, value in enumerate(args) if value is x), None)
@@ -64,6 +59,18 @@ class PyroPair(nn.Module):
         self._constraints: dict[str, Any] = {}
         self._adopt(known, args, kwargs)
 
+    def _register_owners(
+        self, model: Callable[..., Any], guide: Callable[..., Any], inside: nn.Module | None
+    ) -> set[int]:
+        """Register the modules that model and guide belong to; return the ids of all parameters looked after."""
+        known = {id(p) for p in inside.parameters()} if inside is not None else set()
+        for name, part in (("model", model), ("guide", guide)):
+            owner = part if isinstance(part, nn.Module) else getattr(part, "__self__", None)
+            if isinstance(owner, nn.Module) and not (inside and all(id(p) in known for p in owner.parameters())):
+                self.add_module(f"{name}_module", owner)
+                known |= {id(p) for p in owner.parameters()}
+        return known
+
     def _adopt(self, known: set[int], args: tuple, kwargs: dict[str, Any]) -> None:
         """Register what the store holds of this pair beside the modules' parameters."""
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -74,7 +81,8 @@ class PyroPair(nn.Module):
             for name, site in trace.nodes.items():
                 if site["type"] != "param":
                     continue
-                raw = site["value"].unconstrained()  # type: ignore[union-attr]
+                stored: Any = site["value"]  # of the store, which gives its tensors this method
+                raw = stored.unconstrained()
                 key = _key(name)
                 if id(raw) in known or key in self._parameters:
                     continue

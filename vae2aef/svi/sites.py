@@ -1,6 +1,5 @@
 """Latent sites of a Pyro guide as maps: z = transform(loc + scale * u), with the log-determinant of all of it."""
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pyro.distributions as dist
@@ -12,9 +11,6 @@ from vae2aef.errors import WrapError
 from vae2aef.flows import Bijection
 from vae2aef.interop.densities import is_transformed
 from vae2aef.interop.torch_transforms import apply
-
-PARTICLES = "num_particles_vectorized"
-"""The name of the plate that Pyro puts around model and guide for `vectorize_particles`."""
 
 ELEMENTWISE = (
     torch.distributions.Normal,
@@ -78,68 +74,6 @@ def read_site(fn: Any) -> LocationScale | None:
         standard = next(kind for kind in ELEMENTWISE if isinstance(fn, kind))
         return LocationScale(loc, scale, standard(zero, one, validate_args=False))
     return None
-
-
-class Placement(NamedTuple):
-    """Where the data's batch is among the dimensions of a site's core variables; axes count from the right.
-
-    Attributes:
-        data: the axis of the batch.
-        plate: the name of the plate it comes from; None if it was found by its size.
-        latent_shape: the shape of the core variables of one datum: all other axes, particles left out.
-    """
-
-    data: int
-    plate: str | None
-    latent_shape: torch.Size
-
-
-def place(name: str, core: Sequence[int], batch_dims: int, frames: Any, rows: int, plate: str | None) -> Placement:
-    """Find the axis of the data's batch in a site.
-
-    Args:
-        name: the site, for the errors.
-        core: shape of its core variables.
-        batch_dims: how many of these dimensions are batch.
-        frames: `cond_indep_stack` of the site.
-        rows: the leading size of the data.
-        plate: the name of the data's plate, if the user gave it.
-
-    Raises:
-        WrapError: if the axis is not found, or there are several; names the site and the fix.
-    """
-    particles = [batch_dims + f.dim for f in frames if f.name == PARTICLES]
-    frames = [f for f in frames if f.vectorized and f.name != PARTICLES]
-    named = [f for f in frames if f.name == plate] if plate is not None else frames
-    fitting = [f for f in named if f.size == rows] or [f for f in named if f.full_size == rows]
-    if plate is not None and not fitting:
-        raise WrapError(
-            f'site "{name}": expected it inside the plate "{plate}" with {rows} rows, which is the leading size of '
-            f"the data; its plates are {_plates(frames)}"
-        )
-    if len(fitting) > 1:
-        raise WrapError(
-            f'site "{name}": which plate holds the batch of {rows} data? {_plates(fitting)} all fit; pass plate="..."'
-        )
-    if fitting:
-        axis = batch_dims + fitting[0].dim
-        found: str | None = fitting[0].name
-    else:
-        sizes = [i for i, size in enumerate(core) if size == rows and i not in particles]
-        if not sizes:
-            raise WrapError(
-                f'site "{name}": the batch dimension is not found. The data have {rows} rows, the site has the shape '
-                f'{tuple(core)} and the plates {_plates(frames)}. Put the site inside pyro.plate("data", x.shape[0]), '
-                "or name the data it encodes with data="
-            )
-        axis, found = sizes[0], None
-    drop = {axis, *particles}
-    latent = torch.Size(size for i, size in enumerate(core) if i not in drop)
-    return Placement(axis - len(core), found, latent)
-
-
-def _plates(frames: Any) -> str:
-    return ", ".join(f'"{f.name}" (size {f.size}, dim {f.dim})' for f in frames) or "none"
 
 
 class CoreSite(TorchDistribution):

@@ -12,7 +12,8 @@ from vae2aef.modes import own_random_state
 from vae2aef.svi.cores import build_core
 from vae2aef.svi.data import depends, substitute, tensors
 from vae2aef.svi.handlers import gaussian_scale, is_subsample
-from vae2aef.svi.sites import place, read_site
+from vae2aef.svi.placement import place
+from vae2aef.svi.sites import read_site
 
 if TYPE_CHECKING:
     from vae2aef.svi.elbo import AEF_ELBO

@@ -74,6 +74,7 @@ def wrap(
         ValueError: for an unknown option.
 
     Example:
+        >>> import torch
         >>> _ = torch.manual_seed(0)
         >>> encoder, decoder = nn.Linear(6, 4), nn.Linear(2, 6)
         >>> x = torch.rand(8, 6)
