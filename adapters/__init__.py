@@ -9,6 +9,7 @@ from vae2aef.adapters import (
     pytorch_examples,
     pytorch_vae,
     torch_distributions,
+    vdvae,
 )
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "pytorch_examples",
     "pytorch_vae",
     "torch_distributions",
+    "vdvae",
 ]
