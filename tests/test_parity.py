@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 import vae2aef
 
-FIXTURE = Path(__file__).parents[2] / "shared" / "fixtures" / "reference_parity.npz"
-pytestmark = pytest.mark.skipif(not FIXTURE.exists(), reason=f"the parity fixture {FIXTURE} is not here")
+FIXTURE = Path(__file__).parent / "data" / "reference_parity.npz"
 
 
 class Net(nn.Module):
