@@ -3,11 +3,13 @@
 from vae2aef.adapters import (
     compvis,
     diffusers,
+    ladder_vae,
     monai,
     pyro_pair,
     pythae,
     pytorch_examples,
     pytorch_vae,
+    pytorch_vae_hierarchies,
     torch_distributions,
     vdvae,
 )
@@ -15,11 +17,13 @@ from vae2aef.adapters import (
 __all__ = [
     "compvis",
     "diffusers",
+    "ladder_vae",
     "monai",
     "pyro_pair",
     "pythae",
     "pytorch_examples",
     "pytorch_vae",
+    "pytorch_vae_hierarchies",
     "torch_distributions",
     "vdvae",
 ]

@@ -12,7 +12,6 @@ from vae2aef.adapters._common import (
     GIVE_SCALE,
     NO_POSTERIOR,
     QUANTISED,
-    SEVERAL_LATENTS,
     USE_GAUSSIAN,
     refusal,
 )
@@ -28,8 +27,6 @@ REFUSED = {
     "models.cat_vae.CategoricalVAE": ("its latent is categorical, relaxed by Gumbel-softmax", USE_GAUSSIAN),
     "models.joint_vae.JointVAE": ("a part of its latent is categorical", USE_GAUSSIAN),
     "models.gamma_vae.GammaVAE": ("its posterior is a gamma distribution, drawn by rejection", USE_GAUSSIAN),
-    "models.lvae.LVAE": (SEVERAL_LATENTS, USE_GAUSSIAN),
-    "models.hvae.HVAE": (SEVERAL_LATENTS, USE_GAUSSIAN),
     "models.swae.SWAE": (NO_POSTERIOR, GIVE_SCALE),
     "models.wae_mmd.WAE_MMD": (NO_POSTERIOR, GIVE_SCALE),
 }
@@ -57,10 +54,10 @@ class PyTorchVAEParts(CallableParts):
         if hasattr(vae, "embed_pseudo"):
             self.assumed += ("the pseudo-inputs of its VampPrior are not read; pass prior= to replace them",)
 
-    def decode(self, z: Tensor, *cond: Any, **kwargs: Any) -> Decoded:
+    def decode(self, z: Tensor) -> Decoded:
         """See `VAEParts.decode`."""
         ones = (1,) * self.axes
-        mean = self.decoder(z.reshape(z.shape[0], *ones, *z.shape[1:]), *cond, **kwargs)
+        mean = self.decoder(z.reshape(z.shape[0], *ones, *z.shape[1:]))
         return to_decoded(mean.reshape(z.shape[0], *mean.shape[1 + self.axes :]))
 
 
@@ -82,7 +79,7 @@ class ConditionalParts(PyTorchVAEParts):
         plane = plane.reshape(-1, 1, self.vae.img_size, self.vae.img_size)
         return super().encode(torch.cat([self.vae.embed_data(x), plane], dim=1))
 
-    def decode(self, z: Tensor, labels: Tensor) -> Decoded:
+    def decode(self, z: Tensor, labels: Tensor) -> Decoded:  # type: ignore[override]
         """See `VAEParts.decode`."""
         return super().decode(torch.cat([z, labels.to(z.dtype)], dim=1))
 

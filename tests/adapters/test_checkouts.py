@@ -113,8 +113,7 @@ def contract_of(case: Case) -> None:
     ("module", "name", "options"),
     [("vq_vae", "VQVAE", {"embedding_dim": 4, "num_embeddings": 4}), ("gamma_vae", "GammaVAE", {}),
      ("cat_vae", "CategoricalVAE", {}), ("joint_vae", "JointVAE", {"categorical_dim": 3}), ("swae", "SWAE", {}),
-     ("wae_mmd", "WAE_MMD", {}), ("hvae", "HVAE", {"latent1_dim": 4, "latent2_dim": 4}),
-     ("lvae", "LVAE", {"latent_dims": [4, 8], "hidden_dims": [8, 8]})],
+     ("wae_mmd", "WAE_MMD", {})],
 )  # fmt: skip
 def test_refusals_of_pytorch_vae(module: str, name: str, options: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     real_vae(monkeypatch, module, name)
