@@ -35,7 +35,7 @@ class LadderVAEProgram(VAEProgram):
     """
 
     def __init__(self, vae: Any, likelihood: str, own: bool) -> None:
-        self.vae, self.likelihood, self.own = vae, likelihood, own
+        self.vae, self.kind, self.own = vae, likelihood, own
         layers = "the merge layers of the top-down pass"
         self.taken = (
             f"posteriors: bottomup_pass and {layers}, then conv_in_q, second half log_var",
@@ -76,12 +76,12 @@ class LadderVAEProgram(VAEProgram):
 
     def decoded(self, params: Any) -> Decoded:
         """Read the parameters of the likelihood."""
-        if self.likelihood == "DiscretizedLogisticMixLikelihood":
+        if self.kind == "DiscretizedLogisticMixLikelihood":
             mean, scale = mixture_mean(params["all_params"]), None
         else:
             mean = self.vae.likelihood.mean(params)
-            scale = to_scale(params["logvar"], "log_var") if self.likelihood == "GaussianLikelihood" else None
-        density = Likelihood(self.vae.likelihood, params, LEVELS[self.likelihood]) if self.own else None
+            scale = to_scale(params["logvar"], "log_var") if self.kind == "GaussianLikelihood" else None
+        density = Likelihood(self.vae.likelihood, params, LEVELS[self.kind]) if self.own else None
         return Decoded(at_least_float32(mean), scale, density)
 
 

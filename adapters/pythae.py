@@ -57,9 +57,7 @@ class PythaeParts(VAEParts):
         )
         self.assumed = (f"the objective is the AEF's; that of {name}, with its weights and extra terms, is not used",)
         if getattr(vae.model_config, "reconstruction_loss", None) == "bce":
-            self.assumed += (
-                "grey pixels have no Bernoulli density: its mean is used with a residual of its own scale",
-            )
+            self.likelihood = "bernoulli"
 
     def encode(self, x: Tensor) -> Posterior:
         """See `VAEParts.encode`."""

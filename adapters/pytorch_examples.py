@@ -7,6 +7,7 @@ left to tracing.
 """
 
 import math
+import sys
 from typing import Any
 
 import torch
@@ -19,6 +20,9 @@ from vae2aef.wrapping.trial import trial
 
 DRAWS, SIZE = 2**18, 0.02
 """How many draws are compared, and how far from 1 their root mean square may be: ten times its standard error."""
+
+
+LOSSES = {"binary_cross_entropy": "bernoulli", "binary_cross_entropy_with_logits": "bernoulli_logits"}
 
 
 def has_methods(vae: Any) -> bool:
@@ -60,12 +64,24 @@ def adapt(vae: Any, x: Tensor, *cond: Any, encoder_scale: str | None = None, **k
         )
     scale = measured or encoder_scale
     parts = CallableParts(vae.encode, vae.decode, str(scale), flatten=flatten)
+    parts.likelihood = trained_with(vae)
     how = "measured on reparameterize" if measured else "as you said"
     parts.taken = (
         f"encoder: {type(vae).__name__}.encode{' of flattened data' if flatten else ''}, second output {scale} ({how})",
-        f"decoder: {type(vae).__name__}.decode, its output taken as the mean of the data",
+        f"decoder: {type(vae).__name__}.decode, {_says(parts.likelihood)}",
     )
     return parts
+
+
+def _says(likelihood: str | None) -> str:
+    return "its output taken as the mean of the data" if likelihood is None else f"with the loss of a {likelihood}"
+
+
+def trained_with(vae: Any) -> str | None:
+    """Return the likelihood in the `loss_function` beside a class, as in `vae/main.py`; None if there is none."""
+    loss = getattr(sys.modules.get(type(vae).__module__), "loss_function", None)
+    names = getattr(getattr(loss, "__code__", None), "co_names", ())
+    return next((LOSSES[name] for name in names if name in LOSSES), None)
 
 
 def _encode(vae: Any, x: Tensor, cond: tuple, kwargs: dict[str, Any]) -> tuple[Any, bool]:

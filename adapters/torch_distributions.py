@@ -8,11 +8,9 @@ from torch.distributions import (
     ComposeTransform,
     Distribution,
     Independent,
-    Laplace,
     LowRankMultivariateNormal,
     MultivariateNormal,
     Normal,
-    StudentT,
     TransformedDistribution,
 )
 
@@ -40,7 +38,7 @@ class DistributionParts(VAEParts):
     Args:
         encoder: `encoder(x, *cond)` returns Normal, MultivariateNormal, either in Independent, or a
             TransformedDistribution over these.
-        decoder: `decoder(z, *cond)` returns the mean, (mean, scale), or a continuous location-scale distribution.
+        decoder: `decoder(z, *cond)` returns the mean, (mean, scale), or the distribution of x.
     """
 
     def __init__(self, encoder: Callable[..., Any], decoder: Callable[..., Any]) -> None:
@@ -53,12 +51,7 @@ class DistributionParts(VAEParts):
 
     def decode(self, z: Tensor, *cond: Any, **kwargs: Any) -> Decoded:
         """See `VAEParts.decode`."""
-        out = inner(self.decoder(z, *cond, **kwargs))
-        if isinstance(out, Normal):
-            return to_decoded((out.loc, out.scale.expand_as(out.loc)))
-        if isinstance(out, (Laplace, StudentT, MultivariateNormal, LowRankMultivariateNormal)):
-            return to_decoded(out.loc)
-        return to_decoded(out)
+        return to_decoded(self.decoder(z, *cond, **kwargs))
 
 
 def inner(out: Any) -> Any:
@@ -161,11 +154,8 @@ def adapt(vae: Any, x: Tensor, *cond: Any, encoder_scale: str | None = None, **k
     parts.taken = (
         f"encoder: {first}, {type(inner(out)).__name__}",
         f"decoder: {second}, "
-        + (f"the mean of {type(decoded).__name__}" if isinstance(decoded, Distribution) else "the mean of the data"),
+        + (f"{type(decoded).__name__} of the data" if isinstance(decoded, Distribution) else "the mean of the data"),
     )
-    if isinstance(decoded, Distribution):
-        parts.says_scale_is_unused = True
-        parts.assumed = ('the decoder\'s own scale is not used, unless residual="decoder" (Gaussian decoders)',)
     prior = getattr(vae, "prior", None)
     if isinstance(prior, (Distribution, nn.Module)):
         parts.assumed += (f"its own prior, {type(prior).__name__}, is not read: pass prior=vae.prior to use it",)

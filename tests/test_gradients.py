@@ -33,7 +33,7 @@ def test_every_parameter_gets_a_gradient(x, core, flow):
 @pytest.mark.parametrize("preprocess", [None, "logit", "standardize"])
 def test_whatever_the_residual_and_the_preprocessing(x, residual, preprocess):
     norms = check_gradients(make(x, residual=residual, preprocess=preprocess), x)
-    assert ("residual.raw_scale" in norms) == (residual not in ("decoder", 0.5))
+    assert ("likelihood.raw_scale" in norms) == (residual not in ("decoder", 0.5))
 
 
 @pytest.mark.parametrize("core", ["linear", "center"])

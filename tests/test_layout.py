@@ -15,7 +15,7 @@ MOST_LINES, MOST_WAYS, MOST_BODY = 250, 15, 40
 
 LAYERS = (
     ("batch", "errors", "modes", "tensors"),
-    ("core", "flows", "masked", "preprocess", "priors", "protocols", "residual"),
+    ("core", "flows", "likelihood", "masked", "preprocess", "priors", "protocols", "residual"),
     ("parts",),
     ("program", "registry"),
     ("interop",),

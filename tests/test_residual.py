@@ -12,11 +12,17 @@ from torch.distributions import Laplace, Normal, StudentT
 
 import vae2aef
 from vae2aef.residual import MIN_SCALE
-from vae2aef.wrapping.options import build_residual
+from vae2aef.wrapping.likelihoods import read_likelihood
+from vae2aef.wrapping.look import Seen
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 TORCH = {"gaussian": Normal, "laplace": Laplace, "student_t": lambda loc, scale: StudentT(4.0, loc, scale)}
+
+
+def build_residual(option, event_shape: tuple[int, ...]) -> nn.Module:
+    seen = Seen(torch.Size(event_shape), {}, 1.0, False, None)
+    return read_likelihood(option, torch.zeros(1, *event_shape)).build(seen)
 
 
 def build(kind: str, family: str, event: tuple[int, ...] = (2, 3)) -> vae2aef.Residual:
@@ -120,7 +126,9 @@ def test_names():
 
 @pytest.mark.parametrize("bad", ["Gauss", "gauss", ""])
 def test_unknown_names(bad):
-    with pytest.raises(ValueError, match=r'expected a residual "learned", "shared".*"laplace".*a number or a module'):
+    with pytest.raises(
+        ValueError, match=r'expected a likelihood "gaussian", "laplace".*a number, a module or a callable'
+    ):
         build_residual(bad, (2,))
     with pytest.raises(ValueError, match="expected a residual family gaussian, laplace, student_t"):
         vae2aef.Residual((2,), family=bad)
@@ -135,7 +143,7 @@ def test_scales_that_are_none(bad):
 
 
 def test_objects_that_are_no_residual():
-    for bad in (nn.Linear(2, 2), None, [1]):
+    for bad in (nn.Linear(2, 2), [1]):
         with pytest.raises(TypeError, match=r"log_prob\(delta, decoder_scale\)"):
             build_residual(bad, (2,))
 

@@ -81,7 +81,9 @@ USES = {
     "log_residual": lambda aef, x: torch.testing.assert_close(
         aef.log_residual(x, aef.log_joint(Batch(x)).decoded), aef(x, terms=True).residual
     ),
-    "shaped": lambda aef, x: aef.shaped(aef.log_joint(Batch(x)).decoded, B),
+    "mean": lambda aef, x: aef.mean(aef.log_joint(Batch(x)).decoded, B),
+    "observed": lambda aef, x: aef.observed(aef.log_joint(Batch(x)).decoded, B).log_prob(x),
+    "residual": lambda aef, x: aef.residual,
     "with_core": lambda aef, x: torch.testing.assert_close(
         aef.with_core(aef.log_joint(Batch(x)).decoded, aef.split(x)[0]), aef.reconstruct(x)
     ),

@@ -33,7 +33,7 @@ def test_what_print_says(x, vae):
         "taken from the VAE: decoder: SmallVAE.decoder",
         "core linear, core flow coupling, residual learned, prior maf, preprocessing logit",
         "core 21",
-        "residual 6",
+        "likelihood 6",
         "sigma = 0.5",
     ):
         assert part in said

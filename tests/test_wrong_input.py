@@ -7,7 +7,6 @@ import pytest
 import torch
 from test_hygiene import snapshot, unchanged
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Categorical, Independent
 from zoo_core import ConditionalPrior, SmallVAE
 
 import vae2aef
@@ -127,23 +126,6 @@ def test_a_scale_that_turns_negative_later_is_named(x):
         aef(-x)
 
 
-@pytest.mark.parametrize(
-    ("decoded", "match"),
-    [
-        (lambda p: Bernoulli(p), "Bernoulli.*discrete data.*decoder=lambda z"),
-        (lambda p: Independent(Bernoulli(p), 1), "discrete data.*decoder=lambda z"),
-        (lambda p: Categorical(p), "Categorical.*discrete"),
-    ],
-)
-def test_a_discrete_decoder(x, vae, decoded, match):
-    """A probability of bits is no density on the reals; its mean may be used if the user says so."""
-    net = vae.decoder
-    vae.decoder = lambda z: decoded(net(z).sigmoid())
-    refused(vae, vae2aef.WrapError, match, example=x, encoder_scale="log_std")
-    aef = vae2aef.wrap(vae, example=x, decoder=lambda z: net(z).sigmoid(), encoder_scale="log_std")
-    assert aef(x).isfinite()
-
-
 def test_encoder_and_decoder_that_disagree(x, vae):
     vae.outer = nn.Linear(5, 6)
     match = r"decoder fails on latents of shape \(8, 3\).*data of shape \(8, 2, 3\).*must agree.*mat1"
@@ -224,7 +206,9 @@ def test_wrapping_twice(x, vae):
         ({"prior": "vamp"}, ValueError, r'"none", "coupling", "maf".*vamp'),
         ({"prior": 3}, TypeError, r"prior None.*log_prob\(z\)"),
         ({"prior": nn.Linear(3, 3)}, TypeError, r"log_prob\(z\)"),
-        ({"residual": "gauss"}, ValueError, 'expected a residual "learned"'),
+        ({"residual": "gauss"}, ValueError, 'expected a likelihood "gaussian", "laplace"'),
+        ({"likelihood": "bernouilli"}, ValueError, 'expected a likelihood .*"bernoulli"'),
+        ({"likelihood": "laplace", "residual": "learned"}, TypeError, "one option: pass likelihood= alone"),
         ({"residual": -1.0}, ValueError, "positive residual scale, got -1"),
         ({"preprocess": "sigmoid"}, ValueError, 'expected preprocess "dequantize", "logit" or "standardize"'),
         ({"preprocess": nn.Sigmoid()}, TypeError, "vae2aef.Bijection, got Sigmoid"),
@@ -233,7 +217,7 @@ def test_wrapping_twice(x, vae):
         ({"noise": "0.3"}, TypeError, "expected noise as a number >= 0, got '0.3'"),
         ({"noise": True}, TypeError, "expected noise as a number"),
         ({"noise": None}, TypeError, "expected noise as a number >= 0, got None"),
-        ({"residual": True}, TypeError, "expected a residual by name, a number.*got bool"),
+        ({"residual": True}, TypeError, "expected a likelihood by name, a number.*got bool"),
     ],
     ids=str,
 )

@@ -119,7 +119,7 @@ class DictWithLoss(Base):
         return {"loss": F.binary_cross_entropy(recon, x, reduction="sum") + kl, "recon_x": recon, "z": z}
 
     def described(self) -> dict[str, Any]:
-        return {**super().described(), "decoder": lambda z: torch.sigmoid(self.data(z))}
+        return {**super().described(), "decoder": lambda z: torch.sigmoid(self.data(z)), "likelihood": "bernoulli"}
 
 
 class BareLogits(Base):
@@ -307,6 +307,14 @@ class NormalDecoder(Base):
         loc, log_var = self.split(x)
         q = Normal(loc, (0.5 * log_var).exp())
         return {"p": Independent(Normal(self.data(q.rsample()), 0.7), 3), "q": q}
+
+    def described(self) -> dict[str, Any]:
+        data = self.data
+        return {
+            **super().described(),
+            "likelihood": "decoder",
+            "decoder": lambda z: (data(z), torch.full_like(data(z), 0.7)),
+        }
 
 
 @dataclasses.dataclass
@@ -674,6 +682,14 @@ class NoiseOnly(Base):
         return torch.randn_like(loc) * 1.0
 
 
+# For each the likelihood that must be taken from its forward.
+DISCRETE: dict[type[nn.Module], str] = {
+    Counts: "own density",
+    BernoulliOnly: "own density",
+    LogitsInLoss: "Bernoulli",
+}
+
+
 # For each what must be said.
 REFUSED: dict[type[nn.Module], str] = {
     VectorQuantised: "draws no noise",
@@ -682,9 +698,6 @@ REFUSED: dict[type[nn.Module], str] = {
     GammaLatent: "_standard_gamma, which is not Gaussian",
     VonMisesLatent: "not Gaussian",
     LaplaceLatent: "not Gaussian",
-    Counts: "Poisson: a probability of discrete data",
-    BernoulliOnly: "Bernoulli: a probability of discrete data",
-    LogitsInLoss: "no mean of continuous data",
     SampleWithoutGradient: "drawn without gradients",
     NormalOfOutputs: "drawn without gradients",
     NoGradSampling: "gradients off",

@@ -32,7 +32,7 @@ class AEF(Steps):
         sites: what is added for each latent, by name: its core (h and sigma) and its core flow. One entry, "z", for
             a plain VAE.
         prior: the density of z; None where a VAE of several latents brings its own.
-        residual: the density r of x - f(z); None where the VAE's own density of x given z is taken.
+        likelihood: p(x | z), of which the density r of x - f(z) is one case; None where the decoder returns densities.
         event_shape: shape of one event of data.
     """
 
@@ -50,7 +50,7 @@ class AEF(Steps):
         Raises:
             NonFiniteError: if the loss is NaN or infinite; names the term. Not under `torch.compile`.
             ValueError: if `x` does not have the shape of the data the AEF was made for.
-            TypeError: if `x` holds integers and no preprocessing dequantises it.
+            TypeError: if `x` holds integers, the likelihood is a density, and no preprocessing dequantises it.
         """
         joint = self.log_joint(Batch(x, cond, kwargs), self.noisy)
         per_sample = joint.prior + joint.residual + joint.log_det + joint.entropy
@@ -109,7 +109,7 @@ class AEF(Steps):
         Args:
             z: latents; of several, those that are left out of the dict are drawn from their priors.
             *cond: conditions.
-            residual: add residual noise drawn from r; without it, delta = 0.
+            residual: draw x from p(x | z), which adds the noise of r; without it, its mean is returned: delta = 0.
             **kwargs: conditions by name.
 
         Raises:
@@ -129,13 +129,7 @@ class AEF(Steps):
     def _generate(self, place: Generate, cond: tuple, kwargs: dict, residual: bool) -> Any:
         """Algorithms 2 and 3 from latents on."""
         decoded = self.parts.run(place, None, *cond, **kwargs)
-        if residual and self.residual is None:
-            return self.to_data(decoded.density.sample())
-        if not isinstance(decoded.mean, Tensor):
-            return decoded.mean
-        y, scale = self.shaped(decoded, place.size)
-        if residual and self.residual is not None:
-            y = y + self.residual.sample(y, scale)
+        y = self.observed(decoded, place.size).sample() if residual else self.mean(decoded, place.size)
         if self.partition is not None:
             y = self._with_generated_core(self.partition, place.z["z"], y, cond, kwargs)
         return self.to_data(y)
@@ -176,7 +170,7 @@ class AEF(Steps):
             *cond: conditions, `n` of each.
             temperature: factor on the standard deviation of the prior's base distribution; for several latents one
                 number, or a dict by name.
-            residual: add residual noise; without it, the decoder's mean is returned.
+            residual: draw x from p(x | z); without it, the mean of x is returned.
             **kwargs: conditions by name.
 
         Raises:
@@ -219,7 +213,7 @@ class AEF(Steps):
             chunk_size: most decoder rows in memory at once; see `vae2aef.marginal.log_prob`.
             **kwargs: conditions by name.
         """
-        self._require_shape(x)
+        self.require_scored(x)
         return marginal.log_prob(self, x, cond, kwargs, num_samples, proposal, chunk_size)
 
     def tune_proposal(self, x: Tensor, *cond: Any, **kwargs: Any) -> Proposal | None:

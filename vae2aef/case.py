@@ -8,9 +8,9 @@ from torch import Tensor
 
 from vae2aef.batch import Batch, repeat_rows
 from vae2aef.chain import Generate, Given, Infer
+from vae2aef.likelihood.base import information
 from vae2aef.parts import Decoded
 from vae2aef.program import VAEProgram
-from vae2aef.residual import Residual
 from vae2aef.tensors import numel
 
 if TYPE_CHECKING:
@@ -99,12 +99,11 @@ class Case:
         return place.prior + place.log_det + self._absent(v, 1)
 
     def mean_and_scale(self, v: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Return mean and scale of the residual, shapes `(batch, *event)` and broadcastable; None if there is none."""
-        residual = self.aef.residual
-        if not isinstance(residual, Residual):
-            return None
-        mean, scale = self.aef.shaped(self._at(v, 1)[1], self.size)
-        return mean, residual.scale(scale)
+        """Return a parameter of p(x | z), such as its mean, and the scale to measure it by; None if not known.
+
+        See `vae2aef.likelihood.base.information`.
+        """
+        return information(self.aef.observed(self._at(v, 1)[1], self.size))
 
     def _absent(self, v: Tensor, draws: int) -> Tensor:
         """Stand in for the density of latents that rows do not have: any that integrates to one leaves p(x)."""

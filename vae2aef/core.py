@@ -20,16 +20,20 @@ class LinearFeatures(nn.Module):
     Args:
         event_shape: shape of one event of data.
         latent_shape: shape of one latent.
+        read: what is done to x first, `(batch, *event)` to `(batch, ...)`: such as one-hot classes. None for nothing.
     """
 
-    def __init__(self, event_shape: Sequence[int], latent_shape: Sequence[int]) -> None:
+    def __init__(self, event_shape: Sequence[int], latent_shape: Sequence[int], read: nn.Module | None = None) -> None:
         super().__init__()
         self.latent_shape = torch.Size(latent_shape)
-        self.linear = nn.Linear(numel(event_shape), numel(latent_shape))
+        self.read = read
+        seen = numel(event_shape) if read is None else read(torch.zeros(1, *event_shape)).numel()
+        self.linear = nn.Linear(seen, numel(latent_shape))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map data `(batch, *event)` to features `(batch, *latent)`."""
         with full_precision(x):
+            x = x if self.read is None else self.read(x).to(self.linear.weight.dtype)
             flat = x.reshape(x.shape[0], self.linear.in_features)
             return self.linear(flat).reshape(x.shape[0], *self.latent_shape)
 
@@ -81,7 +85,7 @@ class Expansion(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Split data `(batch, *event)` into the core h(x) `(batch, *latent)`, without noise, and the shell x."""
         core = self.features(x)
-        if core.dtype is not x.dtype:
+        if core.dtype is not x.dtype and x.is_floating_point():
             core = core.to(x.dtype)
         return core, x
 

@@ -22,7 +22,7 @@ class Posterior(NamedTuple):
 
     Attributes:
         loc: g_m(x), shape `(batch, *latent)`.
-        scale: g_s(x), positive, shape `(batch, *latent)`.
+        scale: g_s(x), positive, likewise.
         transform: for VAEs with a posterior flow after the affine map: maps `(batch, *latent)` to
             `(z, log|det|)`, shapes `(batch, *latent)` and `(batch,)`. None if there is none. It is also called with
             rows repeated whole batch after whole batch.
@@ -59,34 +59,40 @@ class Decoded(NamedTuple):
     """What the decoder says of a batch of latents.
 
     Attributes:
-        mean: f(z), shape `(batch, *event)` or flattened.
-        scale: the decoder's own scale, if it has one, positive, of the same shape.
-        density: the VAE's own density of x given z, where it is not one of x - f(z): an object with
-            `log_prob(x)`, `(batch, *event)` to `(batch,)` or `(batch, *event)` in nats, and `sample()`.
+        mean: f(z), shape `(batch, *event)` or flattened; or what else the likelihood takes, such as logits.
+        scale: its second output, if it has one, of the same shape: mostly its own scale, positive.
+        density: the VAE's own density of x given z, in the place of a likelihood: a `torch.distributions` object, or
+            one with `log_prob(x)`, `(batch, *event)` to `(batch,)` or `(batch, *event)` in nats, and `sample()`.
+        more: its further outputs.
     """
 
     mean: Any
     scale: Tensor | None = None
     density: Any = None
+    more: tuple[Tensor, ...] = ()
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        """All that the decoder returns, for a likelihood."""
+        return (self.mean,) if self.scale is None else (self.mean, self.scale, *self.more)
 
 
 class VAEParts(abc.ABC):
-    """Encoder, decoder and prior of a VAE with one latent, in one form whatever the codebase.
+    """Encoder, decoder and prior of a VAE with one latent (of several: `vae2aef.VAEProgram`), whatever the codebase.
 
-    An adapter derives from it, keeps a reference to the user's module, and changes nothing in it. A VAE of several
-    latents is a `vae2aef.VAEProgram`.
+    An adapter derives from it, keeps a reference to the user's module, and changes nothing in it.
 
     Attributes:
         prior: module with `log_prob(z) -> (batch,)` and `sample(n)`; None for the standard normal.
+        likelihood: what the VAE is trained with, as for `wrap`; None if unknown, or the decoder returns densities.
         taken: what was taken from the VAE, a line each; shown by `print(aef)`.
         assumed: what was assumed, a line each.
-        beside: modules that belong to the VAE and are not inside it: trained, moved and saved with it.
+        beside: modules of the VAE that are not inside it: trained, moved and saved with it.
         needs_rows: whether it cannot be run on an empty batch.
-        says_scale_is_unused: whether `assumed` says already that the decoder's own scale is not taken.
     """
 
     prior: Any = None
-    says_scale_is_unused: bool = False
+    likelihood: Any = None
     needs_rows: bool = False
     beside: tuple[nn.Module, ...] = ()
     taken: tuple[str, ...] = ()
@@ -133,7 +139,7 @@ class CallableParts(VAEParts):
 
     Args:
         encoder: `encoder(x, *cond)` returns two tensors, location and scale, of shape `(batch, *latent)`.
-        decoder: `decoder(z, *cond)` returns the mean, or (mean, scale), shaped like the data or flattened.
+        decoder: `decoder(z, *cond)` returns what `to_decoded` reads.
         encoder_scale: what the encoder's second output is: `"std"`, `"log_std"`, `"var"` or `"log_var"`.
         flatten: hand the data to the encoder as `(batch, N)`.
 
@@ -171,11 +177,7 @@ class CallableParts(VAEParts):
 def to_scale(raw: Tensor, kind: str) -> Tensor:
     """Convert an encoder's second output to a scale (standard deviation), at least 1e-6, float32 or wider.
 
-    A negative `"std"` or `"var"` becomes NaN, which the loss reports by name.
-
-    Args:
-        raw: the output, any shape.
-        kind: `"std"`, `"log_std"`, `"var"` or `"log_var"`.
+    A negative `"std"` or `"var"` becomes NaN, which the loss reports by name. `kind` is one of `SCALES`.
     """
     raw = at_least_float32(raw)
     if kind == "log_var":
@@ -203,31 +205,32 @@ def two_tensors(out: Any) -> tuple[Tensor, Tensor]:
 
 
 def to_decoded(out: Any) -> Decoded:
-    """Read a decoder's output: a tensor, or a pair (mean, scale).
+    """Read a decoder's output: a tensor, several, mean and scale first, or a distribution: its own density of x.
 
     Raises:
         WrapError: for anything else; the message says what it is and what to pass instead.
     """
     if isinstance(out, Tensor):
         return Decoded(at_least_float32(out))
-    if isinstance(out, (tuple, list)) and len(out) == 2 and all(isinstance(t, Tensor) for t in out):
-        return Decoded(at_least_float32(out[0]), at_least_float32(out[1]))
+    if isinstance(out, (tuple, list)) and len(out) > 1 and all(isinstance(t, Tensor) for t in out):
+        mean, scale, *more = map(at_least_float32, out)
+        return Decoded(mean, scale, None, tuple(more))
     if isinstance(out, torch.distributions.Distribution):
-        support = out.support
-        if support is not None and getattr(support, "is_discrete", False):
-            raise WrapError(
-                f"the decoder returns {describe(out)}: that is a probability of discrete data, not a density on "
-                "the reals, and an AEF needs residuals x - f(z). Pass decoder=lambda z: vae.decoder(z).mean to use "
-                "its mean with a Gaussian residual of learned scale"
-            )
-        raise WrapError(
-            f"the decoder returns {describe(out)}; pass decoder=lambda z: ... that returns its mean, or "
-            '(mean, scale) with residual="decoder"'
-        )
+        return Decoded(mean_of(out), density=out)
     raise WrapError(
-        f"expected the decoder to return a tensor shaped like the data, or (mean, scale), got {describe(out)}; "
-        "pass decoder=lambda z: ... that picks it out"
+        f"expected the decoder to return a tensor shaped like the data, (mean, scale) or a distribution, got "
+        f"{describe(out)}; pass decoder=lambda z: ... that picks it out"
     )
+
+
+def mean_of(distribution: Any) -> Tensor | None:
+    """Return the mean of a distribution, or of one that has none its mode; None if it knows neither."""
+    kind = distribution.base_dist if isinstance(distribution, torch.distributions.Independent) else distribution
+    name = "mode" if isinstance(kind, (torch.distributions.Categorical, torch.distributions.Cauchy)) else "mean"
+    try:
+        return at_least_float32(getattr(distribution, name))
+    except NotImplementedError:
+        return None
 
 
 def describe(out: Any) -> str:

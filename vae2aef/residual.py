@@ -4,18 +4,11 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from vae2aef.errors import WrapError
+from vae2aef.likelihood.base import MIN_SCALE, AroundMean, Scaled, around_mean
 
-MIN_SCALE = 1e-5
-"""Floor of every residual scale, in units of the (preprocessed) data."""
-
-SPEED = 10.0
-"""A learned scale is softplus(10 * parameter). Adam moves a parameter by about its learning rate a step, and pixels
-that hardly vary need a scale some fifty times smaller than where it starts: without the factor that takes thousands of
-steps at 1e-3, and the likelihood of a short run shows little else."""
+__all__ = ["FAMILIES", "MIN_SCALE", "Residual"]
 
 
 def gaussian(standardised: Tensor) -> Tensor:
@@ -41,15 +34,15 @@ FAMILIES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class Residual(nn.Module):
-    """A density of residuals, independent from feature to feature, with the scale `s + 1e-5`.
+class Residual(Scaled):
+    """A density of residuals r(x - f(z)), independent from feature to feature, with the scale `s + 1e-5`.
 
     Any module with the same `log_prob` and `sample` can stand in its place.
 
     Args:
         event_shape: shape of one event of data.
-        scale: `"learned"` (one scale a feature, softplus of a parameter), `"shared"` (one for all),
-            a positive number (fixed), or `"decoder"` (the decoder's second output, handed to `log_prob`).
+        scale: `"learned"` (one a feature), `"channel"`, `"shared"`, a positive number (fixed), or `"decoder"` (the
+            decoder's second output); see `Scaled`.
         family: `"gaussian"`, `"laplace"` or `"student_t"`.
         df: degrees of freedom of Student's t.
         initial_scale: where a learned scale starts.
@@ -63,8 +56,6 @@ class Residual(nn.Module):
         tensor([[-0.9189, -0.9189, -0.9189]])
     """
 
-    fixed: Tensor
-
     def __init__(
         self,
         event_shape: Sequence[int],
@@ -73,49 +64,17 @@ class Residual(nn.Module):
         initial_scale: float = 1.0,
         df: float = 4.0,
     ) -> None:
-        super().__init__()
         if family not in FAMILIES:
             raise ValueError(f"expected a residual family {', '.join(FAMILIES)}; got {family!r}")
-        if isinstance(scale, bool):
-            raise TypeError(f'expected a scale "learned", "shared", "decoder" or a number; got {scale}')
-        if not isinstance(scale, str) and not (scale > 0 and math.isfinite(scale)):
-            raise ValueError(f"expected a positive residual scale, got {scale}")
-        if isinstance(scale, str) and scale not in ("learned", "shared", "decoder"):
-            raise ValueError(f'expected a scale "learned", "shared", "decoder" or a number; got {scale!r}')
+        super().__init__(event_shape, scale, initial_scale)
         if not (df > 0 and math.isfinite(df)):
             raise ValueError(f"expected positive degrees of freedom, got df={df}")
-        self.event_shape = torch.Size(event_shape)
         self.df = float(df)
         self.family = family
-        self.kind = scale if isinstance(scale, str) else "fixed"
-        if scale in ("learned", "shared"):
-            shape = self.event_shape if scale == "learned" else (1,) * max(len(self.event_shape), 1)
-            raw = initial_scale + math.log(-math.expm1(-initial_scale))  # softplus(raw) = initial_scale
-            self.raw_scale = nn.Parameter(torch.full(tuple(shape), raw / SPEED))
-        elif not isinstance(scale, str):
-            self.register_buffer("fixed", torch.tensor(float(scale)))
 
-    def scale(self, decoder_scale: Tensor | None = None) -> Tensor:
-        """Return the scale, broadcastable to `(batch, *event)`, in units of the (preprocessed) data.
-
-        A negative scale of the decoder becomes NaN, which the loss reports by name.
-
-        Args:
-            decoder_scale: the decoder's second output, shape `(batch, *event)`; for `"decoder"` only.
-
-        Raises:
-            WrapError: if the scale is the decoder's and none is given.
-        """
-        if self.kind == "fixed":
-            return self.fixed
-        if self.kind == "decoder":
-            if decoder_scale is None:
-                raise WrapError(
-                    'residual="decoder" needs a decoder that returns (mean, scale), but it returned the mean '
-                    'alone; use residual="learned"'
-                )
-            return torch.where(decoder_scale < 0, torch.nan, decoder_scale).clamp(min=MIN_SCALE)
-        return F.softplus(SPEED * self.raw_scale) + MIN_SCALE
+    def given(self, shape: Sequence[int], output: Tensor, *more: Tensor) -> AroundMean:
+        """See `vae2aef.likelihood.Likelihood.given`."""
+        return around_mean(self, shape, output, *more)
 
     def log_prob(self, delta: Tensor, decoder_scale: Tensor | None = None) -> Tensor:
         """Log density in nats of every single residual.
@@ -148,4 +107,4 @@ class Residual(nn.Module):
 
     def extra_repr(self) -> str:
         """Say the family and where the scale comes from."""
-        return f"{self.family}, scale={self.kind}"
+        return f"{self.family}, {super().extra_repr()}"

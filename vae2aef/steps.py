@@ -10,9 +10,10 @@ from vae2aef.batch import Batch
 from vae2aef.chain import Site
 from vae2aef.core import Partition
 from vae2aef.flows import Bijection
+from vae2aef.likelihood import Likelihood, observed_density
 from vae2aef.parts import Decoded, VAEParts
 from vae2aef.preprocess import require_continuous
-from vae2aef.protocols import Conditioned, Density, ResidualDensity
+from vae2aef.protocols import Conditioned, Density
 from vae2aef.tensors import at_least_float32, sum_event
 from vae2aef.wrapper import Wrapper
 
@@ -25,16 +26,17 @@ class Steps(Wrapper):
         parts: its encoder, decoder and prior.
         sites: what is added for each latent.
         prior: see `vae2aef.AEF`.
-        residual: likewise.
+        likelihood: likewise.
         preprocess: bijection between data and what the VAE sees.
         event_shape: shape of one event of data.
         outside: modules among the parts that are not inside `vae`.
         prior_takes_conditions: whether the prior is called with the conditions.
+        discrete: whether p(x | z) is a probability of discrete data.
         summary: for `print`.
     """
 
     prior: Any
-    residual: ResidualDensity | None
+    likelihood: Any
 
     def __init__(
         self,
@@ -43,26 +45,40 @@ class Steps(Wrapper):
         *,
         sites: Mapping[str, Site],
         prior: nn.Module | None,
-        residual: nn.Module | None,
+        likelihood: nn.Module | None,
         preprocess: Bijection,
         event_shape: torch.Size,
         outside: dict[str, nn.Module] | None = None,
         prior_takes_conditions: bool = False,
+        discrete: bool = False,
         summary: str = "",
     ) -> None:
         super().__init__(vae, parts, sites, outside or {}, summary)
         self.prior = prior
-        self.residual = residual  # type: ignore[assignment]  # a module, which is known by what it does
+        self.likelihood = likelihood
         self.preprocess = preprocess
         self.event_shape = torch.Size(event_shape)
+        self.discrete = discrete
         self._prior_takes_conditions = prior_takes_conditions
 
     def to_latent_side(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Preprocess data `(batch, *event)`; return y and log|det dy/dx|, `(batch,)`, nats."""
         self._require_shape(x)
+        x = self.likelihood.read(x) if isinstance(self.likelihood, Likelihood) else x
         y, log_det = self.preprocess(at_least_float32(x))
-        require_continuous(y)
-        return y, log_det
+        if not self.discrete:
+            require_continuous(y)
+        return y, log_det if log_det.is_floating_point() else log_det.to(torch.get_default_dtype())
+
+    def require_scored(self, x: Tensor) -> None:
+        """Refuse data that have no likelihood under p(x | z), such as grey values under a Bernoulli.
+
+        Raises:
+            ValueError: says what was expected, what came, and what to do.
+        """
+        self._require_shape(x)
+        if isinstance(self.likelihood, Likelihood) and self.discrete:
+            self.likelihood.check(self.likelihood.read(x), exact=True)
 
     def to_data(self, y: Any) -> Any:
         """Undo the preprocessing of `(batch, *event)`; several observed sites come as a dict, unchanged."""
@@ -83,26 +99,25 @@ class Steps(Wrapper):
         takes = self._prior_takes_conditions
         return {"z": Conditioned(self.prior, batch.cond, batch.kwargs) if takes else self.prior}
 
-    def log_residual(self, shell: Tensor, decoded: Decoded) -> Tensor:
-        """Return log r(delta), or the VAE's own log p(x | z), `(batch,)` in nats; a core counts nothing."""
-        if self.residual is None:
-            return sum_event(decoded.density.log_prob(shell))
-        cut = self.partition.shell if self.partition is not None else (lambda values: values)
-        mean, scale = self.shaped(decoded, shell.shape[0])
-        delta = shell - cut(mean)  # Eq. 5
-        return sum_event(cut(self.residual.log_prob(delta, scale)))
+    def observed(self, decoded: Decoded, batch: int) -> Any:
+        """Return p(x | z) of what the decoder says of `batch` rows: `log_prob`, `sample` and mostly `mean`."""
+        return observed_density(self.likelihood, (batch, *self.event_shape), decoded.outputs, decoded.density)
 
-    def shaped(self, decoded: Decoded, batch: int) -> tuple[Tensor, Tensor | None]:
-        """Return the decoder's mean and scale in the shape of the data, `(batch, *event)`."""
-        shape = (batch, *self.event_shape)
-        mean, scale = decoded.mean.reshape(shape), decoded.scale
-        return mean, None if scale is None else scale.expand_as(decoded.mean).reshape(shape)
+    def log_residual(self, shell: Tensor, decoded: Decoded) -> Tensor:
+        """Return log p(x | z), of which log r(delta) is one case, `(batch,)` in nats; a core counts nothing."""
+        each = self.observed(decoded, shell.shape[0]).log_prob(shell)
+        return sum_event(each if self.partition is None else self.partition.shell(each))  # Eq. 5
+
+    def mean(self, decoded: Decoded, batch: int) -> Any:
+        """Return the mean of x given z, `(batch, *event)`; of a density that knows none, what the decoder says."""
+        mean = decoded.mean
+        if self.likelihood is not None:
+            mean = self.observed(decoded, batch).mean
+        return mean.reshape(batch, *self.event_shape) if isinstance(mean, Tensor) else mean
 
     def with_core(self, decoded: Decoded, core: dict[str, Tensor]) -> Any:
         """Return the mean, `(batch, *event)`; in the partition family with the core of the data in its place."""
-        if not isinstance(decoded.mean, Tensor):
-            return decoded.mean
-        mean = self.shaped(decoded, decoded.mean.shape[0])[0]
+        mean = self.mean(decoded, next(iter(core.values())).shape[0])
         return mean if self.partition is None else self.partition.join(core["z"], mean)
 
     @property

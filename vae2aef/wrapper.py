@@ -76,10 +76,17 @@ class Wrapper(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Put another core or core flow into the site of a plain VAE; `nn.Module` would register it beside the site."""
-        if name in ("core", "core_flow"):
+        if name == "residual":
+            super().__setattr__("likelihood", value)
+        elif name in ("core", "core_flow"):
             setattr(self.site("z"), name.removeprefix("core_"), value)
         else:
             super().__setattr__(name, value)
+
+    @property
+    def residual(self) -> Any:
+        """The likelihood, by its older name; None where the decoder returns densities."""
+        return self.likelihood
 
     @property
     def latent_shape(self) -> Any:
@@ -117,7 +124,7 @@ class Wrapper(nn.Module):
         return (p for p in self.parameters() if id(p) not in own)
 
     def added_by_part(self) -> dict[str, list[nn.Parameter]]:
-        """Return the added parameters by the part they belong to: core, core_flow, prior, residual, preprocess."""
+        """Return the added parameters by the part they belong to: core, core_flow, prior, likelihood, preprocess."""
         ids = {id(p) for p in self.added_parameters()}
         parts: dict[str, nn.Module] = {}
         for name, site in self.by_latent().items():
@@ -133,8 +140,8 @@ class Wrapper(nn.Module):
         return {name: sum(p.numel() for p in parameters) for name, parameters in self.added_by_part().items()}
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
-        """Take checkpoints of 0.1, which knew one latent: `core` and `core_flow` had no site."""
-        for old, new in (("core.", "sites.z.core."), ("core_flow.", "sites.z.flow.")):
+        """Take checkpoints of 0.1, which knew one latent and one likelihood: `core`, `core_flow` and `residual`."""
+        for old, new in (("core.", "sites.z.core."), ("core_flow.", "sites.z.flow."), ("residual.", "likelihood.")):
             for key in [key for key in state_dict if key.startswith(prefix + old)]:
                 state_dict[prefix + new + key[len(prefix + old) :]] = state_dict.pop(key)
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -93,10 +93,17 @@ def test_models_derived_from_the_vae_are_taken_and_say_what_is_dropped(model: st
     assert aef(images(SHAPE)[:4]).isfinite()
 
 
-def test_a_bernoulli_model_is_taken_by_its_mean_and_says_so() -> None:
-    aef = vae2aef.wrap(build("VAE", reconstruction_loss="bce"), example=images(SHAPE))
-    assert "grey pixels have no Bernoulli density" in repr(aef)
-    assert "Bernoulli" not in repr(vae2aef.wrap(build("VAE"), example=images(SHAPE)))
+def test_a_bernoulli_model_is_taken_with_its_cross_entropy_and_says_so() -> None:
+    vae, x = build("VAE", reconstruction_loss="bce"), images(SHAPE)
+    aef = vae2aef.wrap(vae, example=x, core="noise", core_flow="none")
+    assert "of grey values it is their cross-entropy and no density" in repr(aef)
+    terms = aef(x, terms=True)
+    theirs = torch.nn.functional.binary_cross_entropy(terms.reconstruction, x, reduction="none").flatten(1).sum(1)
+    torch.testing.assert_close(-terms.residual, theirs)
+    with pytest.raises(ValueError, match=r"no probability under it.*x\.bernoulli\(\).*continuous_bernoulli"):
+        aef.log_prob(x)
+    assert aef.log_prob(x.bernoulli(), num_samples=4).value.isfinite().all()
+    assert "Bernoulli" not in repr(vae2aef.wrap(build("VAE"), example=x))
 
 
 def test_vamp_prior_is_the_models_own() -> None:

@@ -108,13 +108,18 @@ def test_refused_posteriors(name: str) -> None:
     [lambda m: dist.Bernoulli(logits=m), lambda m: dist.Independent(dist.Poisson(m.exp()), 1)],
     ids=["Bernoulli", "Poisson"],
 )
-def test_a_discrete_likelihood_is_refused_and_its_mean_taken_on_request(likelihood: Callable) -> None:
+def test_a_decoders_distribution_is_the_likelihood(likelihood: Callable) -> None:
     vae = Pair(normal, likelihood)
-    x = torch.rand(4, 6)
-    with pytest.raises(vae2aef.WrapError, match=r"not a density on the reals.*vae\.decoder\(z\)\.mean"):
-        vae2aef.wrap(vae, example=x)
-    aef = vae2aef.wrap(vae, example=x, decoder=lambda z: vae.decoder(z).mean)
-    assert aef(x).isfinite()
+    x = torch.randint(0, 2, (4, 6)).float()
+    aef = vae2aef.wrap(vae, example=x)
+    assert aef.discrete and aef.likelihood is None
+    terms = aef(x, terms=True)
+    own = vae.decoder(terms.z)
+    torch.testing.assert_close(terms.residual, own.log_prob(x).reshape(4, -1).sum(1))
+    torch.testing.assert_close(terms.reconstruction, own.mean)
+    assert set(aef.sample(5, residual=True).round().unique().tolist()) <= set(range(100))
+    aef = vae2aef.wrap(vae, example=torch.rand(4, 6), decoder=lambda z: vae.decoder(z).mean)
+    assert not aef.discrete and aef(torch.rand(4, 6)).isfinite()
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def model(aef: AEF, options: Options) -> str:
         aef: any arm.
         options: of the comparison.
     """
-    residual, shapes = aef.residual, [site.core.latent_shape for site in aef.by_latent().values()]
+    residual, shapes = aef.likelihood, [site.core.latent_shape for site in aef.by_latent().values()]
     latents = " + ".join(str(numel(shape)) for shape in shapes)
     latents += f" in the shape {tuple(shapes[0])}" if len(shapes) == 1 and len(shapes[0]) > 1 else ""
     prior = f"a learned {options.prior} flow"

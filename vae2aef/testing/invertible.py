@@ -45,7 +45,7 @@ def check_invertible(model: "AEF | Bijection", example: Any, *, tolerance: float
 def _check_sites(aef: AEF, batch: Batch, tolerance: float) -> list[float]:
     """Check what is added for each latent, and x -> (z, delta) -> x."""
     x, cond, kwargs = batch
-    core, shell = aef.split(aef.preprocess(x)[0])
+    core, shell = aef.split(aef.to_latent_side(x)[0])
     errors = [_check_bijection(aef.site(n).flow, core[n], tolerance, f"core_flow of {n}") for n in core]
     joint = aef.chain(batch._replace(x=shell), core)
     encoded = aef.encode(x, *cond, **kwargs)
@@ -53,13 +53,13 @@ def _check_sites(aef: AEF, batch: Batch, tolerance: float) -> list[float]:
         again = encoded[name] if isinstance(encoded, dict) else encoded
         errors.append(compare(again, value, tolerance, f"the latent {name} of `encode`"))
     if isinstance(aef.parts, VAEProgram):
-        mean = aef.shaped(joint.decoded, batch.size)[0]
+        mean = aef.mean(joint.decoded, batch.size)
         errors.append(compare(aef.decode(joint.z, *cond, **kwargs), aef.to_data(mean), tolerance, "x -> z -> f(z)"))
         return errors
     z, posterior = joint.z["z"], aef.parts.encode(shell, *cond, **kwargs)
     if posterior.transform is None or aef.partition is None:
-        mean = aef.shaped(joint.decoded, batch.size)[0]
-        aef.residual = _Given(aef.core.shell(shell - mean))  # type: ignore[assignment]
+        mean = aef.mean(joint.decoded, batch.size)
+        aef.likelihood = _Given(aef.core.shell(shell - mean))
         back = aef.decode(z, *cond, residual=True, **kwargs)
         errors.append(compare(back, x, tolerance, "x -> (z, delta) -> x"))
     if posterior.transform is None:

@@ -73,26 +73,26 @@ def _flat_map(model: Any, x: Tensor, cond: tuple, kwargs: dict[str, Any]) -> tup
             return y.reshape(v.shape[0], size), log_det
 
         return flat.clone(), single
-    batch_of = Batch(x, cond, kwargs)
-    shapes = {name: core.shape for name, core in model.split(model.preprocess(x)[0])[0].items()}
-    sizes = [numel(shape[1:]) for shape in shapes.values()]
+    y, _ = model.to_latent_side(x)
+    features, _ = model.split(y)
+    sizes = [numel(core.shape[1:]) for core in features.values()]
+    # Of discrete x there is no Jacobian: for each x the map is w -> z.
+    seen = 0 if model.discrete else size
 
     def whole(v: Tensor) -> tuple[Tensor, Tensor]:
-        y, log_det = model.preprocess(v[:, :size].reshape(v.shape[0], *model.event_shape))
-        core, shell = model.split(y)
+        here, log_det = (y, 0.0) if model.discrete else model.preprocess(v[:, :size].reshape(-1, *model.event_shape))
+        core, shell = model.split(here)
         if model.partition is None:
-            pieces = v[:, size:].split(sizes, dim=1)
-            core = {name: w.reshape(core[name].shape) for name, w in zip(shapes, pieces, strict=True)}
-        joint = model.chain(batch_of._replace(x=shell), core)
-        delta = (shell - model.shaped(joint.decoded, v.shape[0])[0]).reshape(v.shape[0], size)
+            pieces = v[:, seen:].split(sizes, dim=1)
+            core = {name: w.reshape(core[name].shape) for name, w in zip(core, pieces, strict=True)}
+        joint = model.chain(Batch(shell, cond, kwargs), core)
+        z = [model.parts.rows_first(name, value).reshape(batch, -1) for name, value in joint.z.items()]
+        delta = [] if model.discrete else [(shell - model.mean(joint.decoded, batch)).reshape(batch, size)]
         if model.partition is not None:
-            delta = delta[:, ~model.partition.mask.flatten()]
-        z = [model.parts.rows_first(name, value).reshape(v.shape[0], -1) for name, value in joint.z.items()]
-        return torch.cat([*z, delta], dim=1), joint.log_det + log_det
+            delta = [values[:, ~model.partition.mask.flatten()] for values in delta]
+        return torch.cat([*z, *delta], dim=1), joint.log_det + log_det
 
     if model.partition is not None:
         return flat.clone(), whole
-    with torch.no_grad():
-        features = model.split(model.preprocess(x)[0])[0].values()
-        h = torch.cat([core.reshape(batch, -1) for core in features], dim=1)
-    return torch.cat([flat, h + torch.randn_like(h)], dim=1), whole
+    h = torch.cat([core.detach().reshape(batch, -1) for core in features.values()], dim=1)
+    return torch.cat([flat[:, :seen].to(h.dtype), h + torch.randn_like(h)], dim=1), whole

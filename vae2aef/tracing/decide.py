@@ -2,7 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from vae2aef.parts import describe
@@ -15,13 +14,22 @@ class Refusal(Exception):
     """Why a forward cannot be traced; becomes a `WrapError` that lists the draws seen."""
 
 
+LIKELIHOODS = {
+    "binary_cross_entropy": "bernoulli",
+    "binary_cross_entropy_with_logits": "bernoulli_logits",
+    "poisson_nll_loss": "poisson_log",
+}
+"""The likelihood that a loss belongs to."""
+
+
 class Observation(NamedTuple):
-    """One recorded pass: where z is made, where the mean of the data is, and its value."""
+    """One recorded pass: where z is made, where the mean of the data is, its value, and what it is trained with."""
 
     record: Record
     site: Site
     path: tuple
     mean: Tensor
+    likelihood: str | None = None
 
 
 def decide(record: Record, found: list[tuple[tuple, Any, Tensor]], x: Tensor) -> Observation:
@@ -38,7 +46,7 @@ def decide(record: Record, found: list[tuple[tuple, Any, Tensor]], x: Tensor) ->
     _require_one_draw(record, x.shape[0])
     path, mean, node = _output(record, found, x)
     _require_no_flow(record, found, node)
-    return Observation(record, _site(record, node), path, mean.detach())
+    return Observation(record, _site(record, node), path, mean.detach(), _likelihood(record, path, node))
 
 
 def _require_one_draw(record: Record, batch: int) -> None:
@@ -82,26 +90,19 @@ def _output(record: Record, found: list[tuple[tuple, Any, Tensor]], x: Tensor) -
             why = f"no output is shaped like the data, {tuple(x.shape)}, or flattened"
         have = ", ".join(f"{say_path(path)}: {describe(out)}" for path, out, _ in fit or found) or "nothing"
         raise Refusal(f"{why}; it returns {have}")
-    path, out, mean = fit[0]
+    path, _, mean = fit[0]
     node = record.nodes[id(mean)]
-    _require_mean(record, path, out, node)
     return path, mean, node
 
 
-def _require_mean(record: Record, path: tuple, out: Any, node: int) -> None:
-    """Refuse an output that is the mean of discrete data."""
-    if isinstance(out, torch.distributions.Distribution) and getattr(out.support, "is_discrete", False):
-        raise Refusal(
-            f"{say_path(path)} is {describe(out)}: a probability of discrete data, not a density on the reals, and an "
-            "AEF needs residuals x - f(z). Its mean can be used with a Gaussian residual of learned scale: pass it as "
-            "decoder="
-        )
-    for loss, logits in record.losses.items():
-        if logits == node:
-            raise Refusal(
-                f"{say_path(path)} goes into {loss}: it is no mean of continuous data. Pass a decoder that ends in the "
-                "mean, such as torch.sigmoid of logits, used with a Gaussian residual of learned scale"
-            )
+def _likelihood(record: Record, path: tuple, node: int) -> str | None:
+    """Return the likelihood that an output is trained with inside forward; None if it goes into no loss there."""
+    for loss, output in record.losses.items():
+        if output == node and loss not in LIKELIHOODS:
+            raise Refusal(f"{say_path(path)} goes into {loss}: pass likelihood= and a decoder= for it")
+        if output == node:
+            return LIKELIHOODS[loss]
+    return None
 
 
 def _require_no_flow(record: Record, found: list[tuple[tuple, Any, Tensor]], output: int) -> None:

@@ -102,7 +102,7 @@ class TracedParts(VAEParts):
     def decoded(self, out: Any) -> Decoded:
         """Read what forward returned as the data."""
         if isinstance(out, torch.distributions.Distribution):
-            return Decoded(at_least_float32(out.mean), at_least_float32(out.stddev))
+            return Decoded(at_least_float32(out.mean), density=out)
         return Decoded(at_least_float32(out))
 
 

@@ -84,6 +84,7 @@ def _require_eager(vae: Any) -> None:
 def _parts(vae: nn.Module, seen: Observation, batch: Batch, names: tuple[str, ...]) -> TracedParts:
     z = seen.record.values[len(seen.site.calls)]
     parts = TracedParts(vae, seen.site, {False: seen.path}, other_data(batch.x[:1]), z.shape[1:], names)
+    parts.likelihood = seen.likelihood
     draw = seen.record.draws[0]
     parts.taken = (
         f"encoder: forward with {draw.name} replaced; z is what `{seen.site.name}` makes of it, its scale dz/du",

@@ -50,7 +50,9 @@ class Record(Follow):
         losses: nodes that went into a loss, by its function's name.
     """
 
-    LOSSES = frozenset({"binary_cross_entropy_with_logits", "cross_entropy", "nll_loss", "poisson_nll_loss"})
+    LOSSES = frozenset(
+        {"binary_cross_entropy", "binary_cross_entropy_with_logits", "cross_entropy", "nll_loss", "poisson_nll_loss"}
+    )
 
     def __init__(self, u: Tensor | None, x: Tensor) -> None:
         super().__init__(u, None)

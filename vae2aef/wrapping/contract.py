@@ -15,6 +15,7 @@ from torch import Tensor
 from vae2aef.aef import AEF
 from vae2aef.batch import Batch
 from vae2aef.errors import WrapError
+from vae2aef.likelihood import Likelihood
 from vae2aef.program import VAEProgram
 from vae2aef.tensors import numel
 from vae2aef.wrapping.look import Seen
@@ -46,6 +47,8 @@ def prove(aef: AEF, batch: Batch, seen: Seen) -> None:
             if not isinstance(aef.parts, VAEProgram):
                 _prove_transform(aef, few._replace(x=shell), seen)
             joint = aef.chain(few._replace(x=shell), leaves)
+        if aef.partition is not None and aef.likelihood is None:
+            _require("own", "log_prob", aef.observed(joint.decoded, few.size).log_prob(shell), shell.shape)
         for what, value in (("prior", joint.prior), ("residual", joint.residual), ("log|det J|", joint.log_det)):
             _require("whole", what, value, (few.size,))
     mean = [joint.decoded.mean] if isinstance(joint.decoded.mean, Tensor) else []
@@ -80,11 +83,11 @@ def _prove_densities(aef: AEF, few: Batch, seen: Seen) -> None:
         with _part("prior", f"latents of shape {tuple(zeros.shape)}"):
             density = prior.log_prob(zeros)
         _require("prior", "log_prob", density, (rows,))
-    if aef.residual is None:
+    if aef.likelihood is None or isinstance(aef.likelihood, Likelihood):
         return
     delta = few.x.new_zeros(rows, *event)
     with _part("residual", f"residuals of shape {tuple(delta.shape)}"):
-        each = aef.residual.log_prob(delta, None if seen.scale_range is None else torch.ones_like(delta))
+        each = aef.likelihood.log_prob(delta, None if seen.scale_range is None else torch.ones_like(delta))
     whole = aef.partition is not None or not isinstance(each, Tensor) or each.shape[:1] != (rows,)
     _require("residual", "log_prob", each, (rows, *event) if whole else each.shape)
 
@@ -121,6 +124,7 @@ CONTRACT = {
     "core": "it maps data (batch, *event) to (batch, *latent)",
     "core_flow": "forward(w) returns (u, log|det J|), the second summed over each row",
     "prior": "log_prob(z) sums over the latent: one number a row",
+    "own": "a core that is part of the data needs the density of each value of x by itself",
     "residual": "log_prob(delta, decoder_scale) returns the density of each value, not summed",
     "whole": "every term of the loss is one number a row",
     "posterior": "Posterior.transform returns (z, log|det|), the second summed over each row",

@@ -34,8 +34,13 @@ def read_example(example: Any) -> Batch:
     )
 
 
-def example_rows(example: Batch, preprocess: Bijection) -> Batch:
+def example_rows(example: Batch, preprocess: Bijection, discrete: bool = False) -> Batch:
     """Return the first rows of the example as the VAE will see them, preprocessed, with their conditions.
+
+    Args:
+        example: with conditions.
+        preprocess: of the AEF.
+        discrete: whether the likelihood is one of discrete data.
 
     Raises:
         WrapError: if there are none, or preprocessing makes of them what is not finite or of another shape.
@@ -46,7 +51,8 @@ def example_rows(example: Batch, preprocess: Bijection) -> Batch:
     x = example.x
     with torch.no_grad(), own_random_state(x.device):
         y, log_det = preprocess(at_least_float32(x))
-    require_continuous(y)
+    if not discrete:
+        require_continuous(y)
     if y.shape != x.shape or log_det.shape != x.shape[:1]:
         raise WrapError(
             f"`preprocess`: expected data of shape {tuple(x.shape)} and log|det J|, summed over each row, of shape "

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from vae2aef.batch import Batch
 from vae2aef.errors import WrapError
 from vae2aef.flows import Bijection
-from vae2aef.parts import CallableParts, VAEParts
+from vae2aef.likelihood.base import Scaled
+from vae2aef.parts import CallableParts, Decoded, VAEParts
 from vae2aef.preprocess import Dequantize
 from vae2aef.program import VAEProgram
-from vae2aef.residual import Residual
 from vae2aef.tensors import numel
 from vae2aef.wrapping.trial import naming, trial
 
@@ -26,8 +26,9 @@ class Seen(NamedTuple):
         spread: standard deviation of the (preprocessed) data, within 0.01 and 100.
         flow: whether the posterior has a transform after its affine map.
         scale_range: smallest and largest of the decoder's own scale; None if it returns none.
-        density: whether the VAE has its own density of x given z.
-        dtype: of the (preprocessed) data.
+        density: the VAE's own density of x given z, if it has one.
+        dtype: of the (preprocessed) data, or torch's default if they are integers.
+        outputs: what the decoder returned.
     """
 
     event_shape: torch.Size
@@ -35,26 +36,33 @@ class Seen(NamedTuple):
     spread: float
     flow: bool
     scale_range: tuple[float, float] | None
-    density: bool = False
+    density: Any = None
     dtype: torch.dtype = torch.float32
+    outputs: tuple[Any, ...] = ()
+
+    @property
+    def discrete(self) -> bool:
+        """Whether the VAE's own density is a probability of discrete data."""
+        return bool(getattr(getattr(self.density, "support", None), "is_discrete", False))
 
 
 # ---------------------------------------------------------------------- the VAE's parts
 
 
-def look(vae: Any, parts: VAEParts, batch: Batch) -> Seen:
+def look(vae: Any, parts: VAEParts, batch: Batch, like_data: bool = True) -> Seen:
     """Run encoder and decoder once on the example and check what they return.
 
     Args:
         vae: the user's VAE.
         parts: its parts.
         batch: data as the VAE sees it, `(batch, *event)`, with conditions.
+        like_data: whether the decoder's first output must be shaped like the data.
 
     Raises:
         WrapError: if a part fails, or returns another shape, or what is not finite.
     """
     if isinstance(parts, VAEProgram):
-        return _look_at_program(vae, parts, batch)
+        return _look_at_program(vae, parts, batch, like_data)
     y, cond, kwargs = batch
     shape = tuple(y.shape)
     with trial(y.device, vae, parts):
@@ -82,21 +90,39 @@ def look(vae: Any, parts: VAEParts, batch: Batch) -> Seen:
             f"the decoder fails on latents of shape {tuple(z.shape)}, which is what the encoder returns for data "
             f"of shape {shape}; encoder and decoder must agree on the latent shape. The decoder said:"
         ):
-            mean, own, density = parts.decode(z, *cond, **kwargs)
+            decoded = parts.decode(z, *cond, **kwargs)
+        _require_decoded(decoded, y, like_data)
+    return _seen(y, {"z": loc.shape[1:]}, decoded, posterior.transform is not None)
+
+
+def _require_decoded(decoded: Decoded, y: Tensor, like_data: bool) -> None:
+    mean, own = decoded.mean, decoded.scale
+    if not isinstance(mean, Tensor):
+        return
+    if like_data:
+        if decoded.more:
+            raise WrapError(
+                "expected the decoder to return a tensor shaped like the data, or (mean, scale), got a tuple of "
+                f"{len(decoded.outputs)}; pass decoder=lambda z: ... that picks it out, or a likelihood= that takes all"
+            )
         _require_like_data(mean, y)
-        if not bool(mean.isfinite().all()):
-            raise WrapError("the decoder's mean is not finite on the example")
-        if own is not None:
-            with naming(f"the decoder's scale {tuple(own.shape)} does not broadcast to its mean {tuple(mean.shape)}:"):
-                own = own.expand_as(mean)
+    if mean.is_floating_point() and not bool(mean.isfinite().all()):
+        raise WrapError("the decoder's mean is not finite on the example")
+    if own is not None and like_data:
+        with naming(f"the decoder's scale {tuple(own.shape)} does not broadcast to its mean {tuple(mean.shape)}:"):
+            own.expand_as(mean)
+
+
+def _seen(y: Tensor, latents: dict[str, torch.Size], decoded: Decoded, flow: bool = False) -> Seen:
+    own = decoded.scale
     ends = None if own is None else (own.min().item(), own.max().item())
-    flow = posterior.transform is not None
-    return Seen(y.shape[1:], {"z": loc.shape[1:]}, _spread(y), flow, ends, density is not None, y.dtype)
+    dtype = y.dtype if y.is_floating_point() else torch.get_default_dtype()
+    return Seen(y.shape[1:], latents, _spread(y), flow, ends, decoded.density, dtype, decoded.outputs)
 
 
 def _spread(y: Tensor) -> float:
     """Return what a decoder that knows nothing leaves over: a start for a learned residual scale."""
-    return float(y.std(correction=0).clamp(1e-2, 1e2))
+    return float(y.to(torch.get_default_dtype()).std(correction=0).clamp(1e-2, 1e2))
 
 
 class _Meet:
@@ -126,19 +152,17 @@ class _Meet:
         return self.z[name]
 
 
-def _look_at_program(vae: Any, parts: VAEProgram, batch: Batch) -> Seen:
+def _look_at_program(vae: Any, parts: VAEProgram, batch: Batch, like_data: bool) -> Seen:
     """Run a program once on the example: its latents one by one, then the data."""
     y, cond, kwargs = batch
     meet = _Meet(y.shape[0])
     with trial(y.device, vae, parts):
         with naming(f"{type(vae).__name__} fails on data of shape {tuple(y.shape)}:"):
             decoded = parts.run(meet, parts.infer(y, *cond, **kwargs), *cond, **kwargs)
-        if isinstance(decoded.mean, Tensor):
-            _require_like_data(decoded.mean, y)
+        _require_decoded(decoded, y, like_data)
     if not meet.latents:
         raise WrapError(f"{type(parts).__name__}.run places no latent on the example")
-    ends = None if decoded.scale is None else (decoded.scale.min().item(), decoded.scale.max().item())
-    return Seen(y.shape[1:], meet.latents, _spread(y), False, ends, decoded.density is not None, y.dtype)
+    return _seen(y, meet.latents, decoded)
 
 
 def _raw_range(parts: CallableParts, y: Tensor, cond: tuple, kwargs: dict) -> str:
@@ -167,16 +191,16 @@ def _require_like_data(mean: Tensor, y: Tensor) -> None:
     )
 
 
-def require_decoder_scale(residual: nn.Module | None, seen: Seen) -> None:
+def require_decoder_scale(likelihood: nn.Module | None, seen: Seen) -> None:
     """Refuse `residual="decoder"` for a decoder without a scale, or with values that are none.
 
     Raises:
         WrapError: says what came, and what to pass.
     """
-    if not (isinstance(residual, Residual) and residual.kind == "decoder"):
+    if not (isinstance(likelihood, Scaled) and likelihood.kind == "decoder"):
         return
     if seen.scale_range is None:
-        residual.scale(None)
+        likelihood.scale(None)
         return
     low, high = seen.scale_range
     if not low > 0:

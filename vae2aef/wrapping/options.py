@@ -12,12 +12,12 @@ from vae2aef.core import Expansion, LinearFeatures, NoFeatures, Partition, parti
 from vae2aef.errors import WrapError
 from vae2aef.flows import AffineCoupling, Bijection, Chain, Each, Identity
 from vae2aef.interop import as_bijection, as_prior
+from vae2aef.likelihood import Likelihood
 from vae2aef.masked import MaskedAutoregressive
 from vae2aef.parts import VAEParts, describe
 from vae2aef.preprocess import Dequantize, Logit, Standardize
 from vae2aef.priors import FlowPrior, StandardNormal
 from vae2aef.program import VAEProgram
-from vae2aef.residual import FAMILIES, Residual
 from vae2aef.tensors import numel
 from vae2aef.wrapping.look import Seen
 
@@ -35,7 +35,9 @@ def read_core(core: Any) -> Any:
     return torch.as_tensor(core) if is_array else core
 
 
-def build_sites(core: Any, core_flow: Any, noise: float, parts: VAEParts, seen: Seen) -> dict[str, Site]:
+def build_sites(
+    core: Any, core_flow: Any, noise: float, parts: VAEParts, seen: Seen, likelihood: Any = None
+) -> dict[str, Site]:
     """Make what is added for each latent.
 
     Args:
@@ -44,9 +46,10 @@ def build_sites(core: Any, core_flow: Any, noise: float, parts: VAEParts, seen: 
         noise: sigma.
         parts: of the VAE.
         seen: what a look at the example showed.
+        likelihood: of the AEF.
 
     Raises:
-        WrapError: for a dict that leaves a latent out, or a partition where there are several latents.
+        WrapError: for a dict that leaves a latent out, or a partition where there are several latents or x is discrete.
     """
     several = isinstance(parts, VAEProgram)
     sites = {}
@@ -54,12 +57,18 @@ def build_sites(core: Any, core_flow: Any, noise: float, parts: VAEParts, seen: 
         own_core = _of_latent(core, name, "core", several)
         own_flow = _of_latent(core_flow, name, "core_flow", several)
         outer = parts.outer_dims(name) if isinstance(parts, VAEProgram) else 0
-        if several and _is_partition(own_core):
+        if several and is_partition(own_core):
             raise WrapError(
                 f"core={own_core!r}: the partition family takes its one latent out of the data, and this VAE has "
                 f'{len(seen.latents)} latents; use core="linear"'
             )
-        the_core = build_core(own_core, seen, latent, noise)
+        if is_partition(own_core) and getattr(likelihood, "discrete", seen.discrete):
+            raise WrapError(
+                f"core={own_core!r}: a core that is part of the data needs continuous data, and the likelihood is of "
+                'discrete ones; use core="linear"'
+            )
+        read = likelihood.features(seen.event_shape) if isinstance(likelihood, Likelihood) else None
+        the_core = build_core(own_core, seen, latent, noise, read)
         flow = build_flow(own_flow, numel(latent[outer:]))
         sites[name] = Site(the_core, Each(flow, outer) if outer else flow)
         # What the user made keeps its dtype; what was made here takes that of the data, for a VAE in float64.
@@ -82,14 +91,17 @@ def _of_latent(option: Any, name: str, what: str, several: bool) -> Any:
     return option[name]
 
 
-def _is_partition(core: Any) -> bool:
+def is_partition(core: Any) -> bool:
+    """Whether an option names the partition family."""
     return isinstance(core, Tensor) or (isinstance(core, str) and core in ("center", "corner", "random"))
 
 
-def build_core(core: Any, seen: Seen, latent: torch.Size, noise: float) -> Expansion | Partition:
-    """Make the core that `wrap(core=...)` names, for a latent of shape `latent`."""
+def build_core(
+    core: Any, seen: Seen, latent: torch.Size, noise: float, read: nn.Module | None = None
+) -> Expansion | Partition:
+    """Make the core that `wrap(core=...)` names, for a latent of shape `latent`; linear features are of `read(x)`."""
     event = seen.event_shape
-    if _is_partition(core):
+    if is_partition(core):
         if noise:
             raise ValueError(f"the partition family has an exact likelihood and takes no noise, got noise={noise}")
         if seen.flow:
@@ -104,7 +116,7 @@ def build_core(core: Any, seen: Seen, latent: torch.Size, noise: float) -> Expan
     if isinstance(core, nn.Module):
         return Expansion(core, latent, noise)
     if core == "linear":
-        return Expansion(LinearFeatures(event, latent), latent, noise)
+        return Expansion(LinearFeatures(event, latent, read), latent, noise)
     if core == "noise":
         if noise not in (0.0, 1.0):
             raise ValueError(f'core="noise" is the VAE itself, whose noise is 1 by definition; got noise={noise}')
@@ -123,9 +135,10 @@ def build_prior(prior: Any, parts: VAEParts, seen: Seen, kwargs: dict[str, Any])
         return None, False
     latent = seen.latents["z"]
     if isinstance(prior, (str, Bijection)):
-        return FlowPrior(build_flow(prior, numel(latent)), latent), False
+        made = FlowPrior(build_flow(prior, numel(latent)), latent)
+        return made.to(seen.dtype) if is_ours(prior) else made, False
     if prior is None:
-        prior = parts.prior if parts.prior is not None else StandardNormal(latent)
+        prior = parts.prior if parts.prior is not None else StandardNormal(latent).to(seen.dtype)
     outside = as_prior(prior, latent)  # distributions, transforms and flows of torch, Pyro, zuko, nflows
     prior = prior if outside is None else outside
     if not (isinstance(prior, nn.Module) and callable(getattr(prior, "log_prob", None)) and hasattr(prior, "sample")):
@@ -166,36 +179,6 @@ def build_flow(kind: Any, features: int, layers: int = 4) -> Bijection:
     if isinstance(kind, str):
         raise ValueError(f'expected a flow "none", "coupling", "maf" or a vae2aef.Bijection, got "{kind}"')
     return as_bijection(kind)  # transforms of torch, Pyro, zuko, nflows; TypeError for anything else
-
-
-def build_residual(
-    kind: "str | float | nn.Module", event_shape: Sequence[int], initial_scale: float = 1.0
-) -> nn.Module:
-    """Make the residual density that `wrap(residual=...)` names.
-
-    Args:
-        kind: `"learned"`, `"shared"`, `"decoder"`, a positive number (Gaussian with that fixed scale), the
-            name of a family (one learned scale a feature), or a module with `log_prob` and `sample`.
-        event_shape: shape of one event of data.
-        initial_scale: where a learned scale starts.
-
-    Raises:
-        ValueError: for an unknown name or a number that is not positive.
-        TypeError: for an object without `log_prob` and `sample`.
-    """
-    if isinstance(kind, str) and kind in FAMILIES:
-        return Residual(event_shape, family=kind, initial_scale=initial_scale)
-    if isinstance(kind, str) and kind not in ("learned", "shared", "decoder"):
-        names = ", ".join(f'"{name}"' for name in ("learned", "shared", "decoder", *FAMILIES))
-        raise ValueError(f"expected a residual {names}, a number or a module; got {kind!r}")
-    if isinstance(kind, (str, int, float)) and not isinstance(kind, bool):
-        return Residual(event_shape, scale=kind, initial_scale=initial_scale)
-    if isinstance(kind, nn.Module) and callable(getattr(kind, "log_prob", None)) and hasattr(kind, "sample"):
-        return kind
-    raise TypeError(
-        f"expected a residual by name, a number, or a module with log_prob(delta, decoder_scale) -> elementwise "
-        f"nats and sample(mean, decoder_scale); got {type(kind).__name__}"
-    )
 
 
 def build_preprocess(kind: "str | Bijection | Sequence[str | Bijection] | None", example: Tensor | None) -> Bijection:

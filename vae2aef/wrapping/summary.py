@@ -4,13 +4,21 @@ from typing import Any
 
 from torch import nn
 
+from vae2aef.likelihood import Likelihood
+from vae2aef.likelihood.base import Scaled
 from vae2aef.parts import VAEParts
 from vae2aef.residual import Residual
 from vae2aef.wrapping.look import Seen
 
 
 def summarise(
-    vae: Any, parts: VAEParts, seen: Seen, prior: nn.Module | None, residual: nn.Module | None, options: dict[str, Any]
+    vae: Any,
+    parts: VAEParts,
+    seen: Seen,
+    prior: nn.Module | None,
+    likelihood: nn.Module | None,
+    options: dict[str, Any],
+    why: str | None = None,
 ) -> str:
     """Return what was taken from the VAE, assumed and added, a line each.
 
@@ -19,14 +27,13 @@ def summarise(
         parts: its parts.
         seen: what the example showed.
         prior: the module made of `options["prior"]`.
-        residual: the module made of `options["residual"]`.
-        options: `core`, `core_flow`, `prior`, `residual` and `preprocess` as given to `wrap`.
+        likelihood: the module made of `options["likelihood"]`.
+        options: `core`, `core_flow`, `prior`, `likelihood` and `preprocess` as given to `wrap`.
+        why: why this likelihood, if the user did not say.
     """
+    option = options.pop("likelihood")
     added = {name.replace("_", " "): _name(option) for name, option in options.items()}
-    if residual is None:
-        added["residual"] = "none (the VAE's own density of x given z)"
-    elif options["residual"] is None:
-        added["residual"] = "learned"
+    added |= _likelihood(likelihood, option)
     added["prior"] = added.pop("prior")  # last, with the preprocessing
     if options["prior"] is None:
         del added["prior"]
@@ -42,7 +49,8 @@ def summarise(
         *(f"  taken from the VAE: {line}" for line in parts.taken),
         *_prior_lines(parts, prior, options),
         *(f"  assumed: {line}" for line in parts.assumed),
-        *_residual_lines(parts, seen, residual, options["residual"]),
+        *_likelihood_lines(seen, likelihood, option),
+        *([] if why is None else [f"  assumed: {why}"]),
         "  added: " + ", ".join(f"{name} {value}" for name, value in added.items()),
     ]
     return "\n".join(lines)
@@ -66,12 +74,21 @@ def _prior_lines(parts: VAEParts, prior: nn.Module | None, options: dict[str, An
     return ["  assumed: prior standard normal (no other was found or given)"]
 
 
-def _residual_lines(parts: VAEParts, seen: Seen, residual: nn.Module | None, option: Any) -> list[str]:
+def _likelihood(likelihood: nn.Module | None, option: Any) -> dict[str, str]:
+    """Name p(x | z): a residual, or a likelihood of another kind."""
+    if likelihood is None:
+        return {"residual": "none (the VAE's own density of x given z)"}
+    if isinstance(likelihood, Likelihood) and not isinstance(likelihood, Residual):
+        said = likelihood.extra_repr()
+        return {"likelihood": type(likelihood).__name__ + (f" ({said})" if said else "")}
+    return {"residual": "learned" if option is None else _name(option)}
+
+
+def _likelihood_lines(seen: Seen, likelihood: nn.Module | None, option: Any) -> list[str]:
     lines = []
-    starts = residual is not None and (option is None or (isinstance(option, str) and option != "decoder"))
-    if starts:
+    if isinstance(likelihood, Residual) and not isinstance(option, nn.Module) and hasattr(likelihood, "raw_scale"):
         lines.append(f"  assumed: residual scale starts at {seen.spread:.3g}, the standard deviation of the example")
-    unused = seen.scale_range is not None and isinstance(residual, Residual) and residual.kind != "decoder"
-    if unused and not parts.says_scale_is_unused:
+    unused = seen.scale_range is not None and isinstance(likelihood, Scaled) and likelihood.kind != "decoder"
+    if unused:
         lines.append('  assumed: the decoder\'s second output is not used; residual="decoder" takes it as a scale')
     return lines

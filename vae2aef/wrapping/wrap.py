@@ -11,14 +11,14 @@ from vae2aef.registry import unwrap
 from vae2aef.wrapping.contract import prove
 from vae2aef.wrapping.example import example_rows, read_example
 from vae2aef.wrapping.find_parts import find_parts
-from vae2aef.wrapping.look import look, require_decoder_scale, require_integers
+from vae2aef.wrapping.likelihoods import build_likelihood, one_of, read_likelihood, require_no_preprocessing
+from vae2aef.wrapping.look import look, require_integers
 from vae2aef.wrapping.optimizer_warning import watch
 from vae2aef.wrapping.options import (
     build_preprocess,
     build_prior,
-    build_residual,
     build_sites,
-    is_ours,
+    is_partition,
     read_core,
     read_noise,
 )
@@ -35,6 +35,7 @@ def wrap(
     core: "str | nn.Module | Tensor" = "linear",
     core_flow: Any = "coupling",
     prior: Any = None,
+    likelihood: "str | float | nn.Module | Callable[..., Any] | None" = None,
     residual: "str | float | nn.Module | None" = None,
     preprocess: Any = None,
     noise: float = 0.0,
@@ -57,8 +58,15 @@ def wrap(
             nflows, applied in its own forward direction. For several latents, one for all or a dict by name.
         prior: None for the VAE's own, `"coupling"`, `"maf"`, a module with `log_prob` and `sample`, a
             `torch.distributions` object, or a transform or flow of Pyro, zuko or nflows.
-        residual: `"learned"`, `"shared"`, `"decoder"`, a number, `"laplace"`, `"student_t"`, or a module; see
-            `vae2aef.Residual`. None for `"learned"`, or the VAE's own density of x given z where it brings one.
+        likelihood: p(x | z) for what the decoder returns. Densities of x - f(z): `"gaussian"`, `"laplace"`,
+            `"student_t"`, and for a Gaussian's scale `"learned"` (one a feature), `"channel"`, `"shared"`, `"decoder"`
+            or a number. Values from 0 to 1: `"bernoulli"`, `"continuous_bernoulli"`, both also with `_logits`. Classes:
+            `"categorical"`. Counts: `"poisson"`, `"negative_binomial"`, either also with `zero_inflated_` before or
+            `_log` behind (for the log of the mean). Grey levels: `"discretized_logistic"`, `"discretized_gaussian"`,
+            `"logistic_mixture"`. Or a module of `vae2aef.likelihood`, or a callable of the decoder's outputs that
+            returns a `torch.distributions` object. None for what the decoder or the codebase brings; else the
+            Bernoulli if the example holds bits and the decoder returns probabilities, else a Gaussian residual.
+        residual: the older name of `likelihood`.
         preprocess: None, `"dequantize"`, `"logit"`, `"standardize"`, a `vae2aef.Bijection`, or a list of these.
         noise: sigma of Eq. 11; 0 is the paper's loss, more makes the loss a bound on -log p(x).
 
@@ -97,32 +105,30 @@ def wrap(
     x = given_batch.x
     noise, core = read_noise(noise), read_core(core)
     given = {"encoder": encoder, "decoder": decoder, "encoder_scale": encoder_scale}
+    choice = read_likelihood(one_of(likelihood, residual), x)
     bijection = build_preprocess(preprocess, x)
     require_integers(bijection, x)
-    batch = example_rows(given_batch, bijection)
+    require_no_preprocessing(choice, bijection)
+    batch = example_rows(given_batch._replace(x=choice.read(x)), bijection, choice.discrete)
     parts = find_parts(vae, batch, given)
-    seen = look(vae, parts, batch)
-    own_density = seen.density and (residual is None or residual == "decoder")
-    wanted = "learned" if residual is None else residual
-    the_residual = None if own_density else build_residual(wanted, seen.event_shape, seen.spread)
-    require_decoder_scale(the_residual, seen)
+    seen = look(vae, parts, batch, choice.like_data)
+    options = {"core": core, "core_flow": core_flow, "prior": prior, "preprocess": preprocess}
+    the_likelihood, why = build_likelihood(choice, parts, seen, batch.x, preprocess is not None or is_partition(core))
     the_prior, takes_conditions = build_prior(prior, parts, seen, batch.kwargs)
-    sites = build_sites(core, core_flow, noise, parts, seen)
-    for part, option in ((the_prior, prior), (the_residual, residual)):
-        if part is not None and is_ours(option) and part is not parts.prior:
-            part.to(batch.x.dtype)
-    options = {"core": core, "core_flow": core_flow, "prior": prior, "residual": residual, "preprocess": preprocess}
+    sites = build_sites(core, core_flow, noise, parts, seen, the_likelihood)
+
     aef = AEF(
         vae,
         parts,
         sites=sites,
         prior=the_prior,
-        residual=the_residual,
+        likelihood=the_likelihood,
         preprocess=bijection,
         event_shape=seen.event_shape,
         outside=_outside(vae, parts),
         prior_takes_conditions=takes_conditions,
-        summary=summarise(vae, parts, seen, the_prior, the_residual, options),
+        discrete=seen.discrete if the_likelihood is None else getattr(the_likelihood, "discrete", False),
+        summary=summarise(vae, parts, seen, the_prior, the_likelihood, {**options, "likelihood": choice.option}, why),
     ).to(x.device)
     prove(aef, batch, seen)
     watch(aef)  # warns if an optimizer leaves out what was added
