@@ -47,7 +47,8 @@ class NoFeatures(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return zeros of shape `(batch, *latent)`."""
-        return x.new_zeros(x.shape[0], *self.latent_shape)
+        dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+        return x.new_zeros(x.shape[0], *self.latent_shape, dtype=dtype)
 
 
 class Expansion(nn.Module):

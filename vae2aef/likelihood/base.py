@@ -219,10 +219,10 @@ class _InShape:
 
 
 def information(density: Any) -> tuple[Tensor, Tensor] | None:
-    """Return a function a(z) of the density's parameters, and s, with J^T S^-2 J at most its Fisher information.
+    """Return a function a(z) of the density's parameters, and s: J^T S^-2 J is near or below its Fisher information.
 
-    J is the Jacobian of a, S the diagonal of s. For every density the mean and the standard deviation of x will do (the
-    Cramer-Rao bound); some know better.
+    J is the Jacobian of a, S the diagonal of s. For every density the mean and the standard deviation of x will do: by
+    the Cramer-Rao bound it is then at most the information. Some know better.
 
     Returns:
         Shapes `(batch, ...)` and broadcastable; None where it is not known.

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, distributions, nn
 
 from vae2aef.errors import WrapError
@@ -82,15 +83,41 @@ class ContinuousBernoulli(_Unit):
         NeurIPS 2019.
     """
 
-    def given(self, shape: Sequence[int], output: Tensor, *more: Tensor) -> distributions.ContinuousBernoulli:
+    def given(self, shape: Sequence[int], output: Tensor, *more: Tensor) -> "_UnitInterval":
         """See `Likelihood.given`."""
-        return self._density(_UnitInterval, shape, output)
+        output = output.reshape(tuple(shape))
+        return _UnitInterval(output if self.logits else distributions.utils.probs_to_logits(output, is_binary=True))
 
 
-class _UnitInterval(distributions.ContinuousBernoulli):
+class _UnitInterval:
+    """The density proportional to exp(l x) on [0, 1]; torch's own looks at its values, which the compiler refuses."""
+
+    def __init__(self, logits: Tensor) -> None:
+        # Around 0 the formulas are 0 / 0: there l stands for a small number.
+        self.logits, near = logits, logits.abs() < 1e-3
+        self.safe = torch.where(near, 1e-3, logits)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density of each value, `(batch, *event)`, nats."""
+        log_constant = (self.safe / torch.tanh(0.5 * self.safe)).log()
+        return x * self.logits - F.softplus(self.logits) + log_constant
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean, `(batch, *event)`; it lies nearer to 1/2 than the probability does."""
+        return -1 / torch.expm1(-self.safe) - 1 / self.safe
+
+    def sample(self) -> Tensor:
+        """Draw values from 0 to 1, `(batch, *event)`, by the inverse of the cumulative function."""
+        u = torch.rand_like(self.safe)
+        up = self.safe.abs()  # mirrored, so that the exponential does not overflow
+        x = 1 + torch.log(u + (1 - u) * (-up).exp()) / up
+        return torch.where(self.safe > 0, x, 1 - x).clamp(0, 1)
+
     def information(self) -> tuple[Tensor, Tensor]:
         """See `vae2aef.likelihood.base.information`: of the logits it is the variance of x."""
-        return self.logits, self.variance.clamp(min=1e-12).rsqrt()
+        variance = self.safe.square().reciprocal() - (2 * torch.sinh((0.5 * self.safe).clamp(-40, 40))) ** -2
+        return self.logits, variance.clamp(min=1e-8).rsqrt()
 
 
 class Categorical(Likelihood):

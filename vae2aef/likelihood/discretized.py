@@ -99,8 +99,11 @@ class _OnGrid:
         return self.grid.snap(self.mean + self.scale * self.grid.draw(self.mean))
 
     def information(self) -> tuple[Tensor, Tensor]:
-        """See `vae2aef.likelihood.base.information`: that of the density, less what the bins blur."""
-        return self.mean, (self.grid.blur * self.scale.square() + self.grid.width**2 / 12).sqrt()
+        """See `vae2aef.likelihood.base.information`: that of the density cut off at both ends, less what bins blur."""
+        half, grid = 0.5 * self.grid.width, self.grid
+        ends = (grid.low + half - self.mean) / self.scale, (grid.high - half - self.mean) / self.scale
+        blurred = (self.scale.square() + grid.width**2 / 12).sqrt()
+        return self.mean, blurred * grid.cut_off(*ends).clamp(min=1e-8).rsqrt()
 
 
 class DiscretizedLogistic(Grid):
@@ -119,7 +122,10 @@ class DiscretizedLogistic(Grid):
         tensor(1.)
     """
 
-    blur = 3.0  # a logistic density of scale 1 has the information 1/3
+    def cut_off(self, low: Tensor, high: Tensor) -> Tensor:
+        """Return the Fisher information, for its location, of a density of scale 1 of which all beyond is one event."""
+        a, b = torch.sigmoid(low), torch.sigmoid(high)
+        return ((1 - 2 * a) ** 3 - (1 - 2 * b) ** 3) / 6 + a * (1 - a) ** 2 + b**2 * (1 - b)
 
     def given(self, shape: Sequence[int], output: Tensor, *more: Tensor) -> _OnGrid:
         """See `Likelihood.given`."""
@@ -146,7 +152,16 @@ class DiscretizedGaussian(Grid):
         Ho, Jain, Abbeel, *Denoising diffusion probabilistic models*, NeurIPS 2020, Eq. 13.
     """
 
-    blur = 1.0
+    def cut_off(self, low: Tensor, high: Tensor) -> Tensor:
+        """See `DiscretizedLogistic.cut_off`."""
+
+        def inside(t: Tensor) -> Tensor:
+            return torch.special.ndtr(t) - t * _normal(t)
+
+        def outside(t: Tensor) -> Tensor:
+            return _normal(t) ** 2 / torch.special.ndtr(t).clamp(min=1e-30)
+
+        return inside(high) - inside(low) + outside(low) + outside(-high)
 
     def given(self, shape: Sequence[int], output: Tensor, *more: Tensor) -> _OnGrid:
         """See `Likelihood.given`."""
@@ -178,6 +193,10 @@ def logistic_log_mass(below: Tensor, above: Tensor, lowest: Tensor, highest: Ten
     right = torch.where(highest, 0.0, F.logsigmoid(above))
     between = _log1mexp((above - below).clamp(min=torch.finfo(above.dtype).tiny))
     return left + right + torch.where(lowest | highest, 0.0, between)
+
+
+def _normal(x: Tensor) -> Tensor:
+    return (-0.5 * x.square()).exp() / math.sqrt(2 * math.pi)
 
 
 def _log1mexp(x: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from vae2aef.errors import WrapError
-from vae2aef.flows import Bijection, Identity
 from vae2aef.likelihood import (
     Bernoulli,
     Categorical,
@@ -210,13 +209,13 @@ def _require_probabilities(made: Likelihood, seen: Seen) -> None:
         )
 
 
-def require_no_preprocessing(choice: Choice, preprocess: Bijection) -> None:
+def require_no_preprocessing(choice: Choice, preprocess: Any) -> None:
     """Refuse a preprocessing where x itself is scored.
 
     Raises:
         WrapError: says what to leave out.
     """
-    if choice.discrete and not isinstance(preprocess, Identity):
+    if choice.discrete and preprocess is not None:
         raise WrapError(
             "preprocess= belongs to densities, and this likelihood is a probability of the data as they are: leave "
             "preprocess out (what the encoder wants of its input, it can do itself)"

@@ -106,9 +106,9 @@ def wrap(
     noise, core = read_noise(noise), read_core(core)
     given = {"encoder": encoder, "decoder": decoder, "encoder_scale": encoder_scale}
     choice = read_likelihood(one_of(likelihood, residual), x)
+    require_no_preprocessing(choice, preprocess)
     bijection = build_preprocess(preprocess, x)
     require_integers(bijection, x)
-    require_no_preprocessing(choice, bijection)
     batch = example_rows(given_batch._replace(x=choice.read(x)), bijection, choice.discrete)
     parts = find_parts(vae, batch, given)
     seen = look(vae, parts, batch, choice.like_data)
