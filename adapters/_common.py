@@ -1,4 +1,4 @@
-"""What adapters share: saying why a VAE cannot be taken, and Gaussians given by a log variance."""
+"""What adapters share: saying why a VAE cannot be taken, Gaussians given by a log variance, and grey levels."""
 
 from typing import Any
 
@@ -39,3 +39,8 @@ def standard_normal(rows: int, shape: tuple[int, ...], like: Tensor) -> Gaussian
     """Return N(0, 1) on latents of a shape, where `like` is and as precise."""
     zeros = at_least_float32(like.new_zeros(rows, *shape))
     return Gaussian(zeros, torch.ones_like(zeros))
+
+
+def on_grid(x: Tensor, levels: int) -> Tensor:
+    """Which values are multiples of 1 / levels in [0, 1], up to rounding."""
+    return ((x * levels - (x * levels).round()).abs() < 1e-3) & (x >= 0) & (x <= 1)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vae2aef.adapters._common import posterior, prior, refusal
+from vae2aef.adapters._common import on_grid, posterior, prior, refusal
 from vae2aef.parts import Decoded, VAEParts, to_scale
 from vae2aef.program import VAEProgram
 from vae2aef.protocols import Place
@@ -107,11 +107,6 @@ class Likelihood:
     def sample(self) -> Tensor:
         """Draw data, `(batch, *event)`, by the codebase's own sampler, which does not round to grey levels."""
         return self.module.sample(self.params)
-
-
-def on_grid(x: Tensor, levels: int) -> Tensor:
-    """Which values are multiples of 1 / levels in [0, 1], up to rounding."""
-    return ((x * levels - (x * levels).round()).abs() < 1e-3) & (x >= 0) & (x <= 1)
 
 
 def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
