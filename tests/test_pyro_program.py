@@ -90,14 +90,14 @@ def test_the_loss_of_padded_sequences_counts_what_is_there():
 class Families(nn.Module):
     """Guides of other families: what u is drawn from is then not Gaussian."""
 
-    def __init__(self):
+    def __init__(self, alone=False):
         super().__init__()
-        self.enc = nn.Linear(4, 5)
+        self.enc, self.alone = nn.Linear(4, 5), alone
 
     def model(self, x):
         with pyro.plate("data", len(x)):
             a = pyro.sample("a", dist.Laplace(x.new_zeros(2), 1.0).to_event(1))
-            b = pyro.sample("b", dist.Normal(a.sum(-1), 1.0))
+            b = a.sum(-1) if self.alone else pyro.sample("b", dist.Normal(a.sum(-1), 1.0))
             mean = torch.stack([a[:, 0], a[:, 1], b, a[:, 0] * b], 1)
             pyro.sample("x", dist.Normal(mean, 0.5).to_event(1), obs=x)
 
@@ -105,15 +105,17 @@ class Families(nn.Module):
         with pyro.plate("data", len(x)):
             out = self.enc(x)
             pyro.sample("a", dist.Laplace(out[:, :2], (0.2 * out[:, 2:4]).exp()).to_event(1))
-            pyro.sample("b", dist.StudentT(5.0, out[:, 4], 0.7))
+            if not self.alone:
+                pyro.sample("b", dist.StudentT(5.0, out[:, 4], 0.7))
 
 
+@pytest.mark.parametrize("alone", [False, True], ids=["two", "one"])
 @pytest.mark.parametrize("noise", [0.0, 0.3])
-def test_other_families_are_the_elbos(noise):
+def test_other_families_are_the_elbos(noise, alone):
     """With sigma > 0 the noise is of the guide's own family: the same draw gives the same loss."""
-    vae, x = Families(), torch.randn(B, 4)
+    vae, x = Families(alone), torch.randn(B, 4)
     aef = vae2aef.from_pyro(vae.model, vae.guide, x, noise=noise)
-    core = {name: one.features for name, one in aef.core.items()}
+    core = aef.core.features if alone else {name: one.features for name, one in aef.core.items()}
     elbo = vae2aef.AEF_ELBO(core=core, core_flow=aef.core_flow, noise=noise)
     torch.manual_seed(4)
     loss = aef(x).item()
