@@ -9,9 +9,12 @@ from torch import nn
 pyro = pytest.importorskip("pyro")
 import pyro.distributions as dist  # noqa: E402
 from pyro import poutine  # noqa: E402
+from zoo_hierarchy import TwoLevels, pyro_aef, torch_aef  # noqa: E402
 
 import vae2aef  # noqa: E402
 from vae2aef import testing  # noqa: E402
+from vae2aef.batch import Batch  # noqa: E402
+from vae2aef.case import Case  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("float64")
 B, T = 6, 3
@@ -195,3 +198,124 @@ def test_a_site_that_was_not_in_the_example_is_named():
     more.append(True)
     with pytest.raises(vae2aef.WrapError, match=r'site "new" of the guide was not there.*every site'):
         aef(x, LENGTH)
+
+
+# ---------------------------------------------------------------- faults that no other test had noticed
+
+
+@pytest.mark.parametrize("make", [pyro_aef, torch_aef])
+def test_encoders_do_not_run_where_latents_are_given(make):
+    """Faults: the guide run for `Given` too; `state_of_given` that hands on the whole state."""
+    vae, x, calls = TwoLevels(), torch.randn(B, 4), []
+    aef = make(x, vae)
+    vae.lower.register_forward_hook(lambda *_: calls.append("encoder"))
+    z = aef.encode(x)
+    case = Case(aef, Batch(x))
+    v = case.start()
+    assert calls == ["encoder"] * 2
+    aef.decode(z)
+    case.log_joint(v)
+    case.log_prior(v)
+    assert calls == ["encoder"] * 2
+
+
+class BatchLast(nn.Module):
+    """x_it = z_ti + b_i + noise: a site whose batch is its last axis, beside one of the batch alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.enc = nn.Linear(T, 2 * T + 1)
+
+    def model(self, x):
+        with pyro.plate("data", len(x), dim=-1):
+            b = pyro.sample("b", dist.Normal(x.new_zeros(()), 1.0))
+            with pyro.plate("t", T, dim=-2):
+                z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+                pyro.sample("x", dist.Normal(z + b, R), obs=x.T)
+
+    def guide(self, x):
+        out = self.enc(x)
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("b", dist.Normal(out[:, -1], 0.7))
+            with pyro.plate("t", T, dim=-2):
+                pyro.sample("z", dist.Normal(out[:, :T].T, (0.1 * out[:, T:-1].T).exp()))
+
+
+def test_a_batch_that_is_not_the_first_axis():
+    """Faults: `rows_back` with the batch first, rather than where the site has it; the mean of x.T read as x."""
+    vae, x = BatchLast(), torch.randn(B, T)
+    aef = vae2aef.from_pyro(vae.model, vae.guide, x)
+    z = aef.encode(x)
+    assert z["z"].shape == (T, B)
+    torch.testing.assert_close(aef.decode(z), (z["z"] + z["b"]).T)
+    normal = torch.distributions.MultivariateNormal(torch.zeros(T), (1 + R**2) * torch.eye(T) + 1.0)
+    result = aef.log_prob(x, num_samples=1000, proposal="laplace")
+    assert result.effective_sample_size.min() > 800
+    assert ((result.value - normal.log_prob(x)).abs() < 5 * result.std_error).all()
+    assert aef.sample(2).shape == aef.sample(2, residual=True).shape == (2, T)
+
+
+def test_the_model_runs_on_the_rows_that_the_guide_has_drawn():
+    """Fault: subsample indices drawn anew by the model."""
+    vae, x, drawn = Families(), torch.randn(B, 4), []
+
+    def subsampled(part, name):
+        def run(x):
+            with pyro.plate("all", 1000, subsample_size=len(x), dim=-2) as index:
+                drawn.append((name, index))
+            pyro.module("enc", vae.enc)
+            part(x)
+
+        return run
+
+    aef = vae2aef.from_pyro(subsampled(vae.model, "model"), subsampled(vae.guide, "guide"), x)
+    drawn.clear()
+    aef(x)
+    (first, rows), (second, again) = drawn
+    assert (first, second) == ("guide", "model") and torch.equal(rows, again)
+
+
+def test_two_plates_of_the_model_that_fit():
+    """Fault: one of the two taken. It is an error that names plate=; the plates of the guide decide."""
+    enc, x = nn.ModuleDict({"enc": nn.Linear(4, 4)}), torch.randn(4, 4)
+
+    def pair(observed):
+        def model(x):
+            plates = {name: pyro.plate(name, len(x), dim=-1) for name in ("data", "rows")}
+            with plates["data"], pyro.plate("t", 4, dim=-2):
+                z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+            with plates[observed], pyro.plate("u", 4, dim=-2):
+                pyro.sample("x", dist.Cauchy(z, 1.0), obs=x.T)
+
+        def guide(x):
+            pyro.module("enc", enc)
+            with pyro.plate("data", len(x), dim=-1), pyro.plate("t", 4, dim=-2):
+                pyro.sample("z", dist.Normal(enc["enc"](x).T, 0.5))
+
+        return model, guide
+
+    with pytest.raises(vae2aef.WrapError, match=r'site "z": which plate.*"data".*"t".*pass plate='):
+        vae2aef.from_pyro(*pair("data"), x)
+    with pytest.raises(vae2aef.WrapError, match=r'site "x": which plate.*"rows".*"u".*pass plate='):
+        vae2aef.from_pyro(*pair("rows"), x, plate="data")
+    aef = vae2aef.from_pyro(*pair("data"), x, plate="data")
+    terms = aef(x, terms=True)
+    torch.testing.assert_close(terms.residual, dist.Cauchy(terms.z["z"].T, 1.0).log_prob(x).sum(1))
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["two", "one"])
+@pytest.mark.parametrize("weighted", [["model", "guide"], ["guide"]], ids=str)
+def test_weights_that_differ_are_refused(alone, weighted):
+    """Fault: the check of weights off, or blind to the guide, or left out for one latent."""
+    vae, x = Families(alone), torch.randn(B, 4)
+
+    class Latents(poutine.scale_messenger.ScaleMessenger):
+        """As for annealing: the latents weigh half, the data all."""
+
+        def _process_message(self, msg):
+            if msg["type"] == "sample" and not msg["is_observed"]:
+                super()._process_message(msg)
+
+    parts = [Latents(0.5)(p) if n in weighted else p for n, p in (("model", vae.model), ("guide", vae.guide))]
+    with pytest.raises(vae2aef.WrapError, match=r"different weights, .*'a of the guide': 0.5.*AEF_ELBO"):
+        vae2aef.from_pyro(*parts, x)

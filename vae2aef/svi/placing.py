@@ -9,7 +9,6 @@ from torch import Tensor
 
 from vae2aef.errors import WrapError
 from vae2aef.interop.densities import density, draw
-from vae2aef.parts import Decoded
 from vae2aef.protocols import Place
 from vae2aef.svi.batch_axis import BatchAxis, batch_frame, outside_plate
 from vae2aef.svi.posterior import SitePosterior
@@ -65,26 +64,10 @@ class ModelPlaces(Messenger):
         else:
             msg["value"], msg["done"] = self.place(name, SitePrior(self.axes, dict(msg), self.rows), None), True
 
-    def decoded(self, x: Tensor) -> Decoded:
-        """Return the means of the observed sites, and their joint density."""
-        means = {name: _mean(site.msg["fn"]) for name, site in self.observed.items()}
-        mean: Any = means
-        if len(means) == 1:
-            (only,) = means.values()
-            mean = only.reshape(x.shape) if only is not None and only.numel() == x.numel() else means
-        return Decoded(mean, None, Observed(self.observed, x))
-
 
 def is_deterministic(site: Any) -> bool:
     """Whether it is a value that Pyro notes like a site, by `pyro.deterministic`."""
     return bool((site["infer"] or {}).get("_deterministic"))
-
-
-def _mean(fn: Any) -> Any:
-    try:
-        return fn.mean
-    except NotImplementedError:
-        return None
 
 
 class SitePrior:
@@ -96,13 +79,14 @@ class SitePrior:
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density in nats of each row, masks honoured, weights not."""
         value = scale_and_mask(density(self.msg["fn"], z), 1.0, self.msg["mask"])
-        axis = self._axis()
+        axis = self.axis
         if axis is None or value.dim() < -axis or axis >= 0 or value.shape[axis] != self.rows:
             raise outside_plate(self.msg["name"])
         return sum_event(value.movedim(axis, 0))
 
-    def _axis(self) -> int | None:
-        """Where the batch is among the batch dimensions of the site, from the right."""
+    @property
+    def axis(self) -> int | None:
+        """Where the batch is among the batch dimensions of the site, from the right; None if no plate says so."""
         name = self.msg["name"]
         if name in self.axes:
             return self.axes[name].axis + len(self.msg["fn"].event_shape)
@@ -111,23 +95,53 @@ class SitePrior:
         frame = batch_frame(name, [f for f in frames if f.name in plates] or frames, self.rows, None)
         return None if frame is None else frame.dim
 
+    def rows_first(self, values: Tensor) -> Tensor:
+        """Return values in the shape of the site with the batch as their first dimension."""
+        axis = self.axis
+        return values if axis is None else values.movedim(axis - len(self.msg["fn"].event_shape), 0)
+
     def sample(self, n: int, temperature: float = 1.0) -> Tensor:
         """Draw the site; `n` is the number of rows."""
         return draw(self.msg["fn"], torch.Size(), temperature)
 
 
 class Observed:
-    """All observed sites: the density of x given z, at the values the model has given them."""
+    """All observed sites: the density of x given z, at the values the model has given them.
 
-    def __init__(self, sites: dict[str, SitePrior], x: Tensor) -> None:
-        self.sites, self.x = sites, x
+    Args:
+        sites: by name.
+        shape: of the data, if the one site is the data themselves.
+    """
+
+    def __init__(self, sites: dict[str, SitePrior], shape: torch.Size | None) -> None:
+        self.sites, self.shape = sites, shape
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log density in nats, `(batch,)`, of the data the model was run on."""
         return torch.stack([site.log_prob(site.msg["value"]) for site in self.sites.values()]).sum(0)
 
     def sample(self) -> Any:
-        """Draw the data; a dict by site for several."""
-        values = {name: site.msg["fn"].sample() for name, site in self.sites.items()}
-        (first, *more) = values.values()
-        return first.reshape(self.x.shape) if not more and first.numel() == self.x.numel() else values
+        """Draw the data; a dict by site where they are not one site's values."""
+        return self._like_data({name: site.msg["fn"].sample() for name, site in self.sites.items()})
+
+    def mean(self) -> Any:
+        """Return the mean of each site, None where it has none, likewise."""
+        return self._like_data({name: _mean(site.msg["fn"]) for name, site in self.sites.items()})
+
+    def is_data(self, x: Tensor) -> bool:
+        """Whether there is one site, and its values are the data, `(batch, *event)`."""
+        values = [site.rows_first(site.msg["value"]) for site in self.sites.values()]
+        return len(values) == 1 and values[0].numel() == x.numel() and torch.equal(values[0].reshape(x.shape).to(x), x)
+
+    def _like_data(self, values: dict[str, Any]) -> Any:
+        if self.shape is None or any(value is None for value in values.values()):
+            return values
+        ((name, site),) = self.sites.items()
+        return site.rows_first(values[name]).reshape(self.shape)
+
+
+def _mean(fn: Any) -> Any:
+    try:
+        return fn.mean
+    except NotImplementedError:
+        return None

@@ -17,7 +17,7 @@ from vae2aef.protocols import Place
 from vae2aef.svi.elbo import AEF_ELBO
 from vae2aef.svi.elbo_handlers import ModelHandler
 from vae2aef.svi.pair import PyroPair
-from vae2aef.svi.placing import Axes, GuidePlaces, ModelPlaces, is_deterministic
+from vae2aef.svi.placing import Axes, GuidePlaces, ModelPlaces, Observed, SitePrior, is_deterministic
 from vae2aef.svi.sites import is_subsample
 from vae2aef.svi.survey import survey
 
@@ -36,6 +36,7 @@ class PyroProgram(VAEProgram):
         scales: the residual of each observed site that was discrete (`observed="gaussian"`).
         dims: how many batch dimensions each of them has.
         not_single: why it is not of the simple kind; see `vae2aef.svi.single`.
+        shows_data: whether there is one observed site, whose values are the data.
         independent: whether, at the same latents, the model's densities are the same for other data.
 
     Raises:
@@ -72,10 +73,12 @@ class PyroProgram(VAEProgram):
             elsewhere = replayed.get_trace(*blank, **named)
         self.dims = {name: len(guide.nodes[name]["fn"].batch_shape) for name in self.axes}
         _require_equal_weights(guide, model)
+        sites = _densities(model)
         self.independent = all(
-            _same_density(site["fn"], elsewhere.nodes[name]["fn"], site["value"])
-            for name, site in _densities(model).items()
+            _same_density(site["fn"], elsewhere.nodes[name]["fn"], site["value"]) for name, site in sites.items()
         )
+        seen = {n: SitePrior(self.axes, site, batch.size) for n, site in sites.items() if site["is_observed"]}
+        self.shows_data = Observed(seen, None).is_data(batch.x)
 
     # ------------------------------------------------------------------ the program
 
@@ -114,7 +117,8 @@ class PyroProgram(VAEProgram):
             ModelPlaces(self.axes, place, batch.size, indices) as model,
         ):
             self.model(*args, **named)
-        return model.decoded(batch.x)
+        observed = Observed(model.observed, batch.x.shape if self.shows_data else None)
+        return Decoded(observed.mean(), None, observed)
 
     @property
     def model(self) -> Any:
