@@ -21,6 +21,11 @@ B, T = 6, 3
 A, C, S, R = 0.8, 1.3, 0.6, 0.5  # z_t = A z_{t-1} + S e, x_t = C z_t + R e
 
 
+@pytest.fixture(autouse=True)
+def fresh():
+    pyro.clear_param_store()
+
+
 class Ragged(nn.Module):
     """A linear state-space model of sequences of different lengths, padded, a site a time step, masked."""
 
