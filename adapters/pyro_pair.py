@@ -34,7 +34,7 @@ def adapt(vae: Any, example: Tensor, *cond: Any, encoder_scale: str | None = Non
     from vae2aef.svi.single import read_pair
 
     if encoder_scale is not None:
-        raise WrapError(f'encoder_scale="{encoder_scale}": leave it out, the guide\'s distribution says what it is')
+        raise WrapError(f'encoder_scale="{encoder_scale}": ', "leave it out, the guide's distribution says what it is")
     batch = Batch(example, cond, kwargs)
     if isinstance(vae, PyroPair):
         return read_pair(vae, batch)

@@ -13,8 +13,11 @@ from zoo_hierarchy import TwoLevels, pyro_aef, torch_aef  # noqa: E402
 
 import vae2aef  # noqa: E402
 from vae2aef import testing  # noqa: E402
-from vae2aef.batch import Batch  # noqa: E402
+from vae2aef.batch import Batch, repeat_rows  # noqa: E402
 from vae2aef.case import Case  # noqa: E402
+from vae2aef.svi.batch_axis import BatchAxis  # noqa: E402
+from vae2aef.svi.posterior import SitePosterior  # noqa: E402
+from vae2aef.svi.sites import read_site  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("float64")
 B, T = 6, 3
@@ -225,23 +228,27 @@ def test_encoders_do_not_run_where_latents_are_given(make):
 
 
 class BatchLast(nn.Module):
-    """x_it = z_ti + b_i + noise: a site whose batch is its last axis, beside one of the batch alone."""
+    """x_it = z_ti + b_i + noise: a site whose batch is its last axis, alone or beside one of the batch alone."""
 
-    def __init__(self):
+    def __init__(self, alone=False):
         super().__init__()
-        self.enc = nn.Linear(T, 2 * T + 1)
+        self.enc, self.alone = nn.Linear(T, 2 * T + 1), alone
 
     def model(self, x):
         with pyro.plate("data", len(x), dim=-1):
-            b = pyro.sample("b", dist.Normal(x.new_zeros(()), 1.0))
+            b = 0.0 if self.alone else pyro.sample("b", dist.Normal(x.new_zeros(()), 1.0))
             with pyro.plate("t", T, dim=-2):
                 z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
-                pyro.sample("x", dist.Normal(z + b, R), obs=x.T)
+                if not self.alone:
+                    pyro.sample("x", dist.Normal(z + b, R), obs=x.T)
+            if self.alone:
+                pyro.sample("x", dist.Normal(z.T, R).to_event(1), obs=x)
 
     def guide(self, x):
         out = self.enc(x)
         with pyro.plate("data", len(x), dim=-1):
-            pyro.sample("b", dist.Normal(out[:, -1], 0.7))
+            if not self.alone:
+                pyro.sample("b", dist.Normal(out[:, -1], 0.7))
             with pyro.plate("t", T, dim=-2):
                 pyro.sample("z", dist.Normal(out[:, :T].T, (0.1 * out[:, T:-1].T).exp()))
 
@@ -258,6 +265,25 @@ def test_a_batch_that_is_not_the_first_axis():
     assert result.effective_sample_size.min() > 800
     assert ((result.value - normal.log_prob(x)).abs() < 5 * result.std_error).all()
     assert aef.sample(2).shape == aef.sample(2, residual=True).shape == (2, T)
+
+
+@pytest.mark.parametrize("options", [{"core_flow": "none"}, {"core": "corner"}, {"prior": "maf"}], ids=str)
+def test_one_latent_whose_batch_is_not_the_first_axis(options):
+    """Fault: z of one latent in the shape of its site. What is seen of it has the batch first."""
+    vae, x = BatchLast(alone=True), torch.randn(B, T)
+    aef = vae2aef.from_pyro(vae.model, vae.guide, x, **options)
+    z = aef.encode(x)
+    assert z.shape == aef.prior.sample(B).shape == (B, T)
+    expected = z if aef.partition is None else aef.partition.join(x[:, aef.partition.mask], z)
+    torch.testing.assert_close(aef.decode(z), expected)
+    loss = aef(x)
+    loss.backward()
+    if "core_flow" in options:
+        elbo = vae2aef.AEF_ELBO(core=aef.core.features, core_flow="none")
+        assert loss.item() == pytest.approx(elbo.loss(vae.model, vae.guide, x) / B, rel=1e-9)
+        normal = torch.distributions.Normal(0.0, math.sqrt(1 + R**2))
+        result = aef.log_prob(x, num_samples=1000, proposal="laplace")
+        torch.testing.assert_close(result.value, normal.log_prob(x).sum(1), rtol=0, atol=1e-2)
 
 
 def test_the_model_runs_on_the_rows_that_the_guide_has_drawn():
@@ -278,6 +304,33 @@ def test_the_model_runs_on_the_rows_that_the_guide_has_drawn():
     aef(x)
     (first, rows), (second, again) = drawn
     assert (first, second) == ("guide", "model") and torch.equal(rows, again)
+
+
+@pytest.mark.parametrize("family", ["student_t", "matrix", "flow"])
+def test_a_posterior_repeats_row_by_row(family):
+    """Importance sampling repeats whole batch after whole batch, whatever a site holds for each row."""
+    loc, lower = torch.randn(B, T), torch.eye(T) + torch.randn(B, T, T).tril(-1)
+    fn = {
+        "student_t": dist.StudentT(2.5 + torch.rand(T, B), loc.T, 0.5 + torch.rand(T, B)),
+        "matrix": dist.MultivariateNormal(loc, scale_tril=lower),
+        "flow": dist.LogNormal(loc, 0.5 + torch.rand(B, T)),
+    }[family]
+    site = read_site(fn)
+    axis = BatchAxis("z", -1 if family == "student_t" else -2, None, torch.Size([T]))
+    posterior = SitePosterior.of({"fn": fn, "mask": None}, site, axis, B)
+    u = torch.randn(2 * B, T)
+    repeated = repeat_rows(posterior, 2, B)
+    for got, *halves in zip(repeated.push(u), posterior.push(u[:B]), posterior.push(u[B:]), strict=True):
+        along = axis.axis + 2 if got.dim() > 1 else 0
+        torch.testing.assert_close(got, torch.cat(halves, along))
+    torch.testing.assert_close(repeated.loc, loc.repeat(2, 1))
+    assert posterior.free == (family != "flow")  # a LogNormal is on the positive numbers
+    if family == "student_t":
+        torch.testing.assert_close(repeated.standard.entropy(), posterior.standard.entropy().repeat(2, 1))
+    else:
+        v = posterior.loc + posterior.scale * u[:B]
+        z, change = posterior.transform(v)  # what follows the affine map is what `push` does beside it
+        torch.testing.assert_close((z, change + posterior.scale.log().sum(1)), posterior.push(u[:B]))
 
 
 def test_two_plates_of_the_model_that_fit():

@@ -49,7 +49,8 @@ class BatchAxis(NamedTuple):
             raise WrapError(
                 f'site "{self.site}": its core variables had the shape {tuple(self.latent_shape)} for each datum when '
                 f"it was first met, and now the site has the shape {tuple(shape)} for {rows} data; a site's shape "
-                "must not change but in the batch: use a name for each shape, or padding and a mask"
+                "must not change but in the batch: ",
+                "use a name for each shape, or padding and a mask",
             )
         return extra
 
@@ -94,7 +95,8 @@ def batch_frame(name: str, frames: list[Any], rows: int, plate: str | None) -> A
         )
     if len(fitting) > 1:
         raise WrapError(
-            f'site "{name}": which plate holds the batch of {rows} data? {_listed(fitting)} all fit; pass plate="..."'
+            f'site "{name}": which plate holds the batch of {rows} data? {_listed(fitting)} all fit; ',
+            'pass plate="..."',
         )
     return fitting[0] if fitting else None
 
@@ -102,7 +104,8 @@ def batch_frame(name: str, frames: list[Any], rows: int, plate: str | None) -> A
 def outside_plate(name: str) -> WrapError:
     """Return the error of a site whose density cannot be told apart by row."""
     return WrapError(
-        f'site "{name}": a density of each datum needs it inside the data\'s plate, with pyro.plate("data", x.shape[0])'
+        f'site "{name}": a density of each datum needs it inside the data\'s plate, ',
+        'with pyro.plate("data", x.shape[0])',
     )
 
 
@@ -112,8 +115,8 @@ def _axis_of_size(name: str, core: Sequence[int], rows: int, particles: list[int
     if not sizes:
         raise WrapError(
             f'site "{name}": the batch dimension is not found. The data have {rows} rows, the site has the shape '
-            f'{tuple(core)} and the plates {_listed(frames)}. Put the site inside pyro.plate("data", x.shape[0]), '
-            "or name the data it encodes with data="
+            f"{tuple(core)} and the plates {_listed(frames)}. ",
+            'Put the site inside pyro.plate("data", x.shape[0]), or name the data it encodes with data=',
         )
     return sizes[0]
 

@@ -37,8 +37,8 @@ def find_data(guide: Any, args: tuple, kwargs: dict[str, Any], data: "str | Call
         )
     if not found.is_floating_point():
         raise WrapError(
-            f"expected floating point data, got {found.dtype}: a density needs continuous data. For integers use "
-            "vae2aef.dequantize(x); if another argument is the data, name it with data="
+            f"expected floating point data, got {found.dtype}: a density needs continuous data. ",
+            "For integers use vae2aef.dequantize(x); if another argument is the data, name it with data=",
         )
     return found
 

@@ -44,8 +44,8 @@ class GuideHandler(Messenger):
         site = read_site(fn)
         if site is None:
             raise WrapError(
-                f'site "{name}": it was a location-scale family before, and is a {type(fn).__name__} now; give '
-                "different sites different names"
+                f'site "{name}": it was a location-scale family before, and is a {type(fn).__name__} now; ',
+                "give different sites different names",
             )
         dims = len(fn.batch_shape)
         w = site_map.core(self.rows(site_map.batch.plate), site.loc.shape)

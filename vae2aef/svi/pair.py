@@ -57,7 +57,8 @@ class PyroPair(nn.Module):
         if self.position is None and self.keyword is None:
             raise WrapError(
                 "from_pyro needs the data as an argument of model and guide by itself, not inside another or computed "
-                "from them; write a model and guide that take it, or train with AEF_ELBO(data=...)"
+                "from them; ",
+                "write a model and guide that take it, or train with AEF_ELBO(data=...)",
             )
         self.observed, self.plate = observed, plate
         self._constraints: dict[str, Any] = {}

@@ -34,8 +34,8 @@ class GuidePlaces(Messenger):
         site, batch = read_site(msg["fn"]), self.axes.get(name)
         if site is None or batch is None:
             raise WrapError(
-                f'site "{name}" of the guide was not there, or of another kind, when the pair was converted: the '
-                "example must show every site"
+                f'site "{name}" of the guide was not there, or of another kind, when the pair was converted: ',
+                "the example must show every site",
             )
         msg["value"] = self.place(name, None, SitePosterior.of(msg, site, batch, self.rows))
         msg["done"] = True

@@ -109,6 +109,7 @@ def _mask(msg: Any, site: LocationScale, batch: BatchAxis, rows: int) -> Tensor 
     if not torch.equal(per_row.all(1), per_row.any(1)):
         raise WrapError(
             f'site "{batch.site}": its mask differs between elements of one datum, which from_pyro takes as one '
-            "latent; use a site for each of them"
+            "latent; ",
+            "use a site for each of them",
         )
     return per_row.all(1)

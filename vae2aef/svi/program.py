@@ -59,7 +59,8 @@ class PyroProgram(VAEProgram):
             raise WrapError(
                 "from_pyro needs every latent site to be mapped, for a density of each datum; left to Pyro would be: "
                 + "; ".join(f'"{name}", {elbo.notes[name]}' for name in left)
-                + ". Train with SVI(..., loss=vae2aef.AEF_ELBO())"
+                + ". ",
+                "Train with SVI(..., loss=vae2aef.AEF_ELBO())",
             )
         self.axes: Axes = {name: site_map.batch for name, site_map in elbo.maps.items() if site_map is not None}
         self.scales = elbo.scales
@@ -170,8 +171,8 @@ def _require_equal_weights(guide: Any, model: Any) -> None:
     if len({round(w, 6) for w in weights.values()}) > 1:
         raise WrapError(
             f"the sites have different weights, {weights}, from poutine.scale or plates: their sum is no density "
-            "of the data. Train with SVI(..., loss=vae2aef.AEF_ELBO()), which honours weights, and convert a model "
-            "without them"
+            "of the data. ",
+            "Train with SVI(..., loss=vae2aef.AEF_ELBO()), which honours weights, and convert a model without them",
         )
 
 

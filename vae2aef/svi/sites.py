@@ -154,7 +154,7 @@ def push(name: str, site: LocationScale, u: Tensor) -> tuple[Tensor, list[Tensor
         try:
             z, change = apply(transform, z)
         except WrapError as error:
-            raise WrapError(f'site "{name}": {error}') from error
+            raise WrapError(f'site "{name}": {str(error).removesuffix(error.fix)}', error.fix) from error
         changes.append(change)
     return z, changes
 
@@ -184,6 +184,7 @@ def mask_of_batch(name: str, mask: Any, batch_dims: int) -> Any:
     if not torch.equal(flat.all(-1), flat.any(-1)):
         raise WrapError(
             f'site "{name}": its mask differs between the dimensions of one event, which have no terms of their own '
-            "under a flow; mask whole events: Normal(...).to_event(1).mask(m), with one m a row"
+            "under a flow; ",
+            "mask whole events: Normal(...).to_event(1).mask(m), with one m a row",
         )
     return flat.all(-1)

@@ -37,8 +37,8 @@ def survey(elbo: "AEF_ELBO", model: Any, guide: Any, args: tuple, kwargs: dict[s
     """
     if isinstance(poutine.unwrap(guide), Messenger):
         raise WrapError(
-            f"the guide {type(poutine.unwrap(guide)).__name__} is an effect handler that runs the model itself; an AEF "
-            "needs a guide that is a function or PyroModule of the data"
+            f"the guide {type(poutine.unwrap(guide)).__name__} is an effect handler that runs the model itself; ",
+            "an AEF needs a guide that is a function or PyroModule of the data",
         )
     with own_random_state(data.device), poutine.block():  # Pyro's handlers outside see nothing of it
         looked, inputs, again = _look(guide, args, kwargs, data)
@@ -53,7 +53,8 @@ def survey(elbo: "AEF_ELBO", model: Any, guide: Any, args: tuple, kwargs: dict[s
         raise WrapError(
             "no site of the guide sees the data, so there is nothing to encode: "
             + (", ".join(f'"{name}" ({_kind(site)})' for name, site in latent.items()) or "it has no latent sites")
-            + ". An AEF needs an amortised guide, whose location and scale are computed from the data"
+            + ". ",
+            "An AEF needs an amortised guide, whose location and scale are computed from the data",
         )
     _observed(elbo, model_trace)
     for name, site in latent.items():
@@ -62,8 +63,9 @@ def survey(elbo: "AEF_ELBO", model: Any, guide: Any, args: tuple, kwargs: dict[s
         raise WrapError(
             "no site of the guide can be mapped: "
             + ", ".join(f'"{name}" is a {_kind(site)}' for name, site in latent.items())
-            + ". An AEF needs at least one site of a location-scale family (Normal, Laplace, StudentT, Cauchy, "
-            "MultivariateNormal) or a TransformedDistribution over one; discrete and other sites may come beside it"
+            + ". ",
+            "An AEF needs at least one site of a location-scale family (Normal, Laplace, StudentT, Cauchy, "
+            "MultivariateNormal) or a TransformedDistribution over one; discrete and other sites may come beside it",
         )
 
 
@@ -152,9 +154,9 @@ def _observed(elbo: "AEF_ELBO", trace: Any) -> None:
         else:
             raise WrapError(
                 f'observed site "{name}": a {_kind(site)} gives probabilities of discrete data, and an AEF needs a '
-                "density of continuous data (x and h(x) are changed into z and a residual). Give the model a "
-                f'density, such as Normal, or pass AEF_ELBO(observed="gaussian") to use the mean of "{name}" with a '
-                f'learned scale. If it is not the data but a label, pass observed={{"{name}": "keep"}}'
+                "density of continuous data (x and h(x) are changed into z and a residual). ",
+                'Give the model a density, such as Normal, or pass AEF_ELBO(observed="gaussian") to use the mean of '
+                f'"{name}" with a learned scale. If it is not the data but a label, pass observed={{"{name}": "keep"}}',
             )
 
 
@@ -184,9 +186,8 @@ def _same_names(guide_trace: Any, model_trace: Any) -> None:
     ]
     if problems:
         raise WrapError(
-            "the latent sites of model and guide must have the same names: "
-            + "; ".join(problems)
-            + ". Rename them, or mark a helper site of the guide infer={'is_auxiliary': True}"
+            "the latent sites of model and guide must have the same names: " + "; ".join(problems) + ". ",
+            "Rename them, or mark a helper site of the guide infer={'is_auxiliary': True}",
         )
 
 
@@ -196,7 +197,8 @@ def _no_enumeration(*traces: Any) -> None:
             if site["infer"].get("enumerate"):
                 raise WrapError(
                     f'site "{name}": it is marked for enumeration, and AEF_ELBO draws discrete sites as Trace_ELBO '
-                    "does, by the score function; remove infer={'enumerate': ...} (config_enumerate) from it"
+                    "does, by the score function; ",
+                    "remove infer={'enumerate': ...} (config_enumerate) from it",
                 )
 
 

@@ -57,7 +57,8 @@ def build_sites(core: Any, core_flow: Any, noise: float, parts: VAEParts, seen: 
         if several and _is_partition(own_core):
             raise WrapError(
                 f"core={own_core!r}: the partition family takes its one latent out of the data, and this VAE has "
-                f'{len(seen.latents)} latents; use core="linear"'
+                f"{len(seen.latents)} latents; ",
+                'use core="linear"',
             )
         the_core = build_core(own_core, seen, latent, noise)
         flow = build_flow(own_flow, numel(latent[outer:]))
@@ -94,8 +95,8 @@ def build_core(core: Any, seen: Seen, latent: torch.Size, noise: float) -> Expan
             raise ValueError(f"the partition family has an exact likelihood and takes no noise, got noise={noise}")
         if seen.flow:
             raise WrapError(
-                "a partition core cannot be generated through a posterior flow, and this VAE's posterior has one: use "
-                'core="linear"'
+                "a partition core cannot be generated through a posterior flow, and this VAE's posterior has one: ",
+                'use core="linear"',
             )
         mask = core if isinstance(core, Tensor) else partition_mask(core, event, numel(latent))
         if mask.shape != event:
