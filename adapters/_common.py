@@ -13,7 +13,7 @@ from vae2aef.tensors import at_least_float32
 
 def refusal(vae: Any, reason: str, remedy: str) -> WrapError:
     """Return the error for a VAE that has no AEF: what it is, why, and what to do instead."""
-    return WrapError(f"{type(vae).__module__}.{type(vae).__qualname__} cannot be wrapped: {reason}. {remedy}")
+    return WrapError(f"{type(vae).__module__}.{type(vae).__qualname__} cannot be wrapped: {reason}. ", remedy)
 
 
 NO_POSTERIOR = "its encoder is deterministic: there is no posterior scale for z = g_m(x) + g_s(x) * u"

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from vae2aef.batch import Batch
 from vae2aef.errors import WrapError
 from vae2aef.parts import VAEParts
 from vae2aef.registry import register_adapter
@@ -30,22 +31,16 @@ def adapt(vae: Any, example: Tensor, *cond: Any, encoder_scale: str | None = Non
         WrapError: if they make no AEF; names the site and the fix.
     """
     from vae2aef.svi.pair import PyroPair
-    from vae2aef.svi.parts import PyroParts
-    from vae2aef.svi.program import PyroProgram
-    from vae2aef.svi.single import NotSingle
+    from vae2aef.svi.single import read_pair
 
     if encoder_scale is not None:
-        raise WrapError(f'encoder_scale="{encoder_scale}": leave it out, the guide\'s distribution says what it is')
+        raise WrapError(f'encoder_scale="{encoder_scale}": ', "leave it out, the guide's distribution says what it is")
+    batch = Batch(example, cond, kwargs)
+    if isinstance(vae, PyroPair):
+        return read_pair(vae, batch)
     inside = vae if isinstance(vae, nn.Module) else None
-    own = isinstance(vae, PyroPair)
-    pair = vae
-    if not own:
-        pair = PyroPair(vae.model, vae.guide, (example, *cond), kwargs, data=lambda *_, **__: example, inside=inside)
-    parts: VAEParts
-    try:
-        parts = PyroParts(pair, example, cond, kwargs, pair.observed)
-    except NotSingle:
-        parts = PyroProgram(pair, example, cond, kwargs, pair.observed)
-    if not own and next(pair.parameters(), None) is not None:
-        parts.beside = (pair,)  # parameters beside the user's module: trained, moved, saved
+    pair = PyroPair(vae.model, vae.guide, (example, *cond), kwargs, data=lambda *_, **__: example, inside=inside)
+    parts = read_pair(pair, batch)
+    if next(pair.parameters(), None) is not None:
+        parts.beside += (pair,)  # parameters beside the user's module: trained, moved, saved
     return parts

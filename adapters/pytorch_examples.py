@@ -60,7 +60,8 @@ def adapt(vae: Any, x: Tensor, *cond: Any, encoder_scale: str | None = None, **k
     if measured is not None and encoder_scale not in (None, measured):
         raise WrapError(
             f'encoder_scale="{encoder_scale}", but {type(vae).__name__}.reparameterize treats the second output as '
-            f'"{measured}" (measured with one noise at two values); leave encoder_scale out'
+            f'"{measured}" (measured with one noise at two values); ',
+            "leave encoder_scale out",
         )
     scale = measured or encoder_scale
     parts = CallableParts(vae.encode, vae.decode, str(scale), flatten=flatten)

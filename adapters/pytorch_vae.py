@@ -111,8 +111,8 @@ def adapt_conditional(vae: Any, x: Tensor, labels: Tensor | None = None) -> VAEP
     """
     if not isinstance(labels, Tensor) or labels.dim() != 2:
         raise WrapError(
-            'ConditionalVAE needs its labels: pass example=(x, {"labels": one_hot}), one_hot of shape (batch, '
-            "classes), and call aef(x, labels=one_hot)"
+            "ConditionalVAE needs its labels: ",
+            'pass example=(x, {"labels": one_hot}), one_hot of shape (batch, classes), and call aef(x, labels=one_hot)',
         )
     return ConditionalParts(vae)
 

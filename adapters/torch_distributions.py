@@ -80,9 +80,9 @@ def read_posterior(out: Any) -> Posterior:
             return base._replace(transform=Transforms(base, ComposeTransform(parts)))
     raise WrapError(
         f"the encoder returns {describe(out)}: an AEF needs z = transform(g_m(x) + g_s(x) * u), that is Normal, "
-        "MultivariateNormal, or a TransformedDistribution over these by bijections that keep the shape. For "
-        "another location-scale family (Laplace, Student-t) pass encoder=lambda x: (q.loc, q.scale) and "
-        'encoder_scale="std"; for a discrete or bounded latent there is no AEF'
+        "MultivariateNormal, or a TransformedDistribution over these by bijections that keep the shape. ",
+        "For another location-scale family (Laplace, Student-t) pass encoder=lambda x: (q.loc, q.scale) and "
+        'encoder_scale="std"; for a discrete or bounded latent there is no AEF',
     )
 
 

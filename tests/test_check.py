@@ -1,5 +1,6 @@
 """`vae2aef.check`: every problem at once, each with the line that fixes it, and never an exception."""
 
+import pickle
 import re
 
 import pytest
@@ -183,25 +184,27 @@ def test_never_raises_for_what_is_given(case):
     assert not report.ok and all(e.fix for e in report.errors)
 
 
-def test_the_fix_is_the_end_of_the_error():
+def test_the_fix_is_the_errors_own_not_cut_out_of_its_text():
     class Told(nn.Module):
-        def __init__(self, text: str) -> None:
+        def __init__(self, error: Exception) -> None:
             super().__init__()
-            self.text = text
+            self.error = error
 
         def encode(self, x: Tensor) -> None:
-            raise vae2aef.WrapError(self.text)
+            raise self.error
 
         decode = encode
 
-    def fix(text: str) -> tuple[str, str]:
-        (error,) = vae2aef.check(Told(text), example=torch.rand(2, 3), encoder_scale="std").errors
-        return error.message, error.fix
+    def finding(error: Exception) -> tuple[str, str]:
+        (found,) = vae2aef.check(Told(error), example=torch.rand(2, 3), encoder_scale="std").errors
+        return found.message.removeprefix("it cannot be wrapped: "), found.fix
 
-    message, line = fix("its latents are discrete, and that will not do. Use a model with a Gaussian posterior")
-    assert message.endswith("that will not do.") and line == "Use a model with a Gaussian posterior"
-    assert fix("two tensors, got one; pass encoder=lambda x: y")[1] == "pass encoder=lambda x: y"
-    assert "encoder=lambda" in fix("it is of no use")[1]
+    error = vae2aef.WrapError("its latents are discrete. Use it not so; ", "pass encoder=lambda x: y")
+    assert str(error) == "its latents are discrete. Use it not so; pass encoder=lambda x: y"
+    assert finding(error) == ("its latents are discrete. Use it not so", "pass encoder=lambda x: y")
+    assert finding(pickle.loads(pickle.dumps(error))) == finding(error)
+    reason, fix = finding(vae2aef.WrapError("no remedy. Pass on"))
+    assert reason == "no remedy. Pass on" and fix.startswith("vae2aef.wrap(vae, example=x, encoder=")
 
 
 def test_a_prior_of_its_own_is_not_compared():

@@ -242,7 +242,7 @@ def test_two_plates_of_the_batchs_size():
         vae2aef.AEF_ELBO().loss(model, guide, x)
     elbo = vae2aef.AEF_ELBO(plate="data")
     assert torch.tensor(elbo.loss(model, guide, x)).isfinite()
-    assert elbo.cores["z"].placement.data == -1
+    assert elbo.maps["z"].batch.axis == -1
 
 
 @pytest.mark.parametrize("rows", [129, 300])

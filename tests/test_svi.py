@@ -193,7 +193,7 @@ def test_particles():
     single = torch.tensor([elbo.loss(pair.model, pair.guide, x) for _ in range(200)])
     for vectorize in (False, True):
         many = AEF_ELBO(
-            core=elbo.cores["z"].features, core_flow="none", noise=0.5, num_particles=200,
+            core=elbo.maps["z"].features, core_flow="none", noise=0.5, num_particles=200,
             vectorize_particles=vectorize, max_plate_nesting=1,
         )  # fmt: skip
         value = many.loss(pair.model, pair.guide, x)
@@ -276,10 +276,9 @@ def test_two_levels_whole_map_against_slogdet(n, d1, d2, first, flow, seed):
 
     def whole(v):
         x, w = v[:n], dict(zip(sizes, v[n:].split(list(sizes.values())), strict=True))
-        _, guide = elbo.traces(
-            pair.model, pair.guide, (torch.stack([x, x]),), {},
-            lambda name, cores, site, dims, core: (w[name].expand(core.shape), torch.zeros(2)),
-        )  # fmt: skip
+        for name in sizes:
+            elbo.maps[name].features.forward = lambda x, w=w[name]: w.expand(2, -1)
+        _, guide = elbo._get_trace(pair.model, pair.guide, (torch.stack([x, x]),), {})
         z = [guide.nodes[name]["value"][0] for name in sizes]
         delta = x - pair.dec(torch.cat(z))
         whole.log_det = -sum(guide.nodes[name]["log_prob"][0] for name in sizes)
@@ -298,7 +297,7 @@ def test_two_levels_loss_is_the_sum_of_eq_10():
     known, total, z = x, torch.zeros(5), {}
     for name in pair.order:
         loc, raw = pair.q[name](known).chunk(2, -1)
-        u, log_det = elbo.cores[name].flow(elbo.cores[name].features(x))
+        u, log_det = elbo.maps[name].flow(elbo.maps[name].features(x))
         z[name] = loc + raw.exp() * u
         total = total + log_det + raw.sum(-1)
         known = torch.cat([known, z[name]], -1)

@@ -135,7 +135,7 @@ def test_simplex_through_a_transform_that_changes_the_shape():
     check(elbo, model, guide, x)
     _, trace = elbo._get_trace(model, guide, (x,), {})
     loc, raw = enc(x).chunk(2, -1)
-    u, log_det = elbo.cores["z"].flow(elbo.cores["z"].features(x))
+    u, log_det = elbo.maps["z"].flow(elbo.maps["z"].features(x))
     v = loc + raw.exp() * u
     z = stick(v)
     torch.testing.assert_close(trace.nodes["z"]["value"], z)
@@ -189,7 +189,7 @@ def test_latent_with_plates_of_its_own_and_masks():
     _, trace = elbo._get_trace(model, guide, (x,), {})
     site = trace.nodes["z"]
     loc, raw = enc(x).reshape(B, k, 2 * D).chunk(2, -1)
-    u, log_det = elbo.cores["z"].flow(elbo.cores["z"].features(x).reshape(B * k, D))
+    u, log_det = elbo.maps["z"].flow(elbo.maps["z"].features(x).reshape(B * k, D))
     torch.testing.assert_close(site["value"], loc + raw.exp() * u.reshape(B, k, D))
     torch.testing.assert_close(site["log_prob"], -(mask * (log_det.reshape(B, k) + raw.sum(-1))))
 
@@ -211,7 +211,7 @@ def test_data_plate_on_the_right_of_another():
 
     elbo = vae2aef.AEF_ELBO()
     check(elbo, model, guide, torch.randn(B, N))
-    assert elbo.cores["z"].placement.latent_shape == (3,)
+    assert elbo.maps["z"].batch.latent_shape == (3,)
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -235,7 +235,7 @@ def test_no_plate_but_events(turned):
     check(elbo, model, guide, x)
     _, trace = elbo._get_trace(model, guide, (x,), {})
     loc, raw = enc(x).chunk(2, -1)
-    u, log_det = elbo.cores["z"].flow(elbo.cores["z"].features(x))
+    u, log_det = elbo.maps["z"].flow(elbo.maps["z"].features(x))
     torch.testing.assert_close(turn(trace.nodes["z"]["value"]), loc + raw.exp() * u)
     torch.testing.assert_close(trace.nodes["z"]["log_prob"], -(log_det.sum() + raw.sum()))
 
@@ -351,11 +351,11 @@ def test_deep_markov_model_with_masks_and_more_steps_later():
     elbo = vae2aef.AEF_ELBO(core={f"z_{t}": _Summary() for t in range(5)})
     lengths = torch.tensor([3, 1, 2, 3, 3, 2])
     check(elbo, model, guide, torch.randn(B, 3, N), lengths)
-    assert len(elbo.cores) == 3
+    assert len(elbo.maps) == 3
     _, trace = elbo._get_trace(model, guide, (torch.randn(B, 3, N), lengths), {})
     assert trace.nodes["z_2"]["log_prob"][1] == 0 and trace.nodes["z_2"]["log_prob"][0] != 0
     elbo.loss(model, guide, torch.randn(B, 5, N), torch.full((B,), 5))  # sites that were not there before
-    assert len(elbo.cores) == 5
+    assert len(elbo.maps) == 5
     elbo.loss(model, guide, torch.randn(B, 2, N), torch.full((B,), 2))
 
 
@@ -674,7 +674,7 @@ def test_data_by_name_by_callable_and_nested():
 
     elbo = vae2aef.AEF_ELBO(data=lambda y, batch: batch["x"])
     check(elbo, model, guide, y, {"x": x})
-    assert elbo.cores["z"].features.linear.in_features == N
+    assert elbo.maps["z"].features.linear.in_features == N
     elbo = vae2aef.AEF_ELBO(data="x")
     check(elbo, lambda y, x: inner_model(x), lambda y, x: inner_guide(x), y, x)
     elbo = vae2aef.AEF_ELBO(data="x")
@@ -732,7 +732,7 @@ def test_store_cleared_saved_loaded(tmp_path):
     fresh_store.step(x)
     assert not torch.equal(before, pyro.param("aef$$$site_z.features.linear.weight"))
     torch.testing.assert_close(
-        again.cores["z"].features.linear.weight, pyro.param("aef$$$site_z.features.linear.weight")
+        again.maps["z"].features.linear.weight, pyro.param("aef$$$site_z.features.linear.weight")
     )
 
 

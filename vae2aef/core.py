@@ -204,8 +204,8 @@ def partition_mask(kind: str, event_shape: Sequence[int], core_size: int) -> Ten
     total = numel(event_shape)
     if core_size > total:
         raise WrapError(
-            f"a partition needs a latent no larger than the data: {core_size} core variables of {total} values; "
-            'use core="linear"'
+            f"a partition needs a latent no larger than the data: {core_size} core variables of {total} values; ",
+            'use core="linear"',
         )
     if kind == "random":
         order = torch.randperm(total)

@@ -3,12 +3,33 @@
 from torch import Tensor
 
 
+class Remedied(Exception):
+    """An error with the line that helps, for code: nobody need read it out of the message.
+
+    Args:
+        reason: what was expected and what came, up to the remedy, if there is one.
+        fix: what to do. The message is the two joined.
+
+    Attributes:
+        reason: as given, without the punctuation that leads to the remedy.
+        fix: as given.
+    """
+
+    def __init__(self, reason: str, fix: str = "") -> None:
+        super().__init__(reason + fix)
+        self.reason, self.fix = reason.rstrip(" \n:;,") if fix else reason, fix
+
+
 class NonFiniteError(ValueError):
     """The loss, or a log-likelihood, is NaN or infinite; the message names the first term that is."""
 
 
-class WrapError(ValueError):
+class WrapError(Remedied, ValueError):
     """A VAE cannot be wrapped as asked; the message says what was expected, what came, and what to do."""
+
+
+class DataTypeError(Remedied, TypeError):
+    """The data are not of a type that has a density."""
 
 
 def require_finite(loss: Tensor, x: Tensor, **terms: Tensor) -> None:

@@ -199,8 +199,8 @@ def two_tensors(out: Any) -> tuple[Tensor, Tensor]:
     if isinstance(out, (tuple, list)) and len(out) == 2 and all(isinstance(t, Tensor) for t in out):
         return out[0], out[1]
     raise WrapError(
-        f"expected the encoder to return two tensors (location, scale), got {describe(out)}; pass "
-        "encoder=lambda x: (loc, scale) that picks them out"
+        f"expected the encoder to return two tensors (location, scale), got {describe(out)}; ",
+        "pass encoder=lambda x: (loc, scale) that picks them out",
     )
 
 
@@ -219,7 +219,8 @@ def to_decoded(out: Any) -> Decoded:
         return Decoded(mean_of(out), density=out)
     raise WrapError(
         f"expected the decoder to return a tensor shaped like the data, (mean, scale) or a distribution, got "
-        f"{describe(out)}; pass decoder=lambda z: ... that picks it out"
+        f"{describe(out)}; ",
+        "pass decoder=lambda z: ... that picks it out",
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from vae2aef.errors import DataTypeError
 from vae2aef.flows import Bijection
 from vae2aef.tensors import at_least_float32, numel, sum_event
 
@@ -21,9 +22,9 @@ def require_continuous(x: Tensor) -> None:
         TypeError: says how to dequantise.
     """
     if not x.is_floating_point():
-        raise TypeError(
-            f"x is of {x.dtype}, and a density needs continuous data: pass vae2aef.dequantize(x), or wrap with "
-            'preprocess=["dequantize", ...]'
+        raise DataTypeError(
+            f"x is of {x.dtype}, and a density needs continuous data: ",
+            'pass vae2aef.dequantize(x), or wrap with preprocess=["dequantize", ...]',
         )
 
 

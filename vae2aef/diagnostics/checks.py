@@ -2,7 +2,6 @@
 
 import contextlib
 import inspect
-import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from vae2aef.aef import AEF
 from vae2aef.diagnostics import measurements
 from vae2aef.diagnostics.findings import Finding, Report
+from vae2aef.errors import Remedied
 from vae2aef.modes import own_random_state
 from vae2aef.registry import unwrap
 from vae2aef.tracing.probes import untouched
@@ -180,8 +180,11 @@ def _wrapped(vae: Any, example: Any, options: dict[str, Any]) -> Iterator[Findin
     """Everything that needs the parts."""
     aef, error = _try(vae, example, options)
     if aef is None:
-        said = str(error) if isinstance(error, (ValueError, TypeError)) else f"{type(error).__name__}: {error}"
-        reason, fix = _split(said)
+        reason, fix = f"{type(error).__name__}: {error}", DESCRIBE
+        if isinstance(error, Remedied):
+            reason, fix = error.reason, error.fix or DESCRIBE
+        elif isinstance(error, (ValueError, TypeError)):
+            reason = str(error)
         yield Finding("error", "vae", f"it cannot be wrapped: {reason}", fix)
         return
     for line in aef.parts.taken:
@@ -197,14 +200,6 @@ def _wrapped(vae: Any, example: Any, options: dict[str, Any]) -> Iterator[Findin
         found: list[Finding] = []
         _collect(found, look, aef, example)
         yield from found
-
-
-def _split(said: str) -> tuple[str, str]:
-    """Cut the line that helps, which our errors end with, from the reason."""
-    starts = [m.start(1) for m in re.finditer(r"[.;:,\n]\s*\b((?:[Pp]ass|[Uu]se|[Ww]rap)\b )", said)]
-    if not starts:
-        return said, DESCRIBE
-    return said[: starts[-1]].rstrip(" \n:;,"), said[starts[-1] :]
 
 
 def _listed(names: list[str]) -> str:

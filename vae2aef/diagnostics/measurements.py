@@ -170,9 +170,10 @@ def aggregate_posterior(aef: AEF, example: Any) -> Iterator[Finding]:
         yield Finding("note", "prior", "not compared with the aggregate posterior: there are several latents")
         return
     with evaluation_mode(aef):
-        loc, scale, transform = aef.parts.encode(batch.x, *batch.cond, **batch.kwargs)
-    if transform is not None or not isinstance(aef.prior, StandardNormal):
-        why = "the posterior has a flow" if transform is not None else f"the prior is a {type(aef.prior).__name__}"
+        posterior = aef.parts.encode(batch.x, *batch.cond, **batch.kwargs)
+    loc, scale, flow = posterior.loc, posterior.scale, posterior.transform is not None
+    if flow or not isinstance(aef.prior, StandardNormal):
+        why = "the posterior has a flow" if flow else f"the prior is a {type(aef.prior).__name__}"
         yield Finding("note", "prior", f"not compared with the aggregate posterior: {why}")
         return
     mean = loc.flatten(1).mean(0)

@@ -67,8 +67,8 @@ def as_prior(prior: Any, latent_shape: Sequence[int]) -> nn.Module | None:
     """
     if library_class(prior, "zuko.distributions.NormalizingFlow"):
         raise WrapError(
-            "this zuko distribution holds tensors computed when it was built, which would not follow training: pass "
-            "the lazy flow itself, prior=flow, not prior=flow()"
+            "this zuko distribution holds tensors computed when it was built, which would not follow training: ",
+            "pass the lazy flow itself, prior=flow, not prior=flow()",
         )
     if isinstance(prior, torch.distributions.Distribution):
         return DistributionPrior(prior, latent_shape)

@@ -102,6 +102,6 @@ def distribution_state(distribution: Distribution) -> DistributionState:
 
 def _unknown(distribution: Distribution) -> WrapError:
     return WrapError(
-        f"do not know how to rebuild a {type(distribution).__name__}; pass a module with log_prob(z) -> (batch,) and "
-        "sample(n) that makes it"
+        f"do not know how to rebuild a {type(distribution).__name__}; ",
+        "pass a module with log_prob(z) -> (batch,) and sample(n) that makes it",
     )

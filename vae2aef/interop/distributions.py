@@ -47,8 +47,8 @@ class DistributionPrior(nn.Module):
             expected, got = distribution.log_prob(value), density(self.state.build(), value)
         if not torch.allclose(expected, got, rtol=1e-4, atol=1e-4, equal_nan=True):
             raise WrapError(
-                f"the distribution {type(distribution).__name__} cannot be rebuilt from its attributes; pass a "
-                "module with log_prob(z) and sample(n) that makes it"
+                f"the distribution {type(distribution).__name__} cannot be rebuilt from its attributes; ",
+                "pass a module with log_prob(z) and sample(n) that makes it",
             )
 
     def log_prob(self, z: Tensor) -> Tensor:

@@ -38,8 +38,9 @@ class TensorState(nn.Module):
         if leaf is None:
             raise WrapError(
                 f"`{name}` of {owner} was computed from parameters when the object was made, and would not follow "
-                "them in training. Pass a module instead that builds the object in its forward: for a prior, one with "
-                "log_prob(z) and sample(n)"
+                "them in training. ",
+                "Pass a module instead that builds the object in its forward: for a prior, one with log_prob(z) and "
+                "sample(n)",
             )
         self.register_parameter(name, leaf if isinstance(leaf, nn.Parameter) else nn.Parameter(leaf.detach()))
 

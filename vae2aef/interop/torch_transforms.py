@@ -66,7 +66,7 @@ def apply(transform: Any, x: Tensor, inverse: bool = False) -> tuple[Tensor, Ten
     except (NotImplementedError, KeyError) as error:
         what = "no inverse, or no known log-determinant of it" if inverse else "no known log-determinant"
         raise WrapError(
-            f"the transform {kind} has {what}; use one that implements `_inverse` and `log_abs_det_jacobian`"
+            f"the transform {kind} has {what}; ", "use one that implements `_inverse` and `log_abs_det_jacobian`"
         ) from error
     finally:
         forget(transform)

@@ -3,11 +3,10 @@
 from typing import Any
 
 from vae2aef.aef import AEF
+from vae2aef.batch import Batch
 from vae2aef.errors import WrapError
-from vae2aef.residual import Residual
 from vae2aef.svi.pair import PyroPair
-from vae2aef.svi.parts import PyroParts
-from vae2aef.svi.single import NotSingle
+from vae2aef.svi.single import SinglePyro, read_pair
 from vae2aef.wrapping import wrap
 
 
@@ -23,6 +22,7 @@ def from_pyro(
     noise: float = 0.0,
     data: Any = None,
     observed: Any = None,
+    plate: str | None = None,
     **kwargs: Any,
 ) -> AEF:
     """Convert a Pyro model and guide to a module whose forward is the loss, in nats, averaged over the batch.
@@ -43,24 +43,19 @@ def from_pyro(
         noise: sigma of Eq. 11.
         data: which argument is the data: None for the first tensor, or a name.
         observed: as in `vae2aef.AEF_ELBO`.
+        plate: the name of the data's plate, where sizes do not tell.
         **kwargs: an example of their arguments by name.
 
     Raises:
         WrapError: if model and guide make no AEF; names the site and the fix.
     """
-    pair = PyroPair(model, guide, args, kwargs, data)
-    pair.observed = observed
+    pair = PyroPair(model, guide, args, kwargs, data, observed=observed, plate=plate)
     x, *cond, named = pair.example(args, kwargs)
+    parts = read_pair(pair, Batch(x, tuple(cond), named))
+    if isinstance(parts, SinglePyro):
+        core, core_flow = (o[parts.latent] if isinstance(o, dict) else o for o in (core, core_flow))
+        residual = parts.residual if residual is None else residual
+    elif residual is not None:
+        raise WrapError(f"residual= needs a pair with one latent and one observed site; this has {parts.not_single}")
     options = {"core": core, "core_flow": core_flow, "preprocess": preprocess, "noise": noise}
-    try:
-        shape = PyroParts(pair, x, tuple(cond), named, observed).shape
-    except NotSingle as why:
-        if residual is not None:
-            raise WrapError(f"residual= needs a pair with one latent and one observed site; this has {why}") from why
-    else:
-        core, core_flow = (o[shape.latent] if isinstance(o, dict) else o for o in (core, core_flow))
-        options |= {"core": core, "core_flow": core_flow}
-        if residual is None:
-            fitting = Residual(shape.event_shape, "decoder", shape.family, df=shape.df)
-            residual = "learned" if shape.discrete else fitting
     return wrap(pair, example=(x, *cond, named), prior=prior, residual=residual, **options)

@@ -28,7 +28,7 @@ def find_data(guide: Any, args: tuple, kwargs: dict[str, Any], data: "str | Call
     elif data is not None:
         found = _by_name(guide, data, args, kwargs)
     else:
-        found = next(tensors((args, kwargs)), None)
+        found = next(tensors_in((args, kwargs)), None)
     if not isinstance(found, Tensor) or found.dim() < 1:
         raise WrapError(
             "an AEF needs to see the data, and the guide gets no tensor to encode; pass it to model and guide, or "
@@ -37,8 +37,8 @@ def find_data(guide: Any, args: tuple, kwargs: dict[str, Any], data: "str | Call
         )
     if not found.is_floating_point():
         raise WrapError(
-            f"expected floating point data, got {found.dtype}: a density needs continuous data. For integers use "
-            "vae2aef.dequantize(x); if another argument is the data, name it with data="
+            f"expected floating point data, got {found.dtype}: a density needs continuous data. ",
+            "For integers use vae2aef.dequantize(x); if another argument is the data, name it with data=",
         )
     return found
 
@@ -58,15 +58,15 @@ def _by_name(guide: Any, name: str, args: tuple, kwargs: dict[str, Any]) -> Any:
     return arguments[name]
 
 
-def tensors(value: Any) -> Iterator[Tensor]:
+def tensors_in(value: Any) -> Iterator[Tensor]:
     """Yield the tensors in nested tuples, lists and dicts, in order."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (tuple, list)):
         for item in value:
-            yield from tensors(item)
+            yield from tensors_in(item)
     elif isinstance(value, dict):
-        yield from tensors(list(value.values()))
+        yield from tensors_in(list(value.values()))
 
 
 def substitute(value: Any, old: Tensor, new: Tensor) -> Any:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from vae2aef.errors import NonFiniteError, WrapError
 from vae2aef.residual import Residual
-from vae2aef.svi.cores import SiteCore
 from vae2aef.svi.data import find_data
-from vae2aef.svi.handlers import Core, GuideHandler, ModelHandler, UnknownSite, noisy_core
+from vae2aef.svi.elbo_handlers import GuideHandler, ModelHandler, UnknownSite
+from vae2aef.svi.site_map import SiteMap
 from vae2aef.svi.survey import survey
 
 _owners: "weakref.WeakValueDictionary[str, AEF_ELBO]" = weakref.WeakValueDictionary()
@@ -82,7 +82,7 @@ class AEF_ELBO(Trace_ELBO):
             raise ValueError(f'expected observed None, "gaussian" or a dict by site; got {observed!r}')
         self.noise = 1.0 if core == "noise" else noise
         self.added = nn.ModuleDict()
-        self.cores: dict[str, SiteCore | None] = {}
+        self.maps: dict[str, SiteMap | None] = {}
         self.scales: dict[str, Residual] = {}
         self.notes: dict[str, str] = {}
         self._prefix = ""
@@ -115,57 +115,40 @@ class AEF_ELBO(Trace_ELBO):
 
     def trained(self) -> dict[str, dict[str, nn.Module]]:
         """Return h and n of each mapped site, to go on with: `vae2aef.from_pyro(model, guide, x, **elbo.trained())`."""
-        cores = {name: cores for name, cores in self.cores.items() if cores is not None}
+        maps = {name: site_map for name, site_map in self.maps.items() if site_map is not None}
         return {
-            "core": {name: cores.features for name, cores in cores.items()},
-            "core_flow": {name: cores.flow for name, cores in cores.items()},
+            "core": {name: site_map.features for name, site_map in maps.items()},
+            "core_flow": {name: site_map.flow for name, site_map in maps.items()},
         }
 
     def _get_trace(self, model: Any, guide: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[Any, Any]:
         """Run the guide with mapped sites, and the model at their values: the one step that differs from Pyro's."""
-        model_trace, guide_trace = self.traces(model, guide, args, kwargs, noisy_core(self.noise))
-        _require_finite(model_trace, guide_trace)
-        return model_trace, guide_trace
-
-    def traces(
-        self, model: Any, guide: Any, args: tuple, kwargs: dict[str, Any], core: Core, register: bool = True
-    ) -> tuple[Any, Any]:
-        """Return the traces of model and guide, log densities computed.
-
-        Args:
-            model: the model.
-            guide: the guide.
-            args: of both.
-            kwargs: of both.
-            core: makes w of h(x).
-            register: put h and n into Pyro's parameter store.
-        """
         data = find_data(guide, args, kwargs, self.data)
         while True:
             # A structure met for the first time is looked at, and the run begins anew with the same random numbers.
             state = torch.get_rng_state()
             try:
-                return self._run(model, guide, args, kwargs, data, core, register)
+                model_trace, guide_trace = self._run(model, guide, args, kwargs, data)
             except UnknownSite:
                 torch.set_rng_state(state)
                 survey(self, model, guide, args, kwargs, data)
+            else:
+                _require_finite(model_trace, guide_trace)
+                return model_trace, guide_trace
 
-    def _run(
-        self, model: Any, guide: Any, args: tuple, kwargs: Any, data: Tensor, core: Core, register: bool
-    ) -> tuple[Any, Any]:
+    def _run(self, model: Any, guide: Any, args: tuple, kwargs: Any, data: Tensor) -> tuple[Any, Any]:
         def registered(*args: Any, **kwargs: Any) -> Any:
-            if register:
-                self._register()
+            self._register()
             return guide(*args, **kwargs)
 
-        handler = GuideHandler(self.cores, data, core)
+        handler = GuideHandler(self.maps, data, self.noise)
         return get_importance_trace(
             "flat", self.max_plate_nesting, ModelHandler(self.scales)(model), handler(registered), args, kwargs
         )
 
     def _register(self) -> None:
         """Put the parameters into Pyro's store, or take them from it where it has others (loaded ones)."""
-        if not self.cores:
+        if not self.maps:
             return
         if not self._prefix or _owners.get(self._prefix) is not self:
             self._prefix = self._claim()

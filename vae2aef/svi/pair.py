@@ -26,6 +26,8 @@ class PyroPair(nn.Module):
         kwargs: of both.
         data: as in `vae2aef.AEF_ELBO`, but the data must be an argument itself.
         inside: modules whose parameters are looked after already.
+        observed: as in `vae2aef.AEF_ELBO`.
+        plate: likewise.
 
     Raises:
         WrapError: if the data is no argument of its own.
@@ -42,6 +44,8 @@ class PyroPair(nn.Module):
         kwargs: dict[str, Any],
         data: "str | Callable[..., Tensor] | None" = None,
         inside: nn.Module | None = None,
+        observed: Any = None,
+        plate: str | None = None,
     ) -> None:
         super().__init__()
         known = self._register_owners(model, guide, inside)
@@ -53,9 +57,10 @@ class PyroPair(nn.Module):
         if self.position is None and self.keyword is None:
             raise WrapError(
                 "from_pyro needs the data as an argument of model and guide by itself, not inside another or computed "
-                "from them; write a model and guide that take it, or train with AEF_ELBO(data=...)"
+                "from them; ",
+                "write a model and guide that take it, or train with AEF_ELBO(data=...)",
             )
-        self.observed: Any = None  # see AEF_ELBO(observed=)
+        self.observed, self.plate = observed, plate
         self._constraints: dict[str, Any] = {}
         self._adopt(known, args, kwargs)
 

@@ -1,6 +1,6 @@
-"""The two effect handlers that place the sites of a Pyro guide and model, and the sites as posteriors and priors."""
+"""The two effect handlers that place the sites of a Pyro guide and model; the model's sites as densities."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from pyro.distributions.util import scale_and_mask
@@ -9,36 +9,35 @@ from torch import Tensor
 
 from vae2aef.errors import WrapError
 from vae2aef.interop.densities import density, draw
-from vae2aef.parts import Decoded
 from vae2aef.protocols import Place
-from vae2aef.svi.cores import SiteCore
-from vae2aef.svi.handlers import is_subsample, mask_of_batch
-from vae2aef.svi.sites import LocationScale, push, read_site, sum_after
+from vae2aef.svi.batch_axis import BatchAxis, batch_frame, outside_plate
+from vae2aef.svi.posterior import SitePosterior
+from vae2aef.svi.sites import is_subsample, read_site
 from vae2aef.tensors import sum_event
 
-Sites = dict[str, SiteCore]
+Axes = dict[str, BatchAxis]
 """The mapped sites of a guide by name; of each, where the data's batch is."""
 
 
 class GuidePlaces(Messenger):
     """Place every latent site of a guide."""
 
-    def __init__(self, sites: Sites, place: Place, rows: int) -> None:
+    def __init__(self, axes: Axes, place: Place, rows: int) -> None:
         super().__init__()
-        self.sites, self.place, self.rows = sites, place, rows
+        self.axes, self.place, self.rows = axes, place, rows
         self.indices: dict[str, Tensor] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] or is_subsample(msg["fn"]):
             return
         name = msg["name"]
-        site, cores = read_site(msg["fn"]), self.sites.get(name)
-        if site is None or cores is None:
+        site, batch = read_site(msg["fn"]), self.axes.get(name)
+        if site is None or batch is None:
             raise WrapError(
-                f'site "{name}" of the guide was not there, or of another kind, when the pair was converted: the '
-                "example must show every site"
+                f'site "{name}" of the guide was not there, or of another kind, when the pair was converted: ',
+                "the example must show every site",
             )
-        msg["value"] = self.place(name, None, SitePosterior.of(name, msg, site, cores, self.rows))
+        msg["value"] = self.place(name, None, SitePosterior.of(msg, site, batch, self.rows))
         msg["done"] = True
 
     def _pyro_post_sample(self, msg: Any) -> None:
@@ -46,96 +45,13 @@ class GuidePlaces(Messenger):
             self.indices[msg["name"]] = msg["value"]
 
 
-class SitePosterior(NamedTuple):
-    """A site of a guide as the posterior of one latent; the batch comes first. See `vae2aef.chain.Posterior`.
-
-    Attributes:
-        name: of the site.
-        loc: g_m, shape `(batch, *latent)`.
-        scale: g_s, likewise; the diagonal of a matrix.
-        site: the site taken apart, in Pyro's own dimensions.
-        axis: where the batch is in these.
-        dims: how many of them are batch dimensions of the site.
-        mask: which rows have the site, `(batch,)`, or None.
-        standard: what u is drawn from, if not standard normal.
-    """
-
-    name: str
-    loc: Tensor
-    scale: Tensor
-    site: LocationScale
-    axis: int
-    dims: int
-    mask: Tensor | None
-    standard: Any
-
-    @property
-    def free(self) -> bool:
-        """See `vae2aef.protocols.Posterior`."""
-        return not self.site.transforms
-
-    @classmethod
-    def of(cls, name: str, msg: Any, site: LocationScale, cores: SiteCore, rows: int) -> "SitePosterior":
-        """Read a site as it is met in a run of the guide on `rows` rows."""
-        shape, axis = site.loc.shape, site.loc.dim() + cores.placement.data
-        cores.require_shape(shape, rows)
-        dims = len(msg["fn"].batch_shape)
-        scale = site.scale.diagonal(dim1=-2, dim2=-1) if site.triangular else site.scale
-        mask = _mask(name, msg, site, dims, axis, rows)
-        normal = isinstance(site.standard, torch.distributions.Normal)
-        standard = None if normal else _RowsFirst(site.standard, axis)
-        return cls(name, site.loc.movedim(axis, 0), scale.movedim(axis, 0), site, axis, dims, mask, standard)
-
-    def push(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z in the shape of the site, and log|det dz/du| summed for each row, `(batch,)`."""
-        z, log_det = push(self.name, self.site, u.movedim(0, self.axis), self.dims)
-        if self.axis >= self.dims:  # the batch is inside the event
-            raise WrapError(
-                f'site "{self.name}": a density of each datum needs it inside the data\'s plate, '
-                'with pyro.plate("data", x.shape[0])'
-            )
-        return z, sum_event(log_det.movedim(self.axis, 0))
-
-
-class _RowsFirst:
-    """A standard distribution in the dimensions of a site, with the batch first."""
-
-    def __init__(self, standard: Any, axis: int) -> None:
-        self.standard, self.axis = standard, axis
-
-    def rsample(self) -> Tensor:
-        return self.standard.rsample().movedim(self.axis, 0)
-
-    def entropy(self) -> Tensor:
-        return self.standard.entropy().expand(self.standard.batch_shape).movedim(self.axis, 0)
-
-
-def _mask(name: str, msg: Any, site: LocationScale, dims: int, axis: int, rows: int) -> Tensor | None:
-    """Bring the masks of a site, its own and those around it, to one truth a row."""
-    mask = None
-    for part in (site.mask, msg["mask"]):
-        part = part if part is None else mask_of_batch(name, part, dims)
-        mask = part if mask is None else mask if part is None else mask & part
-    if mask is None or mask is True:
-        return None
-    if isinstance(mask, bool):
-        mask = torch.tensor(mask, device=site.loc.device)
-    per_row = mask.expand(msg["fn"].batch_shape).movedim(axis, 0).reshape(rows, -1)
-    if not torch.equal(per_row.all(1), per_row.any(1)):
-        raise WrapError(
-            f'site "{name}": its mask differs between elements of one datum, which from_pyro takes as one latent; use '
-            "a site for each of them"
-        )
-    return per_row.all(1)
-
-
 class ModelPlaces(Messenger):
     """Give latent sites of a model their placed values with their priors; note the observed ones."""
 
-    def __init__(self, sites: Sites, place: Place, rows: int, indices: dict[str, Tensor]) -> None:
+    def __init__(self, axes: Axes, place: Place, rows: int, indices: dict[str, Tensor]) -> None:
         super().__init__()
-        self.sites, self.place, self.rows, self.indices = sites, place, rows, indices
-        self.observed: dict[str, Any] = {}
+        self.axes, self.place, self.rows, self.indices = axes, place, rows, indices
+        self.observed: dict[str, SitePrior] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
         name = msg["name"]
@@ -143,19 +59,85 @@ class ModelPlaces(Messenger):
             if name in self.indices:
                 msg["value"], msg["done"] = self.indices[name], True
         elif msg["is_observed"]:
-            if not msg["infer"].get("_deterministic"):
-                self.observed[name] = SitePrior(self.sites, dict(msg), self.rows)
+            if not is_deterministic(msg):
+                self.observed[name] = SitePrior(self.axes, dict(msg), self.rows)
         else:
-            msg["value"], msg["done"] = self.place(name, SitePrior(self.sites, dict(msg), self.rows), None), True
+            msg["value"], msg["done"] = self.place(name, SitePrior(self.axes, dict(msg), self.rows), None), True
 
-    def decoded(self, x: Tensor) -> Decoded:
-        """Return the means of the observed sites, and their joint density."""
-        means = {name: _mean(site.msg["fn"]) for name, site in self.observed.items()}
-        mean: Any = means
-        if len(means) == 1:
-            (only,) = means.values()
-            mean = only.reshape(x.shape) if only is not None and only.numel() == x.numel() else means
-        return Decoded(mean, None, _Observed(self.observed, x))
+
+def is_deterministic(site: Any) -> bool:
+    """Whether it is a value that Pyro notes like a site, by `pyro.deterministic`."""
+    return bool((site["infer"] or {}).get("_deterministic"))
+
+
+class SitePrior:
+    """The density of a site of the model, row by row. See `vae2aef.protocols.Density`."""
+
+    def __init__(self, axes: Axes, msg: dict[str, Any], rows: int) -> None:
+        self.axes, self.msg, self.rows = axes, msg, rows
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log density in nats of each row, masks honoured, weights not."""
+        value = scale_and_mask(density(self.msg["fn"], z), 1.0, self.msg["mask"])
+        axis = self.axis
+        if axis is None or value.dim() < -axis or axis >= 0 or value.shape[axis] != self.rows:
+            raise outside_plate(self.msg["name"])
+        return sum_event(value.movedim(axis, 0))
+
+    @property
+    def axis(self) -> int | None:
+        """Where the batch is among the batch dimensions of the site, from the right; None if no plate says so."""
+        name = self.msg["name"]
+        if name in self.axes:
+            return self.axes[name].axis + len(self.msg["fn"].event_shape)
+        frames = [f for f in self.msg["cond_indep_stack"] if f.vectorized]
+        plates = {batch.plate for batch in self.axes.values()}
+        frame = batch_frame(name, [f for f in frames if f.name in plates] or frames, self.rows, None)
+        return None if frame is None else frame.dim
+
+    def rows_first(self, values: Tensor) -> Tensor:
+        """Return values in the shape of the site with the batch as their first dimension."""
+        axis = self.axis
+        return values if axis is None else values.movedim(axis - len(self.msg["fn"].event_shape), 0)
+
+    def sample(self, n: int, temperature: float = 1.0) -> Tensor:
+        """Draw the site; `n` is the number of rows."""
+        return draw(self.msg["fn"], torch.Size(), temperature)
+
+
+class Observed:
+    """All observed sites: the density of x given z, at the values the model has given them.
+
+    Args:
+        sites: by name.
+        shape: of the data, if the one site is the data themselves.
+    """
+
+    def __init__(self, sites: dict[str, SitePrior], shape: torch.Size | None) -> None:
+        self.sites, self.shape = sites, shape
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density in nats, `(batch,)`, of the data the model was run on."""
+        return torch.stack([site.log_prob(site.msg["value"]) for site in self.sites.values()]).sum(0)
+
+    def sample(self) -> Any:
+        """Draw the data; a dict by site where they are not one site's values."""
+        return self._like_data({name: site.msg["fn"].sample() for name, site in self.sites.items()})
+
+    def mean(self) -> Any:
+        """Return the mean of each site, None where it has none, likewise."""
+        return self._like_data({name: _mean(site.msg["fn"]) for name, site in self.sites.items()})
+
+    def is_data(self, x: Tensor) -> bool:
+        """Whether there is one site, and its values are the data, `(batch, *event)`."""
+        values = [site.rows_first(site.msg["value"]) for site in self.sites.values()]
+        return len(values) == 1 and values[0].numel() == x.numel() and torch.equal(values[0].reshape(x.shape).to(x), x)
+
+    def _like_data(self, values: dict[str, Any]) -> Any:
+        if self.shape is None or any(value is None for value in values.values()):
+            return values
+        ((name, site),) = self.sites.items()
+        return site.rows_first(values[name]).reshape(self.shape)
 
 
 def _mean(fn: Any) -> Any:
@@ -163,44 +145,3 @@ def _mean(fn: Any) -> Any:
         return fn.mean
     except NotImplementedError:
         return None
-
-
-class SitePrior:
-    """The density of a site of the model, row by row. See `vae2aef.chain.Density`."""
-
-    def __init__(self, sites: Sites, msg: dict[str, Any], rows: int) -> None:
-        self.sites, self.msg, self.rows = sites, msg, rows
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        """Log density in nats of each row, masks honoured, weights not."""
-        value = scale_and_mask(density(self.msg["fn"], z), 1.0, self.msg["mask"])
-        frames = [f for f in self.msg["cond_indep_stack"] if f.vectorized and f.size == self.rows]
-        plates = {cores.placement.plate for cores in self.sites.values()}
-        frames = [f for f in frames if f.name in plates] or frames
-        if len(frames) != 1 or value.dim() < -frames[0].dim or value.shape[frames[0].dim] != self.rows:
-            raise WrapError(
-                f'site "{self.msg["name"]}": a density of each datum needs it inside the data\'s plate, '
-                'with pyro.plate("data", x.shape[0])'
-            )
-        return sum_after(value.movedim(frames[0].dim, 0), 1)
-
-    def sample(self, n: int, temperature: float = 1.0) -> Tensor:
-        """Draw the site; `n` is the number of rows."""
-        return draw(self.msg["fn"], torch.Size(), temperature)
-
-
-class _Observed:
-    """All observed sites: the density of x given z, at the values the model has given them."""
-
-    def __init__(self, sites: dict[str, SitePrior], x: Tensor) -> None:
-        self.sites, self.x = sites, x
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Log density in nats, `(batch,)`, of the data the model was run on."""
-        return torch.stack([site.log_prob(site.msg["value"]) for site in self.sites.values()]).sum(0)
-
-    def sample(self) -> Any:
-        """Draw the data; a dict by site for several."""
-        values = {name: site.msg["fn"].sample() for name, site in self.sites.items()}
-        (first, *more) = values.values()
-        return first.reshape(self.x.shape) if not more and first.numel() == self.x.numel() else values

@@ -1,115 +1,175 @@
-"""Whether a Pyro pair is of the simple kind: one mapped latent site, one observed site around a mean."""
+"""A Pyro program of one latent site and one observed site around a mean, as encoder, decoder and prior."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
-import pyro.poutine as poutine
 import torch
 from pyro.distributions.torch_distribution import MaskedDistribution
-from torch import Tensor
+from torch import Tensor, nn
 
+from vae2aef.batch import Batch
+from vae2aef.chain import Generate
 from vae2aef.errors import WrapError
 from vae2aef.modes import own_random_state
-from vae2aef.svi.elbo import AEF_ELBO
+from vae2aef.parts import Decoded, VAEParts
+from vae2aef.residual import Residual
 from vae2aef.svi.pair import PyroPair
-from vae2aef.svi.survey import latent_sites, survey
+from vae2aef.svi.placing import SitePrior
+from vae2aef.svi.program import PyroProgram
+from vae2aef.tensors import at_least_float32
 
 
 class NotSingle(WrapError):
-    """The pair is sound, but not of the simple kind: one mapped latent, one observed site around a mean."""
+    """The pair is sound, but not of the simple kind: one latent, and one observed site around a mean."""
 
 
-class Shape(NamedTuple):
-    """What was found about a pair: its two sites, where the data's batch is in z, and the family of x given z."""
+def read_pair(pair: PyroPair, batch: Batch) -> "SinglePyro | PyroProgram":
+    """Return the parts of a pair: of the simple kind if it can be.
 
-    latent: str
-    observed: str
-    latent_axis: int
-    event_shape: torch.Size
-    discrete: bool
-    family: str
-    df: float = 4.0
+    Args:
+        pair: model and guide.
+        batch: example of the data, with conditions.
+
+    Raises:
+        WrapError: for anything that makes no AEF; names the site and the fix.
+    """
+    program = PyroProgram(pair, batch)
+    try:
+        return SinglePyro(program, batch)
+    except NotSingle as why:
+        program.not_single = str(why)
+        return program
 
 
-def base(fn: Any) -> Any:
-    """Return the distribution inside Independent and masks."""
-    while isinstance(fn, (torch.distributions.Independent, MaskedDistribution)):
+class _Reached(Exception):
+    """A site has been reached, with its posterior or prior: the rest of the run is not needed."""
+
+
+def _first(run: Callable[..., Any], *args: Any) -> Any:
+    """Run guide or model up to its latent; return the posterior or the prior it would be placed with."""
+
+    def stop(name: str, prior: Any, posterior: Any) -> Tensor:
+        raise _Reached(prior if posterior is None else posterior)
+
+    try:
+        run(stop, *args)
+    except _Reached as reached:
+        return reached.args[0]
+    raise WrapError("the latent site was not there in this run: model and guide must have it in every run")
+
+
+class SinglePyro(VAEParts):
+    """The parts of a program of one latent z and one observed site x.
+
+    Args:
+        program: model and guide.
+        batch: example of the data, with conditions.
+
+    Attributes:
+        latent: the name of the latent site.
+        residual: the family of the observed site, at the model's own scale; None if the site was discrete.
+
+    Raises:
+        NotSingle: if there are several latents, or the observed density is not one around a mean.
+    """
+
+    needs_rows = True
+
+    def __init__(self, program: PyroProgram, batch: Batch) -> None:
+        if len(program.axes) > 1:
+            raise NotSingle("several latent sites: " + _listed(program.axes))
+        (self.latent,) = program.axes
+        with own_random_state(batch.x.device), torch.no_grad():
+            posterior, prior = _first(program.run_guide, batch), _first(program.run_model, batch, {})
+            z = posterior.push(torch.zeros_like(posterior.loc))[0]
+            sites = program.run_model(Generate(batch.size, {self.latent: z}), batch, {}).density.sites
+        if len(sites) != 1:
+            raise NotSingle("several observed sites: " + _listed(sites))
+        ((observed, site),) = sites.items()
+        value = site.msg["value"]
+        if value.numel() != batch.x.numel() or not torch.equal(value.reshape(batch.x.shape), batch.x):
+            raise NotSingle(f'the observed site "{observed}" is not the data as it was given')
+        if posterior.mask is not None or _masked(prior.msg) or _masked(site.msg):
+            raise NotSingle("a mask")
+        if not program.independent:
+            raise NotSingle("a prior or an observed density that depends on the data itself")
+        discrete = bool(program.scales)
+        family = _residual(site.msg["fn"], program.event_shape)
+        if family is None:
+            raise NotSingle(
+                "an observed density that is no Normal, Laplace, nor Student's t of fixed degrees of freedom: "
+                f'"{observed}"'
+            )
+        self.program, self.residual = program, None if discrete else family
+        self.prior = PyroPrior(program)
+        self.taken = (
+            f'encoder: site "{self.latent}" of the Pyro guide',
+            f'decoder: mean of site "{observed}" of the Pyro model',
+            f'prior: site "{self.latent}" of the Pyro model',
+        )
+        if discrete:
+            self.assumed = (f'the mean of the discrete site "{observed}" with a Gaussian residual, as you said',)
+
+    def encode(self, x: Tensor, *cond: Any, **kwargs: Any) -> Any:
+        """See `VAEParts.encode`: z has the batch first."""
+        return replace(_first(self.program.run_guide, Batch(x, cond, kwargs)), rows_first=True)
+
+    def decode(self, z: Tensor, *cond: Any, **kwargs: Any) -> Decoded:
+        """See `VAEParts.decode`; the scale is the model's own, if the observed site has one."""
+        place = Generate(z.shape[0], {self.latent: self.program.rows_back(self.latent, z)})
+        (site,) = self.program.run(place, None, *cond, **kwargs).density.sites.values()
+        fn = _inside(site.msg["fn"])
+        mean = at_least_float32(fn.loc)
+        return Decoded(mean, None if self.residual is None else at_least_float32(fn.scale.expand_as(fn.loc)))
+
+
+class PyroPrior(nn.Module):
+    """The latent site of the model as a prior, which may depend on conditions; the batch comes first."""
+
+    def __init__(self, program: PyroProgram) -> None:
+        super().__init__()
+        self.program = program
+
+    def _site(self, n: int, cond: tuple, kwargs: dict[str, Any]) -> SitePrior:
+        return _first(self.program.run_model, Batch(self.program.blank(n), cond, kwargs), {})
+
+    def log_prob(self, z: Tensor, *cond: Any, **kwargs: Any) -> Tensor:
+        """Log density in nats: `z` of shape `(batch, *latent)` gives `(batch,)`."""
+        (name,) = self.program.axes
+        return self._site(z.shape[0], cond, kwargs).log_prob(self.program.rows_back(name, z))
+
+    def sample(self, n: int, *cond: Any, temperature: float = 1.0, **kwargs: Any) -> Tensor:
+        """Draw `n` latents, shape `(n, *latent)`; `temperature` scales location-scale distributions."""
+        (name,) = self.program.axes
+        return self.program.rows_first(name, self._site(n, cond, kwargs).sample(n, temperature))
+
+
+def _inside(fn: Any) -> Any:
+    """Return the distribution inside Independent."""
+    while isinstance(fn, torch.distributions.Independent):
         fn = fn.base_dist
     return fn
 
 
-def _masked(fn: Any) -> bool:
-    return isinstance(fn, MaskedDistribution) or (hasattr(fn, "base_dist") and _masked(fn.base_dist))
+def _masked(msg: dict[str, Any]) -> bool:
+    fn = msg["fn"]
+    while hasattr(fn, "base_dist") and not isinstance(fn, MaskedDistribution):
+        fn = fn.base_dist
+    return msg["mask"] is not None or isinstance(fn, MaskedDistribution)
 
 
-def examine(pair: PyroPair, x: Tensor, cond: tuple, kwargs: dict[str, Any], observed: Any) -> Shape:
-    """Find the two sites of a simple pair.
-
-    Raises:
-        NotSingle: says what is not simple.
-    """
-    args, named = pair.arguments(x, cond, kwargs)
-    model, guide = pair.own(pair.model), pair.own(pair.guide)
-    elbo = AEF_ELBO(core_flow="none", data=lambda *a, **k: x, observed=observed)
-    survey(elbo, model, guide, args, named, x)
-    with own_random_state(x.device), torch.no_grad(), poutine.block():
-        guide_trace = poutine.trace(guide).get_trace(*args, **named)
-        replayed = poutine.replay(model, trace=guide_trace)
-        trace = poutine.trace(replayed).get_trace(*args, **named)
-        blank = pair.arguments(torch.zeros_like(x), cond, kwargs)
-        without = poutine.trace(replayed).get_trace(*blank[0], **blank[1])
-    latent, data = _only_sites(elbo, trace)
-    sites = {"guide": latent_sites(guide_trace)[latent], "prior": trace.nodes[latent], "data": trace.nodes[data]}
-    _require_plain(sites, data, x)
-    for name in (latent, data):
-        if not same_density(trace.nodes[name]["fn"], without.nodes[name]["fn"], trace.nodes[name]["value"]):
-            raise NotSingle(f'site "{name}" of the model, which depends on the data itself')
-    target, discrete = base(sites["data"]["fn"]), data in elbo.scales
-    family = _family(target)
-    if not discrete and family is None:
-        raise NotSingle(
-            f'an observed density that is no Normal, Laplace, nor Student\'s t of fixed degrees of freedom: "{data}"'
-        )
-    df = float(target.df.flatten()[0]) if family == "student_t" else 4.0
-    axis = elbo.cores[latent].placement.data  # type: ignore[union-attr]
-    return Shape(latent, data, axis, x.shape[1:], discrete, family or "gaussian", df)
+def _residual(fn: Any, event_shape: torch.Size) -> Residual | None:
+    """Return the residual of the family of an observed distribution; None if `Residual` has none for it."""
+    fn = _inside(fn)
+    if isinstance(fn, torch.distributions.StudentT):
+        df = float(fn.df.flatten()[0])
+        fixed = not fn.df.requires_grad and bool((fn.df == df).all())
+        return Residual(event_shape, "decoder", "student_t", df=df) if fixed else None
+    family = {torch.distributions.Normal: "gaussian", torch.distributions.Laplace: "laplace"}
+    name = next((name for kind, name in family.items() if isinstance(fn, kind)), None)
+    return None if name is None else Residual(event_shape, "decoder", name)
 
 
-def _only_sites(elbo: AEF_ELBO, trace: Any) -> tuple[str, str]:
-    """Return the names of the one latent and the one observed site."""
-    (latent, cores), *more = elbo.cores.items()
-    if more or cores is None:
-        raise NotSingle("several latent sites: " + ", ".join(f'"{name}"' for name in elbo.cores))
-    seen = [
-        name
-        for name, site in trace.nodes.items()
-        if site["type"] == "sample" and site["is_observed"] and not (site["infer"] or {}).get("_deterministic")
-    ]
-    if len(seen) != 1:
-        raise NotSingle("several observed sites: " + ", ".join(f'"{name}"' for name in seen))
-    return latent, seen[0]
-
-
-def _require_plain(sites: dict[str, Any], data: str, x: Tensor) -> None:
-    """Refuse sites that are masked or weighted, or that observe something else than the data as it is."""
-    values = sites["data"]["value"]
-    if values.numel() != x.numel() or not torch.equal(values.reshape(x.shape), x):
-        raise NotSingle(f'the observed site "{data}" is not the data as it was given')
-    if any(site["mask"] is not None or _masked(site["fn"]) for site in sites.values()):
-        raise NotSingle("a mask")
-    if len({float(site["scale"]) for site in sites.values()}) > 1:
-        raise NotSingle("terms of different weight (poutine.scale)")
-
-
-def _family(target: Any) -> str | None:
-    """Return the residual family of an observed distribution; None if `Residual` has none for it."""
-    if isinstance(target, torch.distributions.Normal):
-        return "gaussian"
-    if isinstance(target, torch.distributions.Laplace):
-        return "laplace"
-    fixed = isinstance(target, torch.distributions.StudentT) and not target.df.requires_grad
-    return "student_t" if fixed and bool((target.df == target.df.flatten()[0]).all()) else None
-
-
-def same_density(first: Any, second: Any, value: Any) -> bool:
-    """Whether two distributions give a value the same density."""
-    return first.batch_shape == second.batch_shape and torch.allclose(first.log_prob(value), second.log_prob(value))
+def _listed(names: Any) -> str:
+    return ", ".join(f'"{name}"' for name in names)

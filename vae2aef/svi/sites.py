@@ -2,7 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import MaskedDistribution, TorchDistribution
 from torch import Tensor
@@ -27,15 +26,16 @@ class LocationScale(NamedTuple):
     Attributes:
         loc: g_m, shape `(*batch, *core)`, where `*batch` is the batch shape of the site.
         scale: g_s, the same shape; or a lower-triangular matrix for each, `(*batch, D, D)`.
-        standard: the site's distribution at location 0 and scale 1, shape `(*batch, *core)`: what u is drawn from
-            in the VAE.
+        family: of the site.
+        df: degrees of freedom, shaped like `loc`, where the family is Student's t.
         transforms: a posterior flow after it, in order.
         mask: from `fn.mask(...)`, or None.
     """
 
     loc: Tensor
     scale: Tensor
-    standard: torch.distributions.Distribution
+    family: type = torch.distributions.Normal
+    df: Tensor | None = None
     transforms: tuple[Any, ...] = ()
     mask: Any = None
 
@@ -43,6 +43,17 @@ class LocationScale(NamedTuple):
     def triangular(self) -> bool:
         """Whether the scale is a matrix."""
         return self.scale.dim() > self.loc.dim()
+
+    @property
+    def diagonal(self) -> Tensor:
+        """The scale, or the diagonal of its matrix: shape `(*batch, *core)`."""
+        return self.scale.diagonal(dim1=-2, dim2=-1) if self.triangular else self.scale
+
+    @property
+    def standard(self) -> Any:
+        """The site's distribution at location 0 and scale 1, `(*batch, *core)`: what u is drawn from in the VAE."""
+        zero, one = torch.zeros_like(self.loc), torch.ones_like(self.loc)
+        return self.family(*([] if self.df is None else [self.df]), zero, one, validate_args=False)
 
 
 def read_site(fn: Any) -> LocationScale | None:
@@ -63,20 +74,15 @@ def read_site(fn: Any) -> LocationScale | None:
         inner = read_site(fn.base_dist)
         return None if inner is None else inner._replace(transforms=(*inner.transforms, *fn.transforms))
     if isinstance(fn, TRIANGULAR):
-        loc, zero = fn.loc, torch.zeros_like(fn.loc)
-        # Its own property, computed from the covariance where it is of low rank.
-        return LocationScale(loc, fn.scale_tril, dist.Normal(zero, torch.ones_like(zero), validate_args=False))
-    if isinstance(fn, ELEMENTWISE):
-        loc, scale = torch.broadcast_tensors(fn.loc, fn.scale)
-        zero, one = torch.zeros_like(loc), torch.ones_like(loc)
-        if isinstance(fn, torch.distributions.StudentT):
-            return LocationScale(loc, scale, dist.StudentT(fn.df, zero, one, validate_args=False))
-        standard = next(kind for kind in ELEMENTWISE if isinstance(fn, kind))
-        return LocationScale(loc, scale, standard(zero, one, validate_args=False))
-    return None
+        return LocationScale(fn.loc, fn.scale_tril)  # computed from the covariance where it is of low rank
+    family = next((family for family in ELEMENTWISE if isinstance(fn, family)), None)
+    if family is None:
+        return None
+    loc, scale = torch.broadcast_tensors(fn.loc, fn.scale)
+    return LocationScale(loc, scale, family, fn.df if family is torch.distributions.StudentT else None)
 
 
-class CoreSite(TorchDistribution):
+class MappedSite(TorchDistribution):
     """What a latent site is after the change of variables: a value, with -(log|det J| + entropy) for a log density.
 
     In Pyro's sums it stands where the guide's density was.
@@ -124,36 +130,61 @@ def flow_core(flow: Bijection, core: Tensor, batch_dims: int, data_axis: int) ->
     return (u.movedim(batch_dims, data_axis) if inside else u), sum_after(log_det.reshape(rows), len(batch))
 
 
-def push(name: str, site: LocationScale, u: Tensor, batch_dims: int) -> tuple[Tensor, Tensor]:
+def push(name: str, site: LocationScale, u: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Map u to the latent of one site, z = T(loc + scale u).
 
     Args:
         name: the site, for the errors.
         site: from `read_site`.
         u: shape `(*batch, *core)`.
-        batch_dims: how many of these dimensions are batch.
 
     Returns:
-        z, shape `(*batch, *event)`, and log|det dz/du|, shape `(*batch)`, nats.
+        z, shape `(*batch, *event)`, and the terms of log|det dz/du|, nats, each with as many dimensions as it can be
+        told apart in: `(*batch, ...)`.
 
     Raises:
         WrapError: for a transform whose log-determinant is not known; names the site.
     """
     if site.triangular:
         z = site.loc + (site.scale @ u.unsqueeze(-1)).squeeze(-1)
-        log_scale = site.scale.diagonal(dim1=-2, dim2=-1).log()
     else:
-        z, log_scale = site.loc + site.scale * u, site.scale.log()
-    log_det = sum_after(log_scale, batch_dims)
+        z = site.loc + site.scale * u
+    changes = [site.diagonal.log()]
     for transform in site.transforms:
         try:
             z, change = apply(transform, z)
         except WrapError as error:
-            raise WrapError(f'site "{name}": {error}') from error
-        log_det = log_det + sum_after(change, batch_dims)
-    return z, log_det
+            raise WrapError(f'site "{name}": {str(error).removesuffix(error.fix)}', error.fix) from error
+        changes.append(change)
+    return z, changes
 
 
 def sum_after(values: Tensor, dims: int) -> Tensor:
     """Sum over all but the first `dims` dimensions."""
     return values.flatten(dims).sum(-1) if values.dim() > dims else values
+
+
+def is_subsample(fn: Any) -> bool:
+    """Whether it is the pretended distribution by which Pyro's plates draw their rows."""
+    return type(fn).__name__ == "_Subsample"
+
+
+def mask_of_batch(name: str, mask: Any, batch_dims: int) -> Any:
+    """Bring a mask to the batch dimensions of a site.
+
+    `Normal(...).mask(m).to_event(1)` masks each latent dimension, as Pyro's deep Markov model tutorial writes it, with
+    a mask that is the same for all dimensions of a row.
+
+    Raises:
+        WrapError: if it is not the same: the core flow mixes the dimensions, so they have no terms of their own.
+    """
+    if isinstance(mask, bool) or mask.dim() <= batch_dims:
+        return mask
+    flat = mask.flatten(batch_dims)
+    if not torch.equal(flat.all(-1), flat.any(-1)):
+        raise WrapError(
+            f'site "{name}": its mask differs between the dimensions of one event, which have no terms of their own '
+            "under a flow; ",
+            "mask whole events: Normal(...).to_event(1).mask(m), with one m a row",
+        )
+    return flat.all(-1)

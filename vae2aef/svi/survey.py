@@ -9,11 +9,11 @@ from torch import Tensor
 
 from vae2aef.errors import WrapError
 from vae2aef.modes import own_random_state
-from vae2aef.svi.cores import build_core
-from vae2aef.svi.data import depends, substitute, tensors
-from vae2aef.svi.handlers import gaussian_scale, is_subsample
-from vae2aef.svi.placement import place
-from vae2aef.svi.sites import read_site
+from vae2aef.svi.batch_axis import find_batch_axis
+from vae2aef.svi.data import depends, substitute, tensors_in
+from vae2aef.svi.elbo_handlers import gaussian_scale
+from vae2aef.svi.site_map import build_map
+from vae2aef.svi.sites import is_subsample, read_site
 
 if TYPE_CHECKING:
     from vae2aef.svi.elbo import AEF_ELBO
@@ -25,7 +25,7 @@ def survey(elbo: "AEF_ELBO", model: Any, guide: Any, args: tuple, kwargs: dict[s
     Nothing is trained or kept but these; torch's random state is left as it was.
 
     Args:
-        elbo: the loss; its `cores`, `added`, `scales` and `notes` are filled.
+        elbo: the loss; its `maps`, `added`, `scales` and `notes` are filled.
         model: the model.
         guide: the guide.
         args: of both.
@@ -37,33 +37,35 @@ def survey(elbo: "AEF_ELBO", model: Any, guide: Any, args: tuple, kwargs: dict[s
     """
     if isinstance(poutine.unwrap(guide), Messenger):
         raise WrapError(
-            f"the guide {type(poutine.unwrap(guide)).__name__} is an effect handler that runs the model itself; an AEF "
-            "needs a guide that is a function or PyroModule of the data"
+            f"the guide {type(poutine.unwrap(guide)).__name__} is an effect handler that runs the model itself; ",
+            "an AEF needs a guide that is a function or PyroModule of the data",
         )
     with own_random_state(data.device), poutine.block():  # Pyro's handlers outside see nothing of it
         looked, inputs, again = _look(guide, args, kwargs, data)
         with torch.no_grad():
             model_trace = _replay(model, looked, args, kwargs)
-    latent = {n: s for n, s in latent_sites(looked).items() if n not in elbo.cores}
+    latent = {n: s for n, s in latent_sites(looked).items() if n not in elbo.maps}
     _same_names(looked, model_trace)
     _no_enumeration(looked, model_trace)
     sees = {name: _sees(name, site, inputs, again, data.shape[0]) for name, site in latent.items()}
-    known = any(cores is not None for cores in elbo.cores.values())
+    known = any(m is not None for m in elbo.maps.values())
     if not any(sees.values()) and not known:
         raise WrapError(
             "no site of the guide sees the data, so there is nothing to encode: "
             + (", ".join(f'"{name}" ({_kind(site)})' for name, site in latent.items()) or "it has no latent sites")
-            + ". An AEF needs an amortised guide, whose location and scale are computed from the data"
+            + ". ",
+            "An AEF needs an amortised guide, whose location and scale are computed from the data",
         )
     _observed(elbo, model_trace)
     for name, site in latent.items():
         _meet(elbo, name, site, sees[name], data)
-    if not any(cores is not None for cores in elbo.cores.values()):
+    if not any(m is not None for m in elbo.maps.values()):
         raise WrapError(
             "no site of the guide can be mapped: "
             + ", ".join(f'"{name}" is a {_kind(site)}' for name, site in latent.items())
-            + ". An AEF needs at least one site of a location-scale family (Normal, Laplace, StudentT, Cauchy, "
-            "MultivariateNormal) or a TransformedDistribution over one; discrete and other sites may come beside it"
+            + ". ",
+            "An AEF needs at least one site of a location-scale family (Normal, Laplace, StudentT, Cauchy, "
+            "MultivariateNormal) or a TransformedDistribution over one; discrete and other sites may come beside it",
         )
 
 
@@ -81,8 +83,8 @@ def _look(guide: Any, args: tuple, kwargs: dict[str, Any], data: Tensor) -> tupl
     leaf = data.detach().clone().requires_grad_()
     arguments = substitute((args, kwargs), data, leaf)
     inputs = [leaf]
-    if not any(t is leaf for t in tensors(arguments)):  # data= made it of the arguments: all of these then count
-        for old in list(tensors((args, kwargs))):
+    if not any(t is leaf for t in tensors_in(arguments)):  # data= made it of the arguments: all of these then count
+        for old in list(tensors_in((args, kwargs))):
             if old.is_floating_point():
                 inputs.append(old.detach().clone().requires_grad_())
                 arguments = substitute(arguments, old, inputs[-1])
@@ -118,18 +120,18 @@ def _meet(elbo: "AEF_ELBO", name: str, site: Any, sees: bool, data: Tensor) -> N
     fn = site["fn"]
     read = read_site(fn)
     if read is None or not sees:
-        elbo.cores[name] = None
+        elbo.maps[name] = None
         why = "does not see the data" if read is not None else "is no location-scale family"
         how = "a reparameterised draw" if getattr(fn, "has_rsample", False) else "a draw with a score-function gradient"
         elbo.notes[name] = f"{_kind(site)}, left to Pyro ({how}): it {why}"
         return
     batch_dims = len(fn.batch_shape)
-    placed = place(name, read.loc.shape, batch_dims, site["cond_indep_stack"], data.shape[0], elbo.plate)
-    cores = build_core(name, elbo.core, elbo.core_flow, data.shape[1:], read, batch_dims, placed)
-    elbo.added[_key("site", name)] = cores
-    elbo.cores[name] = cores
+    frames = site["cond_indep_stack"]
+    batch = find_batch_axis(name, read.loc.shape, batch_dims, frames, data.shape[0], elbo.plate)
+    site_map = build_map(elbo.core, elbo.core_flow, data.shape[1:], read, batch_dims, batch)
+    elbo.added[_key("site", name)] = elbo.maps[name] = site_map
     flow = f", posterior flow of {len(read.transforms)}" if read.transforms else ""
-    elbo.notes[name] = f"{_kind(site)}{flow}, mapped; core variables {tuple(placed.latent_shape)} for each datum"
+    elbo.notes[name] = f"{_kind(site)}{flow}, mapped; core variables {tuple(batch.latent_shape)} for each datum"
 
 
 def _observed(elbo: "AEF_ELBO", trace: Any) -> None:
@@ -152,9 +154,9 @@ def _observed(elbo: "AEF_ELBO", trace: Any) -> None:
         else:
             raise WrapError(
                 f'observed site "{name}": a {_kind(site)} gives probabilities of discrete data, and an AEF needs a '
-                "density of continuous data (x and h(x) are changed into z and a residual). Give the model a "
-                f'density, such as Normal, or pass AEF_ELBO(observed="gaussian") to use the mean of "{name}" with a '
-                f'learned scale. If it is not the data but a label, pass observed={{"{name}": "keep"}}'
+                "density of continuous data (x and h(x) are changed into z and a residual). ",
+                'Give the model a density, such as Normal, or pass AEF_ELBO(observed="gaussian") to use the mean of '
+                f'"{name}" with a learned scale. If it is not the data but a label, pass observed={{"{name}": "keep"}}',
             )
 
 
@@ -184,9 +186,8 @@ def _same_names(guide_trace: Any, model_trace: Any) -> None:
     ]
     if problems:
         raise WrapError(
-            "the latent sites of model and guide must have the same names: "
-            + "; ".join(problems)
-            + ". Rename them, or mark a helper site of the guide infer={'is_auxiliary': True}"
+            "the latent sites of model and guide must have the same names: " + "; ".join(problems) + ". ",
+            "Rename them, or mark a helper site of the guide infer={'is_auxiliary': True}",
         )
 
 
@@ -196,7 +197,8 @@ def _no_enumeration(*traces: Any) -> None:
             if site["infer"].get("enumerate"):
                 raise WrapError(
                     f'site "{name}": it is marked for enumeration, and AEF_ELBO draws discrete sites as Trace_ELBO '
-                    "does, by the score function; remove infer={'enumerate': ...} (config_enumerate) from it"
+                    "does, by the score function; ",
+                    "remove infer={'enumerate': ...} (config_enumerate) from it",
                 )
 
 

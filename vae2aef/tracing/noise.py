@@ -82,8 +82,8 @@ class Follow(TorchFunctionMode):
         """Answer a random draw."""
         if self.drew or func not in GAUSSIAN:
             raise WrapError(
-                f"forward draws noise again, by {func.__name__}; it drew once when it was wrapped. Wrap it anew if "
-                "it was changed"
+                f"forward draws noise again, by {func.__name__}; it drew once when it was wrapped. ",
+                "Wrap it anew if it was changed",
             )
         return self.substitute(func, args, kwargs)
 

@@ -94,8 +94,8 @@ class TracedParts(VAEParts):
         if not follow.done:
             drew = "did not draw" if not follow.drew else "took another path after its draw"
             raise WrapError(
-                f"the forward of {type(self.vae).__name__} {drew} in this pass, unlike when it was wrapped. Wrap it "
-                "anew if it was changed; a VAE with branches must be described: encoder=, decoder="
+                f"the forward of {type(self.vae).__name__} {drew} in this pass, unlike when it was wrapped. ",
+                "Wrap it anew if it was changed; a VAE with branches must be described: encoder=, decoder=",
             )
         return follow, pick(out, self.outputs[training])
 

@@ -149,8 +149,9 @@ def _require_all_parameters(aef: AEF, own: Sequence[Tensor], outputs: Sequence[T
         raise WrapError(
             f"the loss uses {len(hidden)} trainable tensors (of shapes {shapes}) that are not in aef.parameters(): no "
             "optimizer, checkpoint or .to() would see them. If they belong to modules that encoder, decoder or prior "
-            "only refer to, pass vae=nn.ModuleList([...]) that holds these; with Pyro, register them by pyro.module; "
-            "requires_grad_(False) freezes them"
+            "only refer to, ",
+            "pass vae=nn.ModuleList([...]) that holds these; with Pyro, register them by pyro.module; "
+            "requires_grad_(False) freezes them",
         )
 
 

@@ -32,10 +32,9 @@ def find_parts(vae: Any, batch: Batch, given: dict[str, Any]) -> VAEParts:
     if parts is not None:
         return parts
     raise WrapError(
-        f"no encoder and decoder found in {type(vae).__name__}. Tried:\n  "
-        + "\n  ".join(search.tried)
-        + "\nPass them: vae2aef.wrap(vae, example=x, encoder=lambda x: (loc, log_var), decoder=lambda z: mean, "
-        'encoder_scale="log_var")'
+        f"no encoder and decoder found in {type(vae).__name__}. Tried:\n  " + "\n  ".join(search.tried) + "\n",
+        "Pass them: vae2aef.wrap(vae, example=x, encoder=lambda x: (loc, log_var), decoder=lambda z: mean, "
+        'encoder_scale="log_var")',
     )
 
 
@@ -90,8 +89,8 @@ class _Search:
             if parts is not None:
                 return parts
         if self.scale is None:
-            asked = _ask_for_scale(self.vae, encoder, self.batch, encoder_name)
-            raise WrapError(asked + (f"\nTracing was tried: {self.untraced}" if self.untraced else ""))
+            tried = f"\nTracing was tried: {self.untraced}" if self.untraced else ""
+            raise _ask_for_scale(self.vae, encoder, self.batch, encoder_name, tried)
         read = CallableParts(encoder, decoder, self.scale)
         read.taken = (f"encoder: {encoder_name}, second output {self.scale} (as you said)", f"decoder: {decoder_name}")
         return read
@@ -112,16 +111,16 @@ def _callable(vae: Any, name: str) -> Callable[..., Any] | None:
     return part if callable(part) else None
 
 
-def _ask_for_scale(vae: Any, encoder: Callable, batch: Batch, name: str) -> str:
+def _ask_for_scale(vae: Any, encoder: Callable, batch: Batch, name: str, tried: str) -> WrapError:
     x, cond, kwargs = batch
     with trial(x.device, vae, encoder):
         try:
             with naming(f"{name} fails on data of shape {tuple(x.shape)}; pass encoder=lambda x: ... that takes it:"):
                 raw = two_tensors(encoder(x, *cond, **kwargs))[1]
         except WrapError as error:
-            return str(error)
-    return (
+            return WrapError(f"{error}{tried}")
+    return WrapError(
         f"what is the second output of {name}? On the example it ranges from {raw.min().item():.4g} to "
-        f"{raw.max().item():.4g}, and it cannot be told from that alone. Pass encoder_scale=, one of "
-        f"{', '.join(map(repr, SCALES))}"
+        f"{raw.max().item():.4g}, and it cannot be told from that alone. ",
+        f"Pass encoder_scale=, one of {', '.join(map(repr, SCALES))}{tried}",
     )

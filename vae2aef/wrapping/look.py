@@ -186,8 +186,8 @@ def _require_like_data(mean: Tensor, y: Tensor) -> None:
     turned = batch and sorted(plain(event)) == sorted(plain(y.shape[1:]))
     raise WrapError(
         f"expected the decoder to return {tuple(y.shape)}, shaped like the data (or flattened), got "
-        f"{tuple(mean.shape)}"
-        + ("; its dimensions stand in another order: pass decoder=lambda z: ... that permutes them" if turned else "")
+        f"{tuple(mean.shape)}" + ("; its dimensions stand in another order: " if turned else ""),
+        "pass decoder=lambda z: ... that permutes them" if turned else "",
     )
 
 
@@ -206,8 +206,8 @@ def require_decoder_scale(likelihood: nn.Module | None, seen: Seen) -> None:
     if not low > 0:
         raise WrapError(
             f'the decoder\'s second output ranges from {low:.4g} to {high:.4g} on the example, and residual="decoder" '
-            "takes it as a scale (standard deviation), which is positive; of a log variance pass decoder=lambda z: "
-            "(mean, scale) with scale = (0.5 * log_var).exp()"
+            "takes it as a scale (standard deviation), which is positive; of a log variance ",
+            "pass decoder=lambda z: (mean, scale) with scale = (0.5 * log_var).exp()",
         )
 
 
@@ -233,6 +233,7 @@ def require_integers(preprocess: Bijection, x: Tensor) -> None:
             grid = f"multiples of 1/{top}" if small else "whole numbers"
             raise WrapError(
                 f"preprocess has `dequantize`, which leaves floating point data as they are, but the example is of "
-                f"{grid}: grey levels. Pass integers: {line}"
-                + (", with vae2aef.Dequantize(2) if they are bits" if bool(x.max() <= 1) and top == 1 else "")
+                f"{grid}: grey levels. ",
+                f"Pass integers: {line}"
+                + (", with vae2aef.Dequantize(2) if they are bits" if bool(x.max() <= 1) and top == 1 else ""),
             )

@@ -60,7 +60,8 @@ def build_sites(
         if several and is_partition(own_core):
             raise WrapError(
                 f"core={own_core!r}: the partition family takes its one latent out of the data, and this VAE has "
-                f'{len(seen.latents)} latents; use core="linear"'
+                f"{len(seen.latents)} latents; ",
+                'use core="linear"',
             )
         if is_partition(own_core) and getattr(likelihood, "discrete", seen.discrete):
             raise WrapError(
@@ -106,8 +107,8 @@ def build_core(
             raise ValueError(f"the partition family has an exact likelihood and takes no noise, got noise={noise}")
         if seen.flow:
             raise WrapError(
-                "a partition core cannot be generated through a posterior flow, and this VAE's posterior has one: use "
-                'core="linear"'
+                "a partition core cannot be generated through a posterior flow, and this VAE's posterior has one: ",
+                'use core="linear"',
             )
         mask = core if isinstance(core, Tensor) else partition_mask(core, event, numel(latent))
         if mask.shape != event:

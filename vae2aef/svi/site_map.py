@@ -1,4 +1,4 @@
-"""Core variables and core flows of the latent sites of a Pyro guide: made once, from the shapes seen."""
+"""The maps of the latent sites of a Pyro guide, h and n^-1: made once, from the shapes seen."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -9,28 +9,26 @@ from torch import Tensor, nn
 
 from vae2aef.core import LinearFeatures, NoFeatures
 from vae2aef.errors import WrapError
-from vae2aef.svi.placement import Placement
+from vae2aef.svi.batch_axis import BatchAxis
 from vae2aef.svi.sites import LocationScale, flow_core, push, sum_after
 from vae2aef.tensors import numel
 from vae2aef.wrapping.options import build_flow
 
 
-class SiteCore(nn.Module):
-    """h and n^-1 of one site.
+class SiteMap(nn.Module):
+    """What is added for one site: h and n^-1.
 
     Args:
-        name: the site.
         features: h, maps data `(batch, *event)` to `(batch, *latent)`.
         flow: n^-1.
-        placement: where the data's batch is.
+        batch: where the data's batch is in the site.
     """
 
-    def __init__(self, name: str, features: nn.Module, flow: nn.Module, placement: Placement) -> None:
+    def __init__(self, features: nn.Module, flow: nn.Module, batch: BatchAxis) -> None:
         super().__init__()
-        self.name = name
         self.features = features
         self.flow = flow
-        self.placement = placement
+        self.batch = batch
 
     def core(self, data: Tensor, shape: torch.Size) -> Tensor:
         """Return h(x) in the shape of the site, `(*batch, *core)`.
@@ -38,43 +36,22 @@ class SiteCore(nn.Module):
         Raises:
             WrapError: if it has another shape than when the site was first met.
         """
-        latent = self.placement.latent_shape
-        extra = self.require_shape(shape, data.shape[0])
-        axis = len(shape) + self.placement.data
+        latent = self.batch.latent_shape
+        extra = self.batch.require_shape(shape, data.shape[0])
         w = self.features(data)
         if w.shape != (data.shape[0], *latent):
             raise WrapError(
-                f'site "{self.name}": expected the core module to return {(data.shape[0], *latent)}, one value for '
-                f"each latent dimension, got {tuple(w.shape)}"
+                f'site "{self.batch.site}": expected the core module to return {(data.shape[0], *latent)}, one value '
+                f"for each latent dimension, got {tuple(w.shape)}"
             )
-        w = w.to(data.dtype)
-        return w.movedim(0, axis - extra).expand(shape)
-
-    def require_shape(self, shape: torch.Size, rows: int) -> int:
-        """Refuse a site whose shape is another than when it was first met; return how many dimensions are particles.
-
-        Raises:
-            WrapError: says both shapes.
-        """
-        axis = len(shape) + self.placement.data
-        others = [i for i in range(len(shape)) if i != axis]
-        latent = self.placement.latent_shape
-        extra = len(others) - len(latent)  # particles, to the left of everything
-        seen = torch.Size(shape[i] for i in others[extra:])
-        if extra < 0 or seen != latent or shape[axis] != rows:
-            raise WrapError(
-                f'site "{self.name}": its core variables had the shape {tuple(latent)} for each datum when it was '
-                f"first met, and now the site has the shape {tuple(shape)} for {rows} data; a site's shape "
-                "must not change but in the batch: use a name for each shape, or padding and a mask"
-            )
-        return extra
+        return w.to(data.dtype).movedim(0, len(shape) + self.batch.axis - extra).expand(shape)
 
     def forward(self, site: LocationScale, core: Tensor, batch_dims: int) -> tuple[Tensor, Tensor]:
-        """Map w to z, with log|det dz/dw|; shapes as in `vae2aef.svi.sites.push`."""
-        axis = core.dim() + self.placement.data
+        """Map w, `(*batch, *core)`, to z, with log|det dz/dw|, `(*batch)` in nats."""
+        axis = core.dim() + self.batch.axis
         u, log_det = flow_core(self.flow, core, batch_dims, axis)  # type: ignore[arg-type]
-        z, more = push(self.name, site, u, batch_dims)
-        return z, log_det + more
+        z, changes = push(self.batch.site, site, u)
+        return z, log_det + sum(sum_after(change, batch_dims) for change in changes)
 
 
 def perturb(core: Tensor, site: LocationScale, noise: float, batch_dims: int) -> tuple[Tensor, Tensor]:
@@ -99,25 +76,24 @@ def perturb(core: Tensor, site: LocationScale, noise: float, batch_dims: int) ->
     return core + noise * epsilon, sum_after(entropy, batch_dims)
 
 
-def build_core(
-    name: str, core: Any, core_flow: Any, event: Sequence[int], site: LocationScale, batch_dims: int, placed: Placement
-) -> SiteCore:
+def build_map(
+    core: Any, core_flow: Any, event: Sequence[int], site: LocationScale, batch_dims: int, batch: BatchAxis
+) -> SiteMap:
     """Make h and n^-1 for a site.
 
     Args:
-        name: the site.
         core: `"linear"`, `"noise"` or a module, or a dict of these by site.
         core_flow: anything `vae2aef.wrap(core_flow=)` takes, or a dict of these by site.
         event: shape of one datum.
         site: from `read_site`.
         batch_dims: how many of the site's dimensions are batch.
-        placed: where the data's batch is.
+        batch: where the data's batch is, and the site's name.
 
     Raises:
         WrapError: for an option that has no meaning for a site; names the site.
     """
+    name, latent = batch.site, batch.latent_shape
     core, core_flow = _for_site(name, "core", core), _for_site(name, "core_flow", core_flow)
-    latent = placed.latent_shape
     if isinstance(core, nn.Module):
         features = core
     elif core == "linear":
@@ -129,7 +105,7 @@ def build_core(
             f'site "{name}": expected core "linear", "noise" or a module, got {core!r}. The partition family '
             '("center", "corner", "random", a mask) needs an AEF: vae2aef.from_pyro(model, guide, ..., core=...)'
         )
-    axis = site.loc.dim() + placed.data
+    axis = site.loc.dim() + batch.axis
     inner = [size for i, size in enumerate(site.loc.shape) if i >= batch_dims and i != axis]
     flow = build_flow(core_flow, numel(inner))
     # Permutations are no parameters, so Pyro's store does not save them: they follow from the site's name instead.
@@ -138,7 +114,7 @@ def build_core(
         if isinstance(order, Tensor) and isinstance(core_flow, str):
             generator = torch.Generator().manual_seed(zlib.crc32(f"{name}/{i}".encode()))
             order.copy_(torch.randperm(len(order), generator=generator))
-    return SiteCore(name, features, flow, placed).to(device=site.loc.device, dtype=site.loc.dtype)
+    return SiteMap(features, flow, batch).to(device=site.loc.device, dtype=site.loc.dtype)
 
 
 def _for_site(name: str, option: str, value: Any) -> Any:
