@@ -377,3 +377,12 @@ def test_weights_that_differ_are_refused(alone, weighted):
     parts = [Latents(0.5)(p) if n in weighted else p for n, p in (("model", vae.model), ("guide", vae.guide))]
     with pytest.raises(vae2aef.WrapError, match=r"different weights, .*'a of the guide': 0.5.*AEF_ELBO"):
         vae2aef.from_pyro(*parts, x)
+
+
+def test_a_model_that_observes_the_data_in_another_order():
+    """Fault: one latent, and its observation taken for the data themselves."""
+    vae, x = Families(alone=True), torch.randn(B, 4)
+    aef = vae2aef.from_pyro(lambda x: vae.model(x.flip(1)), vae.guide, x)
+    elbo = vae2aef.AEF_ELBO(core=aef.core["a"].features, core_flow=aef.core_flow["a"])
+    assert aef(x).item() == pytest.approx(elbo.loss(lambda x: vae.model(x.flip(1)), vae.guide, x) / B, rel=1e-9)
+    assert aef.reconstruct(x).keys() == {"x"}  # by site: whose columns are the data's is not known
