@@ -8,6 +8,7 @@ from vae2aef.errors import WrapError
 from vae2aef.svi.pair import PyroPair
 from vae2aef.svi.single import SinglePyro, read_pair
 from vae2aef.wrapping import wrap
+from vae2aef.wrapping.likelihoods import one_of
 
 
 def from_pyro(
@@ -17,6 +18,7 @@ def from_pyro(
     core: Any = "linear",
     core_flow: Any = "coupling",
     prior: Any = None,
+    likelihood: Any = None,
     residual: Any = None,
     preprocess: Any = None,
     noise: float = 0.0,
@@ -27,9 +29,9 @@ def from_pyro(
 ) -> AEF:
     """Convert a Pyro model and guide to a module whose forward is the loss, in nats, averaged over the batch.
 
-    The result is the same as `vae2aef.wrap` returns. With one latent site and one Normal, Laplace or Student's t
-    observation it has a residual and a prior that may be chosen. With several latent sites, or another observation, the
-    model's own densities are taken, and latents come as a dict by site, in the shapes the guide has.
+    The result is the same as `vae2aef.wrap` returns. With one latent site and one observed site, the data, likelihood
+    and prior are the model's own or may be chosen; with several, the model's own are taken, and latents come as a dict
+    by site, in the shapes the guide has.
 
     Args:
         model: the model.
@@ -38,7 +40,8 @@ def from_pyro(
         core: as in `vae2aef.wrap`; a dict by site for several latents.
         core_flow: likewise.
         prior: None for the model's own; else as in `wrap` (one latent only).
-        residual: None for the model's own observed density; else as in `wrap` (one latent only).
+        likelihood: None for the model's own observed density; else as in `wrap` (one latent only).
+        residual: the older name of `likelihood`.
         preprocess: as in `wrap` (one latent only).
         noise: sigma of Eq. 11.
         data: which argument is the data: None for the first tensor, or a name.
@@ -51,11 +54,12 @@ def from_pyro(
     """
     pair = PyroPair(model, guide, args, kwargs, data, observed=observed, plate=plate)
     x, *cond, named = pair.example(args, kwargs)
+    likelihood = one_of(likelihood, residual)
     parts = read_pair(pair, Batch(x, tuple(cond), named))
     if isinstance(parts, SinglePyro):
         core, core_flow = (o[parts.latent] if isinstance(o, dict) else o for o in (core, core_flow))
-        residual = parts.residual if residual is None else residual
-    elif residual is not None:
-        raise WrapError(f"residual= needs a pair with one latent and one observed site; this has {parts.not_single}")
+        likelihood = parts.residual if likelihood is None else likelihood
+    elif likelihood is not None:
+        raise WrapError(f"likelihood= needs a pair with one latent and one observed site; this has {parts.not_single}")
     options = {"core": core, "core_flow": core_flow, "preprocess": preprocess, "noise": noise}
-    return wrap(pair, example=(x, *cond, named), prior=prior, residual=residual, **options)
+    return wrap(pair, example=(x, *cond, named), prior=prior, likelihood=likelihood, **options)

@@ -47,8 +47,9 @@ class AEF_ELBO(Trace_ELBO):
         data: what h reads: None for the guide's first tensor argument, the name of an argument, or a callable of
             the arguments.
         plate: the name of the data's plate, where sizes do not tell.
-        observed: `"gaussian"` gives discrete observed sites a Gaussian around their mean, with a learned scale a
-            feature; or a dict by site, `"gaussian"` or `"keep"` (labels and the like). None refuses discrete sites.
+        observed: None keeps the densities that the model has, of discrete data too; `"gaussian"` gives discrete
+            observed sites a Gaussian around their mean, with a learned scale a feature; or a dict of `"gaussian"` and
+            `"keep"` by site.
         name: prefix in the parameter store; by default "aef", or "aef_2" while another loss uses that.
         **options: `num_particles`, `vectorize_particles`, `max_plate_nesting`, `retain_graph`: as in Pyro's ELBO.
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vae2aef.errors import WrapError
 from vae2aef.interop.densities import density, draw
+from vae2aef.parts import mean_of
 from vae2aef.protocols import Place
 from vae2aef.svi.batch_axis import BatchAxis, batch_frame, outside_plate
 from vae2aef.svi.posterior import SitePosterior
@@ -126,7 +127,7 @@ class Observed:
 
     def mean(self) -> Any:
         """Return the mean of each site, None where it has none, likewise."""
-        return self._like_data({name: _mean(site.msg["fn"]) for name, site in self.sites.items()})
+        return self._like_data({name: mean_of(site.msg["fn"]) for name, site in self.sites.items()})
 
     def is_data(self, x: Tensor) -> bool:
         """Whether there is one site, and its values are the data, `(batch, *event)`."""
@@ -138,10 +139,3 @@ class Observed:
             return values
         ((name, site),) = self.sites.items()
         return site.rows_first(values[name]).reshape(self.shape)
-
-
-def _mean(fn: Any) -> Any:
-    try:
-        return fn.mean
-    except NotImplementedError:
-        return None

@@ -1,4 +1,4 @@
-"""A Pyro program of one latent site and one observed site around a mean, as encoder, decoder and prior."""
+"""A Pyro program of one latent site and one observed site as encoder, decoder and prior."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from vae2aef.batch import Batch
 from vae2aef.chain import Generate
 from vae2aef.errors import WrapError
+from vae2aef.interop.densities import is_transformed
 from vae2aef.modes import own_random_state
-from vae2aef.parts import Decoded, VAEParts
+from vae2aef.parts import Decoded, VAEParts, mean_of
 from vae2aef.residual import Residual
 from vae2aef.svi.pair import PyroPair
 from vae2aef.svi.placing import SitePrior
@@ -21,7 +22,7 @@ from vae2aef.tensors import at_least_float32
 
 
 class NotSingle(WrapError):
-    """The pair is sound, but not of the simple kind: one latent, and one observed site around a mean."""
+    """The pair is sound, but not of the simple kind: one latent, and one observed site, which is the data."""
 
 
 def read_pair(pair: PyroPair, batch: Batch) -> "SinglePyro | PyroProgram":
@@ -68,10 +69,12 @@ class SinglePyro(VAEParts):
 
     Attributes:
         latent: the name of the latent site.
-        residual: the family of the observed site, at the model's own scale; None if the site was discrete.
+        residual: the family of the observed site, at the model's own scale; None if it has another density, or was
+            made Gaussian.
+        own: whether the site's own density is taken.
 
     Raises:
-        NotSingle: if there are several latents, or the observed density is not one around a mean.
+        NotSingle: if there are several latents or observed sites, or x is not the observed site.
     """
 
     needs_rows = True
@@ -95,17 +98,15 @@ class SinglePyro(VAEParts):
         if not program.independent:
             raise NotSingle("a prior or an observed density that depends on the data itself")
         discrete = bool(program.scales)
+        if is_transformed(_inside(site.msg["fn"])):  # past whose caches only the program looks
+            raise NotSingle(f'an observed density with transforms: "{observed}"')
         family = _residual(site.msg["fn"], program.event_shape)
-        if family is None:
-            raise NotSingle(
-                "an observed density that is no Normal, Laplace, nor Student's t of fixed degrees of freedom: "
-                f'"{observed}"'
-            )
         self.program, self.residual = program, None if discrete else family
+        self.own = family is None
         self.prior = PyroPrior(program)
         self.taken = (
             f'encoder: site "{self.latent}" of the Pyro guide',
-            f'decoder: mean of site "{observed}" of the Pyro model',
+            f'decoder: {"density" if self.own else "mean"} of site "{observed}" of the Pyro model',
             f'prior: site "{self.latent}" of the Pyro model',
         )
         if discrete:
@@ -116,10 +117,12 @@ class SinglePyro(VAEParts):
         return replace(_first(self.program.run_guide, Batch(x, cond, kwargs)), rows_first=True)
 
     def decode(self, z: Tensor, *cond: Any, **kwargs: Any) -> Decoded:
-        """See `VAEParts.decode`; the scale is the model's own, if the observed site has one."""
+        """See `VAEParts.decode`; the density, or mean and scale, are the model's own."""
         place = Generate(z.shape[0], {self.latent: self.program.rows_back(self.latent, z)})
         (site,) = self.program.run(place, None, *cond, **kwargs).density.sites.values()
         fn = _inside(site.msg["fn"])
+        if self.own:
+            return Decoded(mean_of(fn), density=fn)
         mean = at_least_float32(fn.loc)
         return Decoded(mean, None if self.residual is None else at_least_float32(fn.scale.expand_as(fn.loc)))
 

@@ -142,7 +142,7 @@ def _observed(elbo: "AEF_ELBO", trace: Any) -> None:
         if name in elbo.notes or not _discrete(fn):
             continue
         choice = elbo.observed.get(name) if isinstance(elbo.observed, dict) else elbo.observed
-        if choice == "keep":
+        if choice in (None, "keep"):
             elbo.notes[name] = f"observed {_kind(site)}, kept as it is"
         elif choice == "gaussian":
             mean = fn.mean
@@ -153,10 +153,8 @@ def _observed(elbo: "AEF_ELBO", trace: Any) -> None:
             elbo.notes[name] = f"observed {_kind(site)}, replaced by a Gaussian around its mean, scale learned"
         else:
             raise WrapError(
-                f'observed site "{name}": a {_kind(site)} gives probabilities of discrete data, and an AEF needs a '
-                "density of continuous data (x and h(x) are changed into z and a residual). ",
-                'Give the model a density, such as Normal, or pass AEF_ELBO(observed="gaussian") to use the mean of '
-                f'"{name}" with a learned scale. If it is not the data but a label, pass observed={{"{name}": "keep"}}',
+                f'observed site "{name}": expected observed "gaussian" or "keep" for it, got {choice!r}; ',
+                "leave observed= out to keep the density that the model has",
             )
 
 

@@ -106,7 +106,7 @@ def _require_decoded(decoded: Decoded, y: Tensor, like_data: bool) -> None:
                 f"{len(decoded.outputs)}; pass decoder=lambda z: ... that picks it out, or a likelihood= that takes all"
             )
         _require_like_data(mean, y)
-    if mean.is_floating_point() and not bool(mean.isfinite().all()):
+    if decoded.density is None and not bool(mean.isfinite().all()):
         raise WrapError("the decoder's mean is not finite on the example")
     if own is not None and like_data:
         with naming(f"the decoder's scale {tuple(own.shape)} does not broadcast to its mean {tuple(mean.shape)}:"):
