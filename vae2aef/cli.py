@@ -54,6 +54,9 @@ def compare(
     lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = DEFAULTS.lr,
     seeds: Annotated[int, typer.Option(help="How many seeds: 0, 1, ...")] = DEFAULTS.seeds,
     arms: Annotated[str, typer.Option(help="Which arms; differences are to the first.")] = ",".join(ARMS),
+    likelihood: Annotated[
+        str, typer.Option(help="p(x | z): vae (its own, else Gaussian), discretized_logistic, bernoulli_logits, ...")
+    ] = DEFAULTS.likelihood,
     preprocess: Annotated[str, typer.Option(help="logit, standardize or none.")] = DEFAULTS.preprocess,
     lam: Annotated[float, typer.Option(help="Lambda of the logit (Eq. 19).")] = DEFAULTS.lam,
     prior: Annotated[str, typer.Option(help="vae (its own), coupling or maf.")] = DEFAULTS.prior,
@@ -87,6 +90,7 @@ def compare(
             lr=lr,
             seeds=seeds,
             arms=tuple(name.strip() for name in arms.split(",") if name.strip()),
+            likelihood=likelihood,
             preprocess=preprocess,
             lam=lam,
             prior=prior,

@@ -12,6 +12,7 @@ from torch import Tensor
 from vae2aef.aef import AEF
 from vae2aef.comparison.errors import InputError
 from vae2aef.comparison.factory import make_vae
+from vae2aef.comparison.likelihoods import is_discrete, option
 from vae2aef.flows import Bijection
 from vae2aef.wrapping import wrap
 
@@ -50,6 +51,8 @@ class Recipe:
         core_flow: `"none"`, `"coupling"` or `"maf"`.
         preprocess: fitted on the training data.
         example: a few samples of data, (batch, *event).
+        likelihood: as `--likelihood`.
+        bins: number of levels of the data.
     """
 
     vae: str
@@ -58,6 +61,8 @@ class Recipe:
     core_flow: str
     preprocess: Bijection
     example: Tensor
+    likelihood: str = "vae"
+    bins: int = 1
 
     def build(self, arm: str, seed: int) -> AEF:
         """Make one arm. Every parameter that two arms share starts at the same value in both.
@@ -75,6 +80,15 @@ class Recipe:
         shared = {k: v for k, v in reference.items() if k in aef.state_dict() and not k.endswith(".core.sigma")}
         aef.load_state_dict(shared, strict=False)
         return aef
+
+    def of_data(self) -> dict[str, Any]:
+        """Return likelihood and preprocessing: arguments for `wrap` that nothing else holds."""
+        if is_discrete(self.likelihood):
+            return {"likelihood": option(self.likelihood, self.example, self.bins)}
+        return {
+            "likelihood": option(self.likelihood, self.example, self.bins),
+            "preprocess": copy.deepcopy(self.preprocess),
+        }
 
     def parts(self, seed: int) -> dict[str, Any]:
         """Make the VAE: arguments for `wrap`, of a VAE that nothing else holds.
@@ -106,7 +120,7 @@ class Recipe:
                 noise=arm.noise,
                 core_flow=self.core_flow,
                 prior=None if self.prior == "vae" else self.prior,
-                preprocess=copy.deepcopy(self.preprocess),
+                **self.of_data(),
             )
         except (ValueError, TypeError) as problem:
             raise InputError(f"--vae {self.vae} cannot be wrapped: {problem}") from problem

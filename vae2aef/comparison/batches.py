@@ -18,17 +18,17 @@ def stream(*names: object) -> int:
 
 
 def continuous(x: Tensor, bins: int, *names: object) -> Tensor:
-    """Dequantise integer data with noise from the stream of that name; floats pass unchanged.
+    """Dequantise integer data with noise from the stream of that name; floats, and one level, pass unchanged.
 
     Args:
         x: integers in 0..bins-1, or floats, (batch, *event).
-        bins: number of levels.
+        bins: number of levels; 1 for data that are taken as they are.
         *names: as `stream` takes them.
 
     Returns:
         Floats of the same shape, in [0, 1) if `x` held integers.
     """
-    if x.is_floating_point():
+    if x.is_floating_point() or bins == 1:
         return x
     return dequantize(x, bins, generator=torch.Generator().manual_seed(stream(*names)))
 

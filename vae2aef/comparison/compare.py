@@ -20,6 +20,7 @@ from vae2aef.comparison.errors import InputError
 from vae2aef.comparison.factory import find_factory, takes_latents
 from vae2aef.comparison.files import check_out, open_out
 from vae2aef.comparison.inspect_vae import INSPECTED_ROWS, inspect_vae
+from vae2aef.comparison.likelihoods import GRIDS, values
 from vae2aef.comparison.options import Options
 from vae2aef.comparison.plots import SHOWN
 from vae2aef.comparison.results import Outcome, write_results
@@ -66,8 +67,8 @@ def compare(options: Options, out: Path, console: Console, overwrite: bool = Fal
         if options.latents != Options.latents and not takes_latents(options.vae):
             console.print(f"--latents is not used: {options.vae} does not take it", highlight=False)
         results = _run_all(options, data, recipe, out, console)
-    rows = summarise(results, options.arms, dataset.event_shape, dataset.bins, options.importance_samples)
-    notes = wording.warnings(rows, options)
+    rows = summarise(results, options.arms, dataset.event_shape, data.bins, options.importance_samples)
+    notes = [*wording.warnings(rows, options), *wording.nats(rows, options, dataset.event_shape)]
     outcome = Outcome(options, dataset, data, results, rows, [*found, *notes], shared)
     write_results(outcome, out)
     console.print(report.terminal_table(rows, outcome.title, options.importance_samples))
@@ -85,6 +86,8 @@ def _say(notes: list[str], console: Console) -> None:
 
 def _prepare(dataset: Dataset, options: Options) -> tuple[RunData, Recipe]:
     """Split, dequantise what is held out, and fit the preprocessing."""
+    if options.discrete:
+        return _prepare_discrete(dataset, options)
     train, validation = dataset.split_validation()
     if options.preprocess == "logit" and dataset.bins == 1:
         for x in (dataset.x_train, dataset.x_test):
@@ -93,9 +96,7 @@ def _prepare(dataset: Dataset, options: Options) -> tuple[RunData, Recipe]:
                     f"--preprocess logit takes data within 0 and 1, {options.data} has values from "
                     f"{x.min():g} to {x.max():g}; scale them, or use --preprocess standardize or none"
                 )
-    order = torch.randperm(len(dataset.x_test), generator=torch.Generator().manual_seed(0))
-    test = dataset.x_test[order[: options.test_limit or None]]
-    test = continuous(test, dataset.bins, "dequantize test")
+    test = continuous(_test(dataset, options), dataset.bins, "dequantize test")
     seen = continuous(train[:FIT_LIMIT], dataset.bins, "dequantize fit")
     held = RunData(
         train=train,
@@ -105,8 +106,31 @@ def _prepare(dataset: Dataset, options: Options) -> tuple[RunData, Recipe]:
         bins=dataset.bins,
     )
     preprocess = _preprocess(seen, options)
-    recipe = Recipe(options.vae, options.latents, options.prior, options.core_flow, preprocess, seen[:16])
-    return held, recipe
+    return held, _recipe(options, preprocess, seen[:16], dataset.bins)
+
+
+def _prepare_discrete(dataset: Dataset, options: Options) -> tuple[RunData, Recipe]:
+    """Split; data are scored as they are, and their bits are exact."""
+    if dataset.bins == 1 and options.likelihood in GRIDS:
+        raise InputError(f"--likelihood {options.likelihood} is of grey levels, and {options.data} is continuous")
+
+    def scored(x: torch.Tensor) -> torch.Tensor:
+        return values(x, dataset.bins, options.likelihood)
+
+    train, validation = dataset.split_validation()
+    test = scored(_test(dataset, options))
+    held = RunData(scored(train), scored(validation[:VALIDATION_LIMIT]), test, test[: 2 * SHOWN], bins=1)
+    return held, _recipe(options, Identity(), held.train[:16], dataset.bins)
+
+
+def _test(dataset: Dataset, options: Options) -> torch.Tensor:
+    order = torch.randperm(len(dataset.x_test), generator=torch.Generator().manual_seed(0))
+    return dataset.x_test[order[: options.test_limit or None]]
+
+
+def _recipe(options: Options, preprocess: Bijection, example: torch.Tensor, bins: int) -> Recipe:
+    flows = options.prior, options.core_flow
+    return Recipe(options.vae, options.latents, *flows, preprocess, example, options.likelihood, bins)
 
 
 def _preprocess(x: torch.Tensor, options: Options) -> Bijection:

@@ -17,7 +17,7 @@ from vae2aef.comparison.nets import MLPVAE, ConvVAE
 BUILT_IN: dict[str, Callable[..., nn.Module]] = {"mlp": MLPVAE, "conv": ConvVAE}
 EXPECTED = "mlp, conv, or package.module:factory"
 # What the comparison varies or sets itself; a factory that fixed them would make the arms differ in more.
-OURS = {"core", "core_flow", "prior", "preprocess", "noise", "example"}
+OURS = {"core", "core_flow", "prior", "likelihood", "residual", "preprocess", "noise", "example"}
 
 
 def find_factory(spec: str) -> Callable[..., Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 
 import torch
@@ -52,8 +51,10 @@ def inspect_vae(recipe: Recipe, options: Options, x: Tensor) -> list[str]:
     """
     if options.vae in BUILT_IN:
         return []
-    aef = recipe.build("aef", 0)
     x = x[:INSPECTED_ROWS]
+    if options.discrete:  # what the decoder returns need not be shaped like the data, or in their range
+        return _findings(recipe, options, x)
+    aef = recipe.build("aef", 0)
     low, high = reach(aef)
     with torch.no_grad():
         seen = aef.preprocess(x)[0]
@@ -100,7 +101,7 @@ def reach(aef: AEF) -> tuple[float, float]:
 def _findings(recipe: Recipe, options: Options, x: Tensor) -> list[str]:
     parts = recipe.parts(0)
     report = check(
-        parts.pop("vae"), example=x, core_flow=options.core_flow, preprocess=copy.deepcopy(recipe.preprocess),
+        parts.pop("vae"), example=x, core_flow=options.core_flow, **recipe.of_data(),
         prior=None if options.prior == "vae" else options.prior, **parts,
     )  # fmt: skip
     notes = []

@@ -9,10 +9,13 @@ from typing import Any
 
 from vae2aef.comparison.arms import ARMS
 from vae2aef.comparison.errors import InputError
+from vae2aef.comparison.likelihoods import CHOICES as LIKELIHOODS
+from vae2aef.comparison.likelihoods import is_discrete
 
 # These only say how much of the same comparison is wanted: a folder may be extended by them.
 EXTENSIBLE = ("arms", "seeds")
 CHOICES = {
+    "likelihood": LIKELIHOODS,
     "preprocess": ("logit", "standardize", "none"),
     "prior": ("vae", "coupling", "maf"),
     "core_flow": ("none", "coupling", "maf"),
@@ -35,6 +38,7 @@ class Options:
     lr: float = 1e-3
     seeds: int = 1
     arms: tuple[str, ...] = tuple(ARMS)
+    likelihood: str = "vae"
     preprocess: str = "logit"
     lam: float = 0.05
     prior: str = "vae"
@@ -72,6 +76,11 @@ class Options:
         if not self.arms or len(set(self.arms)) != len(self.arms):
             problems.append("--arms must name at least one arm, each once")
         return problems
+
+    @property
+    def discrete(self) -> bool:
+        """Whether the likelihood scores data as they are."""
+        return is_discrete(self.likelihood)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

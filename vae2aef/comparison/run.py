@@ -39,7 +39,7 @@ class RunData:
         validation: held-out data to choose by, dequantised, (m, *event).
         test: test data, dequantised, (k, *event).
         shown: test samples for the pictures, (few, *event).
-        bins: number of levels.
+        bins: number of levels; 1 where data are not dequantised.
     """
 
     train: Tensor

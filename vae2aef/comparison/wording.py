@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from vae2aef.aef import AEF
@@ -9,6 +10,7 @@ from vae2aef.comparison.arms import ARMS
 from vae2aef.comparison.options import Options
 from vae2aef.comparison.run import GRADIENT_CLIP, VALIDATION_SAMPLES
 from vae2aef.comparison.summary import Row
+from vae2aef.likelihood import Likelihood
 from vae2aef.priors import StandardNormal
 from vae2aef.residual import Residual
 from vae2aef.tensors import numel
@@ -36,6 +38,7 @@ PROPOSALS = {
 RESIDUALS = {
     "learned": "with one learned scale a feature",
     "shared": "with one learned scale",
+    "channel": "with one learned scale a channel",
     "fixed": "with a fixed scale",
     "decoder": "with the decoder's own scale",
 }
@@ -78,12 +81,15 @@ def model(aef: AEF, options: Options) -> str:
         own = "of each latent given those before it" if aef.prior is None else own
         prior = f"the VAE's own ({own})"
     density = "none, the VAE's own density of x given z" if residual is None else type(residual).__name__
+    if isinstance(residual, Likelihood) and residual.extra_repr():
+        density += f" ({residual.extra_repr()})"
     if isinstance(residual, Residual):
         family = {"gaussian": "Gaussian", "laplace": "Laplace", "student_t": "Student's t"}[residual.family]
         density = f"{family} {RESIDUALS[residual.kind]}"
+    what = "residual" if residual is None or isinstance(residual, Residual) else "likelihood"
     return (
         f"In all arms: {type(aef.vae).__name__} (--vae {options.vae}) with {latents} latent variables; "
-        f"prior: {prior}; core flow: {options.core_flow}; residual: {density}."
+        f"prior: {prior}; core flow: {options.core_flow}; {what}: {density}."
     )
 
 
@@ -98,6 +104,8 @@ def protocol(options: Options, sizes: dict[str, int], bins: int, proposal: str, 
         shared: from `model`.
     """
     levels = f"integers of {bins} levels, dequantised with uniform noise" if bins > 1 else "continuous values"
+    if options.discrete:
+        levels = f"{bins} levels, scored as they are by {options.likelihood}" if bins > 1 else "scored as they are"
     steps = {
         "logit": f"logit with λ = {options.lam:g} (Eq. 19), then each feature standardised on the training data",
         "standardize": "each feature standardised on the training data",
@@ -106,10 +114,16 @@ def protocol(options: Options, sizes: dict[str, int], bins: int, proposal: str, 
     seeds = f"{options.seeds} seed" + ("s" if options.seeds > 1 else "")
     return [
         f"Data: {options.data}, {levels}. {sizes['train']} training, {sizes['validation']} validation, "
-        f"{sizes['test']} test samples. Preprocessing: {steps[options.preprocess]}; its log-determinant is counted.",
+        f"{sizes['test']} test samples. "
+        + (
+            "No preprocessing."
+            if options.discrete
+            else f"Preprocessing: {steps[options.preprocess]}; its log-determinant is counted."
+        ),
         shared,
         *(f"Arm {name}: {text}." for name, text in arms(options)),
-        f"The arms share networks, initial weights, order of the data and dequantisation noise. {seeds}, "
+        f"The arms share networks, initial weights and order of the data"
+        f"{'' if options.discrete else ', and dequantisation noise'}. {seeds}, "
         f"{options.steps} steps of Adam at {options.lr:g}, "
         f"batches of {options.batch_size}, gradients clipped at norm {GRADIENT_CLIP:g}.",
         "Weights were chosen by the marginal on validation data, measured up to ten times in a run by importance "
@@ -121,6 +135,15 @@ def protocol(options: Options, sizes: dict[str, int], bins: int, proposal: str, 
         + "; differences are paired sample by sample. Reconstruction error is the mean squared error in the space "
         "of the data, encoding without noise. Seconds are those in training steps.",
     ]
+
+
+def nats(rows: Sequence[Row], options: Options, event_shape: Sequence[int]) -> list[str]:
+    """Say the log-likelihood of a discrete likelihood in nats, as papers on bits do."""
+    if not options.discrete:
+        return []
+    unit = numel(event_shape) * math.log(2)
+    each = ", ".join(f"{row.arm} {-row.bits_per_dim * unit:.2f} ± {row.std_error * unit:.2f}" for row in rows)
+    return [f"log p(x) in nats: {each}"]
 
 
 def warnings(rows: Sequence[Row], options: Options) -> list[str]:
