@@ -33,7 +33,7 @@ class Gaussians(NamedTuple):
 
     Attributes:
         mean: m, `(batch, D)`.
-        root: T, lower triangular `(batch, D, D)`, or its diagonal `(batch, D)`.
+        root: T, upper triangular `(batch, D, D)`, or its diagonal `(batch, D)`.
         bound: E_q[log p(x, v) - log q(v)] near the end, `(batch,)`; its q(v) leaves out log|det A|.
     """
 
@@ -66,7 +66,7 @@ def improve(log_joint: Callable[[Tensor], Tensor], start: Gaussians, random: Dra
         if number >= STEPS - AVERAGED:
             bounds.append((value.reshape(log_q.shape) - log_q).mean(0))
         slope = slope + (_solved(root, noise) if full else noise / root)  # minus the gradient of log q
-        turn = torch.einsum("nri,nrj->rij", slope, noise).tril() if full else (slope * noise).sum(0)
+        turn = torch.einsum("nri,nrj->rij", slope, noise).triu() if full else (slope * noise).sum(0)
         rate = RATE * (1 - (1 - LAST_RATE) * number / STEPS)
         mean = mean + rate * moments[0].step(slope.mean(0))
         root = root + rate * moments[1].step(turn / len(noise))
@@ -77,13 +77,13 @@ def improve(log_joint: Callable[[Tensor], Tensor], start: Gaussians, random: Dra
 
 
 def _solved(root: Tensor, noise: Tensor) -> Tensor:
-    return torch.linalg.solve_triangular(root.mT, noise.permute(1, 2, 0), upper=True).permute(2, 0, 1)
+    return torch.linalg.solve_triangular(root.mT, noise.permute(1, 2, 0), upper=False).permute(2, 0, 1)
 
 
 class _Moments:
     """Adam, for parameters of each datum; its floor is large, so that what has no slope stays."""
 
-    FIRST, SECOND, FLOOR = 0.8, 0.95, 1e-2
+    FIRST, SECOND, FLOOR = 0.8, 0.95, 0.1
 
     def __init__(self, like: Tensor) -> None:
         self.mean, self.square, self.steps = torch.zeros_like(like), torch.zeros_like(like), 0
