@@ -15,6 +15,11 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 torch.set_num_threads(1)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """A few draws are enough for most tests, and say nothing of their error; test_evidence.py tests the warning."""
+    config.addinivalue_line("filterwarnings", "ignore::vae2aef.marginal.EstimateWarning")
+
+
 @pytest.fixture(autouse=True)
 def seed() -> None:
     """Make every test draw the same numbers, alone or among others."""

@@ -14,7 +14,7 @@ PACKAGES = {"vae2aef": "vae2aef", "adapters": "vae2aef.adapters"}
 MOST_LINES, MOST_WAYS, MOST_BODY = 250, 15, 40
 
 LAYERS = (
-    ("batch", "errors", "modes", "tensors"),
+    ("batch", "draws", "errors", "evidence", "modes", "pareto", "tensors"),
     ("core", "flows", "likelihood", "masked", "preprocess", "priors", "protocols", "residual"),
     ("parts",),
     ("program", "registry"),
@@ -23,8 +23,9 @@ LAYERS = (
     ("terms", "wrapper"),
     ("steps",),
     ("case",),
-    ("laplace", "proposals"),
+    ("ais", "finding", "laplace", "mixture", "proposals", "samplers", "variational"),
     ("marginal",),
+    ("certificate",),
     ("aef",),
     ("tracing",),
     ("wrapping",),

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vae2aef import marginal
+from vae2aef import certificate, marginal
 from vae2aef.batch import Batch, map_rows
+from vae2aef.certificate import Certificate
 from vae2aef.chain import Generate, Infer, Perturb, Temperature
 from vae2aef.core import Partition
 from vae2aef.errors import require_finite
@@ -128,11 +129,15 @@ class AEF(Steps):
 
     def _generate(self, place: Generate, cond: tuple, kwargs: dict, residual: bool) -> Any:
         """Algorithms 2 and 3 from latents on."""
+        return self.to_data(self._generate_inside(place, cond, kwargs, residual))
+
+    def _generate_inside(self, place: Generate, cond: tuple, kwargs: dict, residual: bool) -> Any:
+        """Algorithms 2 and 3 from latents on, without undoing the preprocessing."""
         decoded = self.parts.run(place, None, *cond, **kwargs)
         y = self.observed(decoded, place.size).sample() if residual else self.mean(decoded, place.size)
         if self.partition is not None:
             y = self._with_generated_core(self.partition, place.z["z"], y, cond, kwargs)
-        return self.to_data(y)
+        return y
 
     def _with_generated_core(self, parted: Partition, z: Tensor, y: Tensor, cond: tuple, kwargs: dict) -> Tensor:
         """Algorithm 2: the core that belongs to a latent and a shell."""
@@ -198,6 +203,10 @@ class AEF(Steps):
         num_samples: int = 128,
         proposal: Proposal | str | None = None,
         chunk_size: int | None = None,
+        seed: int | None = None,
+        target_error: float | None = None,
+        max_samples: int = marginal.MAX_SAMPLES,
+        method: str = "importance",
         **kwargs: Any,
     ) -> LogProb:
         """Estimate the marginal log p(x) in nats (Eq. 17-18); exact in the partition family.
@@ -208,13 +217,43 @@ class AEF(Steps):
             x: data, shape `(batch, *event)`.
             *cond: conditions.
             num_samples: K, importance samples for each datum.
-            proposal: from `tune_proposal`; None tunes one on the first rows of `x` itself; `"laplace"` fits one to
-                each datum: slower, and far more accurate for up to a few hundred latents.
-            chunk_size: most decoder rows in memory at once; see `vae2aef.marginal.log_prob`.
+            proposal: where they are drawn. None looks for the mass of each datum; `"laplace"` fits one Gaussian to
+                each; `"tuned"`, or what `tune_proposal` returned, is cheap, and its result only a bound.
+            chunk_size: most decoder rows in memory at once.
+            seed: makes a datum's number the same whatever the batch, the order and the chunk.
+            target_error: draw on until each datum's standard error is at most this, in nats.
+            max_samples: most draws for a datum, with `target_error`.
+            method: `"importance"`, or `"ais"`: annealed importance sampling (`vae2aef.ais`), the slow reference.
             **kwargs: conditions by name.
+
+        Warns:
+            EstimateWarning: if there are rows whose estimate cannot be trusted.
         """
         self.require_scored(x)
-        return marginal.log_prob(self, x, cond, kwargs, num_samples, proposal, chunk_size)
+        return marginal.log_prob(
+            self, x, cond, kwargs, num_samples, proposal, chunk_size, seed, target_error, max_samples, method
+        )
+
+    def check_log_prob(
+        self,
+        n: int,
+        *cond: Any,
+        num_samples: int = 128,
+        proposal: Proposal | str | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> Certificate:
+        """Certify `log_prob` from both sides, on data drawn from the model; see `vae2aef.certificate`.
+
+        Args:
+            n: how many data to draw.
+            *cond: conditions, `n` of each.
+            num_samples: K, as for `log_prob`.
+            proposal: likewise.
+            seed: makes the certificate the same at each call.
+            **kwargs: conditions by name.
+        """
+        return certificate.certify(self, n, cond, kwargs, num_samples, proposal, seed)
 
     def tune_proposal(self, x: Tensor, *cond: Any, **kwargs: Any) -> Proposal | None:
         """Tune the importance sampling of `log_prob` on held-out data; see `vae2aef.marginal.tune`."""

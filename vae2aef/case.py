@@ -8,7 +8,9 @@ from torch import Tensor
 
 from vae2aef.batch import Batch, repeat_rows
 from vae2aef.chain import Generate, Given, Infer
+from vae2aef.draws import preprocessed
 from vae2aef.likelihood.base import information
+from vae2aef.modes import own_random_state
 from vae2aef.parts import Decoded
 from vae2aef.program import VAEProgram
 from vae2aef.tensors import numel
@@ -21,14 +23,16 @@ if TYPE_CHECKING:
 class Case:
     """A batch, preprocessed and encoded once.
 
-    A proposal sees its latents as D numbers a datum. Around h(x) these are the offsets of w (`log_weights`). For a
-    fit to the posterior they are free coordinates v (`start`, then `log_joint`): the latents themselves; where a latent
-    has a bounded support u, of which it is made by loc + scale u and transforms, so that every v is a point of it.
+    A proposal sees its latents as D numbers a datum. Around h(x) these are the offsets of w (`around`). For a fit to
+    the posterior they are free coordinates v (`start`, then `log_joint`): the latents themselves; where a latent has
+    a bounded support u, of which it is made by loc + scale u and transforms, so that every v is a point of it.
 
     Args:
         aef: the model.
         batch: data as the user gives it, with conditions.
         at_once: most rows to decode at once; None for no limit.
+        random: the numbers that draws are made of; None for torch's own.
+        log_det: of the preprocessing, where the data are preprocessed already.
 
     Attributes:
         size: how many data there are.
@@ -36,26 +40,41 @@ class Case:
         log_det: of the preprocessing, `(batch,)`, nats.
     """
 
-    def __init__(self, aef: "AEF", batch: Batch, at_once: int | None = None) -> None:
-        self.aef, self.size = aef, batch.size
+    def __init__(
+        self, aef: "AEF", batch: Batch, at_once: int | None = None, random: Any = None, log_det: Any = None
+    ) -> None:
+        self.aef, self.size, self.at_once = aef, batch.size, at_once
+        self.random = random
         self.draws_decoded = None if at_once is None else max(at_once // max(self.size, 1), 1)
-        y, self.log_det = aef.to_latent_side(batch.x)
-        self.batch = batch._replace(x=y)
-        self.core, _ = aef.split(y)
+        if log_det is None:
+            y, log_det = preprocessed(aef, batch.x, random)
+            batch = batch._replace(x=y)
+        self.batch, self.log_det = batch, log_det
+        self.core, _ = aef.split(batch.x)
         self.single = not isinstance(aef.parts, VAEProgram)
         infer = aef.parts.encode if self.single else aef.parts.infer
-        self.state = infer(y, *batch.cond, **batch.kwargs)
+        self.state = infer(batch.x, *batch.cond, **batch.kwargs)
         self.sizes = {name: numel(core.shape[1:]) for name, core in self.core.items()}
         self.dim = sum(self.sizes.values())
         # Shapes of the latents, where these are the free coordinates; which rows have them.
         self.given: dict[str, torch.Size] | None = None
+        self.started = False
         self.masks: dict[str, Tensor] = {}
 
     # ------------------------------------------------------------------ around h(x)
 
-    def log_weights(self, proposal: "Proposal", draws: int) -> Tensor:
-        """Return log p(x, w_k) / q(w_k | x) for fresh draws: shape `(draws, batch)`, nats."""
-        offsets, log_q = proposal.draw(draws * self.size)
+    def log_weights(self, proposal: "Proposal", draws: int, noise: Tensor | None = None) -> Tensor:
+        """Return log p(x, w_k) / q(w_k | x) for fresh draws: shape `(draws, batch)`, nats; `noise` as in `draw`."""
+        return self.around(*proposal.draw(draws * self.size, noise), draws)
+
+    def around(self, offsets: Tensor, log_q: Tensor, draws: int) -> Tensor:
+        """Return log p(x, h(x) + offset) - log q: shape `(draws, batch)`, nats.
+
+        Args:
+            offsets: `(draws * batch, D)`.
+            log_q: the density of each number of an offset given those before it, likewise.
+            draws: how many.
+        """
         flows = self.aef.flows
         if self.single:
             place = self._infer(offsets, draws, flows, log_q)
@@ -78,7 +97,7 @@ class Case:
             place("z", None, self.state)
         else:
             self._run(place, self.state, 1)
-        self.masks = place.masks
+        self.masks, self.started = place.masks, True
         if place.free:
             rows = {name: self.aef.parts.rows_first(name, z) for name, z in place.z.items()}
             self.given = {name: z.shape[1:] for name, z in rows.items()}
@@ -88,10 +107,60 @@ class Case:
 
     def log_joint(self, v: Tensor, draws: int = 1) -> Tensor:
         """Return log p(x, v) in nats for free coordinates `(draws * batch, D)`, without the preprocessing."""
+        return self.joint_and_prior(v, draws)[0]
+
+    def joint_and_prior(self, v: Tensor, draws: int = 1) -> tuple[Tensor, Tensor]:
+        """Return log p(x, v) and its part log p0(v) for free coordinates `(draws * batch, D)`, nats."""
         if self.single and self.given is not None:
-            return self._decoded_in_pieces(self._given(v, draws), draws)
-        scores = [self._score(*self._at(piece, n), n) for piece, n in self._pieces(v, draws)]
-        return torch.cat(scores) + self._absent(v, draws)
+            place = self._given(v, draws)
+            return self._decoded_in_pieces(place, draws), place.prior
+        joints, priors = [], []
+        for piece, n in self._pieces(v, draws):
+            place, decoded = self._at(piece, n)
+            joints.append(self._score(place, decoded, n))
+            priors.append(place.prior + place.log_det)
+        absent = self._absent(v, draws)
+        return torch.cat(joints) + absent, torch.cat(priors) + absent
+
+    def prior_draws(self, count: int, stream: int) -> Tensor | None:
+        """Draw free coordinates from the prior, `(count, batch, D)`; None where it cannot be drawn from in them."""
+        if self.given is None:
+            return None
+        try:
+            if self.random is None or not self.random.seeded:
+                return self._prior_draws(slice(None), count)
+            rows = []
+            with own_random_state(self.batch.x.device):
+                for row in range(self.size):
+                    torch.manual_seed(self.random.seed(row, stream))
+                    rows.append(self._prior_draws(slice(row, row + 1), count))
+            return torch.cat(rows, dim=1)
+        except ValueError:  # a Pyro model whose prior reads the data
+            return None
+
+    def _prior_draws(self, take: slice, count: int) -> Tensor:
+        batch = self.batch.rows(take)
+        many = batch.repeat(count)
+        place = Generate(many.size, None, priors=self.aef.priors(many))
+        if self.single:
+            place("z", self.aef.parts.prior, None)
+        else:
+            self.aef.parts.run(place, None, *many.cond, **many.kwargs)
+        pieces = []
+        for name in self.given or {}:
+            own = _flat(self.aef.parts.rows_first(name, place.z[name])).reshape(count, batch.size, -1)
+            if name in self.masks:  # a row without the latent has the density of `_absent`
+                own = torch.where(self.masks[name][take, None], own, torch.randn_like(own))
+            pieces.append(own)
+        return torch.cat(pieces, dim=2)
+
+    def rows(self, take: Tensor) -> "Case":
+        """Return some of the data as a case of their own, encoded anew."""
+        numbers = None if self.random is None else self.random.rows(take)
+        case = Case(self.aef, self.batch.rows(take), self.at_once, numbers, self.log_det[take])
+        if self.started:
+            case.start()
+        return case
 
     def log_prior(self, v: Tensor) -> Tensor:
         """Return the part of `log_joint` that is not log p(x | z), for `(batch, D)`."""
@@ -157,7 +226,8 @@ class Case:
             self._log_residual(self._run(Generate(z.shape[0], {"z": z}), None, n), n)
             for z, n in self._pieces(place.z["z"], draws)
         ]
-        return place.prior + torch.cat(pieces) + place.log_det + place.entropy
+        total = place.prior + torch.cat(pieces) + place.log_det + place.entropy
+        return torch.where(total.isnan(), -torch.inf, total)
 
     def _pieces(self, values: Tensor, draws: int) -> list[tuple[Tensor, int]]:
         pieces = values.split(max(self.draws_decoded or draws, 1) * max(self.size, 1))

@@ -1,92 +1,122 @@
-"""Importance samples from a Gaussian fitted to each datum's own posterior (a Laplace approximation).
+"""The Laplace approximation of each datum's own posterior: its mode, and its precision there.
 
-The proposal of `marginal.tune` is one shape for all data. Here every x gets its own,
-in free coordinates v of its latents (`Case`): z itself where there is one latent,
-
-    log p(x) ~ log 1/K sum_k p0(z_k) r(x - f(z_k)) / q(z_k | x),    z_k ~ q(z | x) = N(z*, c^2 Lambda^-1)
-
-z* is climbed to from the encoder's z, and Lambda is the Gauss-Newton precision there: J^T S^-2 J from the decoder's
-Jacobian J and the residual scale S, plus the curvature of the prior. Where x given z has a density of another kind,
-Lambda is the curvature of all of log p(x, v). Derivatives are finite differences, a pass of the decoder each, so that
-any decoder will do. The cost before the first draw is 6 D decoder passes for three Jacobians, and from 20 to 140 for
-the climb.
+In free coordinates v of the latents (`Case`), z itself where there is one latent, the posterior near a mode v* is about
+N(v*, Lambda^-1). v* is climbed to from a start, and Lambda is the Gauss-Newton precision there: J^T S^-2 J from the
+decoder's Jacobian J and the scale S of x given z, plus the curvature of the prior. Where x given z has a density of
+another kind, Lambda is the curvature of all of log p(x, v). Derivatives are finite differences, a pass of the decoder
+each, so that any decoder will do: 6 D passes for three Jacobians, and from 10 to 140 for the climb.
 """
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from vae2aef.batch import repeat_rows
 from vae2aef.case import Case
 
 MAX_LATENTS = 256
 """Largest latent for which D decoder passes a Jacobian are worth while."""
 
-ROUNDS, STEPS, HALVINGS = 2, 10, 6
-INFLATION = 1.1
-"""Draws are spread a little wider than the fit: too narrow a proposal is the costlier error."""
+ROUNDS, MORE_ROUNDS, STEPS, HALVINGS = 2, 4, 10, 6
+FIRST_STEP = 0.05
+"""Of the first differences, in units of the prior's standard deviation."""
+
+CLOSE = 1e-6
+"""A climb ends where the next step promises less than this many nats; LOST is a climb that goes on in more rounds."""
+LOST = 0.05
 
 LEAST_CURVATURE = 0.05
 """Eigenvalues of the prior's curvature are at least this part of their mean size: a flow's density is not concave."""
 
 
-class LaplaceSampler:
-    """Draws from the Laplace approximation at every datum of a case.
+class Laplace(NamedTuple):
+    """Fits for each datum.
+
+    Attributes:
+        mode: `(batch, D)`.
+        factor: Cholesky factor of the precision, lower, `(batch, D, D)`, float64.
+        log_mass: of the mode, nats: log p(x) if it were all, `(batch,)`, float64.
+    """
+
+    mode: Tensor
+    factor: Tensor
+    log_mass: Tensor
+
+
+def fit(case: Case, start: Tensor, spread: Tensor, rounds: int = ROUNDS) -> Laplace:
+    """Climb from `start` and fit.
 
     Args:
         case: the batch; made in `eval()` mode and without gradients.
+        start: free coordinates, `(batch, D)`.
+        spread: of the prior, `(batch, D)`, to begin finite differences with.
+        rounds: how often the precision is taken anew on the way.
 
     Raises:
         ValueError: if the latents hold more than 256 values.
     """
+    if case.dim > MAX_LATENTS:
+        raise ValueError(
+            f'proposal="laplace" costs about 6 decoder passes for each latent value, and there are {case.dim} of '
+            f"them (at most {MAX_LATENTS}); leave proposal out, or use aef.tune_proposal(x)"
+        )
+    climber = _Climber(case)
+    mode, step = climber.climb(start, FIRST_STEP * spread, rounds)
+    precision = climber.precision(mode, step)
+    factor, failed = torch.linalg.cholesky_ex(precision)
+    plain = torch.diag_embed(1 / spread.double())  # where there is nothing finite to fit to
+    factor = torch.where((failed > 0)[:, None, None] | ~factor.isfinite(), plain, factor)
+    log_det = factor.diagonal(dim1=1, dim2=2).log().sum(1)
+    return Laplace(mode, factor, case.log_joint(mode).double() - log_det + 0.5 * case.dim * math.log(2 * math.pi))
+
+
+class _Climber:
+    """Climbs to modes of one case. Nothing that is done to a datum depends on another."""
 
     def __init__(self, case: Case) -> None:
         self.case, self.dim = case, case.dim
-        if self.dim > MAX_LATENTS:
-            raise ValueError(
-                f'proposal="laplace" costs about 6 decoder passes for each latent value, and there are {self.dim} of '
-                f"them (at most {MAX_LATENTS}); use aef.tune_proposal(x)"
-            )
-        z = case.start()
-        # A first step for differences; from then on, the posterior's own width.
-        step = torch.full_like(z, 0.05 * float(z.std(correction=0).clamp(min=1e-3)))
-        for _ in range(ROUNDS):
-            covariance = self._precision(z, step).inverse()
-            z = self._climb(z, covariance.to(z.dtype))
-            step = covariance.diagonal(dim1=1, dim2=2).sqrt().to(z.dtype)
-        self.mode = z
-        self.factor = torch.linalg.cholesky(self._precision(z, step))
 
-    def log_weights(self, draws: int) -> Tensor:
-        """Return log p(x, v) / q(v | x) for fresh draws: shape `(draws, batch)`, nats."""
-        rows = draws * self.case.size
-        noise = torch.randn(rows, self.dim, dtype=self.factor.dtype, device=self.factor.device)
-        factor, mode = repeat_rows((self.factor, self.mode), draws, self.case.size)
-        offset = torch.linalg.solve_triangular(factor.mT, noise.unsqueeze(2), upper=True).squeeze(2)
-        z = mode + INFLATION * offset.to(mode.dtype)
-        log_q = -0.5 * (noise.square() + math.log(2 * math.pi)).sum(1) - self.dim * math.log(INFLATION)
-        log_q = log_q + factor.diagonal(dim1=1, dim2=2).log().sum(1)
-        log_w = self.case.log_joint(z, draws) - log_q.to(z.dtype)
-        return log_w.reshape(draws, self.case.size) + self.case.log_det
+    def climb(self, z: Tensor, step: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
+        """Return modes and the posterior's own widths, each `(batch, D)`; rows that are lost go on among themselves."""
+        promise = z.new_zeros(z.shape[0])
+        for _ in range(rounds):
+            covariance = torch.linalg.inv_ex(self.precision(z, step))[0].to(z.dtype)
+            z, promise = self._steps(z, covariance)
+            width = covariance.diagonal(dim1=1, dim2=2).sqrt()
+            step = torch.where(width.isfinite() & (width > 0), width, step)
+        lost = (promise > LOST).nonzero().flatten()
+        if rounds < MORE_ROUNDS and len(lost):
+            own = _Climber(self.case.rows(lost)).climb(z[lost], step[lost], MORE_ROUNDS)
+            z, step = z.index_copy(0, lost, own[0]), step.index_copy(0, lost, own[1])
+        return z, step
 
-    def _climb(self, z: Tensor, covariance: Tensor) -> Tensor:
-        """Newton steps with the fixed matrix `covariance`, halved where they do not go up; `(batch, D)`."""
+    def _steps(self, z: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
+        """Newton steps with the fixed matrix `covariance`, halved where they do not go up.
+
+        Returns:
+            Where they lead, and what the last one promised: the Newton decrement, nats.
+        """
+        promise = z.new_zeros(z.shape[0])
         for _ in range(STEPS):
             value, gradient = self._gradient(z)
             step = (covariance @ gradient.unsqueeze(2)).squeeze(2)
-            climbing = torch.ones_like(value, dtype=torch.bool)
+            promise = (step * gradient).sum(1)
+            # Below the rounding of the value there is nothing to compare by.
+            climbing = promise > CLOSE + 8 * torch.finfo(z.dtype).eps * value.abs()
             for halving in range(HALVINGS):
+                if not bool(climbing.any()):
+                    break
                 candidate = z + 0.5**halving * step
                 better = climbing & (self.case.log_joint(candidate) > value)
                 z = torch.where(better.unsqueeze(1), candidate, z)
                 climbing = climbing & ~better
-                if not bool(climbing.any()):
-                    break
-        return z
+            if bool((promise <= CLOSE).all()):
+                break
+        return z, promise
 
-    def _precision(self, z: Tensor, step: Tensor) -> Tensor:
+    def precision(self, z: Tensor, step: Tensor) -> Tensor:
         """Precision at `z`, shape `(batch, D, D)`, in float64: Gauss-Newton, or curvature of the whole."""
         jacobian, curvature = [], []
         here = self.case.mean_and_scale(z)
@@ -109,13 +139,14 @@ class LaplaceSampler:
         return self.case.mean_and_scale(z)[0]  # type: ignore[index]
 
     def _gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        return _with_gradient(self.case.log_joint, z)
+        return with_gradient(self.case.log_joint, z)
 
     def _prior_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        return _with_gradient(self.case.log_prior, z)
+        return with_gradient(self.case.log_prior, z)
 
 
-def _with_gradient(function: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor]:
+def with_gradient(function: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `function(z)`, `(batch,)`, and its gradient with respect to `z`."""
     with torch.enable_grad():
         z = z.detach().requires_grad_()
         value = function(z)
@@ -124,6 +155,6 @@ def _with_gradient(function: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Ten
 
 def _positive(curvature: Tensor) -> Tensor:
     """Make curvatures `(batch, D, D)` symmetric, and their eigenvalues at least a part of their mean size."""
-    values, vectors = torch.linalg.eigh(0.5 * (curvature + curvature.mT))
+    values, vectors = torch.linalg.eigh((0.5 * (curvature + curvature.mT)).nan_to_num(0.0, 0.0, 0.0))
     floor = LEAST_CURVATURE * values.abs().mean(1, keepdim=True).clamp(min=1e-12)
     return vectors @ torch.diag_embed(torch.maximum(values, floor)) @ vectors.mT

@@ -33,15 +33,26 @@ class Proposal(NamedTuple):
     log_scale: Tensor
     lower: Tensor | None = None
 
-    def draw(self, n: int) -> tuple[Tensor, Tensor]:
+    def draw(self, n: int, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Draw `n` offsets from h(x), shape `(n, D)`, with their log density in nats, of each given those before it.
 
         The sum over a row is the density of the row; without the last terms it is that of the variables before them.
+        `noise` is what they are made of, standard normal, `(n, D)`; by default torch's.
         """
-        noise = torch.randn(n, *self.log_scale.shape, dtype=self.log_scale.dtype, device=self.log_scale.device)
+        if noise is None:
+            noise = torch.randn(n, *self.log_scale.shape, dtype=self.log_scale.dtype, device=self.log_scale.device)
+        noise = noise.to(self.log_scale)
         log_q = -0.5 * (noise.square() + math.log(2 * math.pi)) - self.log_scale
         unit = noise if self.lower is None else noise + noise @ self.lower.tril(-1).t()
         return unit * self.log_scale.exp(), log_q
+
+    def noise_of(self, offset: Tensor) -> Tensor:
+        """Return the noise that `draw` makes offsets `(n, D)` of."""
+        unit = offset / self.log_scale.exp()
+        if self.lower is None:
+            return unit
+        whole = torch.eye(len(self.log_scale)).to(self.lower) + self.lower.tril(-1)
+        return torch.linalg.solve_triangular(whole, unit.T, upper=False).T
 
 
 @without_gradients

@@ -70,6 +70,8 @@ def marginal(
         torch.cat([part.std_error for part in parts]).cpu(),
         torch.cat([part.effective_sample_size for part in parts]).cpu(),
         parts[0].exact,
+        torch.cat([part.pareto_k for part in parts]).cpu(),
+        parts[0].bound,
     )
 
 

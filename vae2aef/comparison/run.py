@@ -91,7 +91,7 @@ def run_arm(
     device = next(aef.parameters()).device
     test = data.test.to(device)
     proposal = choose_proposal(aef, data.validation.to(device))
-    value, std_error, size, _ = marginal(aef, test, options.importance_samples, proposal, "test", show.testing)
+    value, std_error, size, *_ = marginal(aef, test, options.importance_samples, proposal, "test", show.testing)
     shown = pictures(aef, data.shown.to(device), SAMPLES_SHOWN)
     write_atomic(folder / "pictures.npz", lambda path: _save_arrays(path, shown))
     content = {

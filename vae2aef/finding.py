@@ -1,0 +1,156 @@
+"""Finds where the mass of each datum's posterior is: modes from several starts, fitted, and weighed on a pilot.
+
+Starts are where the encoder puts the datum, and the best of draws from the prior, which need no good encoder. What
+leads to one mode is one component, moved on by variational inference. A pilot of draws, independent of those of the
+estimate, says how much each component counts (population Monte Carlo: Cappe, Douc, Guillin, Marin, Robert, Statistics
+and Computing 2008). Nothing that is done to a datum depends on another.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from vae2aef.case import Case
+from vae2aef.draws import IMPROVING, PILOT, STARTS
+from vae2aef.laplace import Laplace, fit
+from vae2aef.mixture import Mixture, Shape
+from vae2aef.variational import Gaussians, improve
+
+SHAPES = (Shape(1.05, 0), Shape(1.15, 8), Shape(1.6, 5))
+PRIOR_SHARE = 0.05
+"""Least weight of the prior."""
+
+PRIOR_DRAWS, PILOT_DRAWS, PILOT_ROUNDS, WEIGHING = 64, 64, 2, 5
+SAME = 1.0
+"""Modes closer than this, in the standard deviations of the better one, are one."""
+
+NEGLIGIBLE = 12.0
+"""Modes of a mass this many nats below the best are not moved on."""
+
+TRUST = 8.0
+"""How many effective draws of a pilot weigh as much as what was believed before it."""
+
+
+def laplace_mixture(case: Case) -> Mixture:
+    """Return one Gaussian for each datum, around the mode that the encoder leads to; drawn a little wider than it."""
+    start = case.start()
+    found = fit(case, start, _spread(case)[0])
+    return Mixture(found.mode[None], found.factor[None], torch.zeros_like(found.log_mass)[None], (Shape(1.1, 0),))
+
+
+def find(case: Case) -> Mixture:
+    """Return a proposal for each datum."""
+    start = case.start()
+    spread, draws = _spread(case)
+    starts = [start, *_best(case, draws, _groups(case.dim))]
+    found = _merged([fit(case, one, spread, rounds=1) for one in starts])
+    mixture = _weighed(_moved_on(case, found), draws is not None)
+    for number in range(PILOT_ROUNDS):
+        mixture = _reweighed(mixture, case, PILOT + 8 * number)
+    return mixture
+
+
+def _groups(dim: int) -> int:
+    """Return how many starts are taken from the prior: each costs a fit, which is cheap for few latents."""
+    return 6 if dim <= 4 else 3 if dim <= 16 else 1
+
+
+def _spread(case: Case) -> tuple[Tensor, Tensor | None]:
+    """Return the spread of the prior, `(batch, D)`, and draws from it, if there are any."""
+    draws = case.prior_draws(PRIOR_DRAWS, STARTS)
+    if draws is None:
+        return torch.ones_like(case.start()), None
+    return draws.std(0).clamp(min=1e-3), draws
+
+
+def _best(case: Case, draws: Tensor | None, groups: int) -> list[Tensor]:
+    """Return the most probable draw of each of a few groups of them, `(batch, D)` each."""
+    if draws is None:
+        return []
+    value = case.log_joint(draws.flatten(0, 1), len(draws)).reshape(draws.shape[:2])
+    found = []
+    for own, density in zip(draws.chunk(groups), value.chunk(groups), strict=True):
+        best = density.argmax(0)[None, :, None].expand(1, *own.shape[1:])
+        found.append(own.gather(0, best)[0])
+    return found
+
+
+def _merged(found: list[Laplace]) -> Laplace:
+    """Put fits in falling order of mass, `(modes, batch, ...)`; of several of one mode, one keeps its mass."""
+    mode, factor, log_mass = (torch.stack(each) for each in zip(*found, strict=True))
+    log_mass = log_mass.nan_to_num(nan=-math.inf)
+    order = log_mass.argsort(0, descending=True)
+    mode = mode.gather(0, order[:, :, None].expand_as(mode))
+    factor = factor.gather(0, order[:, :, None, None].expand_as(factor))
+    log_mass = log_mass.gather(0, order)
+    for later in range(1, len(mode)):
+        offset = (mode[later] - mode[:later]).double().unsqueeze(2)
+        distance = (offset @ factor[:later]).square().sum((2, 3))
+        same = (distance < SAME**2) & (log_mass[:later] > -math.inf)
+        log_mass[later] = torch.where(same.any(0), -math.inf, log_mass[later])
+    return Laplace(mode, factor, log_mass)
+
+
+def _moved_on(case: Case, found: Laplace) -> Laplace:
+    """Improve those modes that count, and estimate their masses anew."""
+    counts = found.log_mass > found.log_mass[0] - NEGLIGIBLE
+    counts[0] = True
+    parts = []
+    for mode in range(len(found.mode)):
+        one = Laplace(*(each[mode] for each in found))
+        rows = counts[mode].nonzero().flatten()
+        if len(rows) == case.size:
+            one = _improved(case, one)
+        elif len(rows):
+            moved = _improved(case.rows(rows), Laplace(*(each[rows] for each in one)))
+            one = Laplace(*(old.index_copy(0, rows, new) for old, new in zip(one, moved, strict=True)))
+        parts.append(one)
+    return Laplace(*(torch.stack(each) for each in zip(*parts, strict=True)))
+
+
+def _improved(case: Case, old: Laplace) -> Laplace:
+    """Return the Gaussian of `improve`; where it came to no good, the old one."""
+    white = torch.linalg.inv(old.factor).mT.to(old.mode.dtype)  # v = mode + A y makes the fit white
+
+    def log_joint(y: Tensor) -> Tensor:
+        offset = torch.einsum("rij,nrj->nri", white, y.reshape(-1, *old.mode.shape))
+        return case.log_joint((old.mode + offset).flatten(0, 1), len(offset))
+
+    start = Gaussians(torch.zeros_like(old.mode), torch.eye(case.dim).to(old.mode).expand_as(white), old.log_mass)
+    new = improve(log_joint, start, case.random, IMPROVING)
+    # The precision is L T^-T T^-1 L^T, and T is upper triangular: its factor is at hand.
+    factor = torch.linalg.solve_triangular(new.root.double(), old.factor.mT, upper=True).mT
+    log_mass = new.bound.double() + 0.5 * case.dim * math.log(2 * math.pi)
+    log_mass = log_mass - old.factor.diagonal(dim1=1, dim2=2).log().sum(1)
+    good = log_mass.isfinite() & factor.isfinite().flatten(1).all(1)
+    return Laplace(
+        torch.where(good[:, None], old.mode + torch.einsum("rij,rj->ri", white, new.mean), old.mode),
+        torch.where(good[:, None, None], factor, old.factor),
+        torch.where(good, log_mass, old.log_mass),
+    )
+
+
+def _weighed(found: Laplace, prior: bool) -> Mixture:
+    share = found.log_mass.log_softmax(0).nan_to_num(nan=-math.log(len(found.log_mass)))
+    each = share.unsqueeze(1).expand(-1, len(SHAPES), -1).flatten(0, 1) - math.log(len(SHAPES))
+    if prior:
+        each = torch.cat([each + math.log1p(-PRIOR_SHARE), torch.full_like(each[:1], math.log(PRIOR_SHARE))])
+    return Mixture(found.mode, found.factor, each, SHAPES)
+
+
+def _reweighed(mixture: Mixture, case: Case, stream: int) -> Mixture:
+    """Weigh the components by what they hold of a pilot's weights, by expectation maximisation."""
+    v = mixture.draw(case, stream, 0, PILOT_DRAWS)
+    joint, prior = (each.reshape(v.shape[:2]).double() for each in case.joint_and_prior(v.flatten(0, 1), len(v)))
+    components = mixture.components(v, prior)
+    weight = mixture.log_weight.unsqueeze(1)
+    importance = (joint - torch.logsumexp(components + weight, 0)).softmax(0).nan_to_num(nan=1 / len(v))
+    effective = 1 / importance.square().sum(0)
+    for _ in range(WEIGHING):
+        mixed = torch.logsumexp(components + weight, 0)
+        weight = ((components + weight - mixed).exp() * importance).sum(1).log().unsqueeze(1)
+    held = (effective * weight.squeeze(1).exp() + TRUST * mixture.log_weight.exp()) / (effective + TRUST)
+    if mixture.has_prior:
+        held[-1] = held[-1].clamp(min=PRIOR_SHARE)
+    return Mixture(mixture.mode, mixture.factor, (held / held.sum(0)).log(), mixture.shapes)
