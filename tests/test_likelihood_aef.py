@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 
 import pytest
 import torch
@@ -55,7 +56,7 @@ class VAE(nn.Module):
         self.enter = nn.Linear(N, 2 * latent)
         self.leave = nn.Sequential(nn.Linear(latent, 16), nn.Tanh(), nn.Linear(16, N))
         self.name = name
-        nn.init.normal_(self.leave[2].weight)
+        nn.init.normal_(self.leave[2].weight, std=0.5)
 
     def encode(self, x: Tensor) -> tuple[Tensor, ...]:
         return self.enter(x.double()).chunk(2, dim=1)
@@ -87,10 +88,12 @@ def quadrature(aef: vae2aef.AEF, x: Tensor, latent: int) -> Tensor:
 @torch.no_grad()
 def test_the_marginal_against_quadrature(name, latent):
     aef, x = make(name, latent)
-    torch.manual_seed(2)
-    found = aef.log_prob(x, num_samples=4000, proposal="laplace")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", vae2aef.EstimateWarning)  # that errors are infinite where they are not known
+        found = aef.log_prob(x, num_samples=2000, seed=0)
     error = (found.value - quadrature(aef, x, latent)).abs()
     assert (error < 5 * found.std_error + 1e-3).all(), (error, found)
+    assert found.std_error.isfinite().sum() > B / 2 and (error < 0.1).all()
 
 
 @pytest.mark.parametrize("name", DECODERS)

@@ -7,8 +7,11 @@ training of generative autoencoders using invertible layers*, ICLR 2023.
 from typing import Any
 
 from vae2aef.aef import AEF
+from vae2aef.certificate import Certificate
 from vae2aef.errors import NonFiniteError, WrapError
+from vae2aef.evidence import EstimateWarning
 from vae2aef.flows import AffineCoupling, Bijection, Chain, Inverse
+from vae2aef.likelihood import Likelihood
 from vae2aef.marginal import LogProb, Proposal
 from vae2aef.masked import MaskedAutoregressive
 from vae2aef.parts import Decoded, Posterior, VAEParts
@@ -26,12 +29,15 @@ __all__ = [
     "AEF",
     "AffineCoupling",
     "Bijection",
+    "Certificate",
     "Chain",
     "Decoded",
     "Dequantize",
+    "EstimateWarning",
     "FlowPrior",
     "Gaussian",
     "Inverse",
+    "Likelihood",
     "LogProb",
     "Logit",
     "LossTerms",
