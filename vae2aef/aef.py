@@ -6,19 +6,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vae2aef import certificate, marginal
 from vae2aef.batch import Batch, map_rows
-from vae2aef.certificate import Certificate
 from vae2aef.chain import Generate, Infer, Perturb, Temperature
 from vae2aef.core import Partition
 from vae2aef.errors import require_finite
-from vae2aef.marginal import LogProb, Proposal
+from vae2aef.estimates import Estimates
+from vae2aef.modes import evaluation_mode
 from vae2aef.program import VAEProgram
-from vae2aef.steps import Steps
 from vae2aef.terms import Joint, LossTerms
 
 
-class AEF(Steps):
+class AEF(Estimates):
     """A VAE's encoder, decoder and prior inside an invertible map. Made by `vae2aef.wrap`.
 
     `aef(x)` is the loss. For the expanded family with `noise = 0` it is the paper's objective, the negative
@@ -182,7 +180,7 @@ class AEF(Steps):
             ValueError: if `temperature` is not 1 and the prior's `sample` does not take it.
         """
         priors = self.priors(Batch(torch.empty(n), cond, kwargs))
-        with marginal.evaluation_mode(self):
+        with evaluation_mode(self):
             return self._generate(Generate(n, None, temperature, priors), cond, kwargs, residual)
 
     # ------------------------------------------------------------------ likelihoods
@@ -195,67 +193,3 @@ class AEF(Steps):
         """
         joint = self.log_joint(Batch(x, cond, kwargs))
         return joint.prior + joint.residual + joint.log_det
-
-    def log_prob(
-        self,
-        x: Tensor,
-        *cond: Any,
-        num_samples: int = 128,
-        proposal: Proposal | str | None = None,
-        chunk_size: int | None = None,
-        seed: int | None = None,
-        target_error: float | None = None,
-        max_samples: int = marginal.MAX_SAMPLES,
-        method: str = "importance",
-        **kwargs: Any,
-    ) -> LogProb:
-        """Estimate the marginal log p(x) in nats (Eq. 17-18); exact in the partition family.
-
-        This is the number to report, and to compare a VAE and an AEF by. See `vae2aef.marginal.log_prob`.
-
-        Args:
-            x: data, shape `(batch, *event)`.
-            *cond: conditions.
-            num_samples: K, importance samples for each datum.
-            proposal: where they are drawn. None looks for the mass of each datum; `"laplace"` fits one Gaussian to
-                each; `"tuned"`, or what `tune_proposal` returned, is cheap, and its result only a bound.
-            chunk_size: most decoder rows in memory at once.
-            seed: makes a datum's number the same whatever the batch, the order and the chunk.
-            target_error: draw on until each datum's standard error is at most this, in nats.
-            max_samples: most draws for a datum, with `target_error`.
-            method: `"importance"`, or `"ais"`: annealed importance sampling (`vae2aef.ais`), the slow reference.
-            **kwargs: conditions by name.
-
-        Warns:
-            EstimateWarning: if there are rows whose estimate cannot be trusted.
-        """
-        self.require_scored(x)
-        return marginal.log_prob(
-            self, x, cond, kwargs, num_samples, proposal, chunk_size, seed, target_error, max_samples, method
-        )
-
-    def check_log_prob(
-        self,
-        n: int,
-        *cond: Any,
-        num_samples: int = 128,
-        proposal: Proposal | str | None = None,
-        seed: int | None = None,
-        **kwargs: Any,
-    ) -> Certificate:
-        """Certify `log_prob` from both sides, on data drawn from the model; see `vae2aef.certificate`.
-
-        Args:
-            n: how many data to draw.
-            *cond: conditions, `n` of each.
-            num_samples: K, as for `log_prob`.
-            proposal: likewise.
-            seed: makes the certificate the same at each call.
-            **kwargs: conditions by name.
-        """
-        return certificate.certify(self, n, cond, kwargs, num_samples, proposal, seed)
-
-    def tune_proposal(self, x: Tensor, *cond: Any, **kwargs: Any) -> Proposal | None:
-        """Tune the importance sampling of `log_prob` on held-out data; see `vae2aef.marginal.tune`."""
-        self._require_shape(x)
-        return marginal.tune(self, x, cond, kwargs)

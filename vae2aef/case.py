@@ -10,8 +10,8 @@ from vae2aef.batch import Batch, repeat_rows
 from vae2aef.chain import Generate, Given, Infer
 from vae2aef.draws import preprocessed
 from vae2aef.likelihood.base import information
-from vae2aef.modes import own_random_state
 from vae2aef.parts import Decoded
+from vae2aef.prior_draws import prior_draws
 from vae2aef.program import VAEProgram
 from vae2aef.tensors import numel
 
@@ -33,6 +33,7 @@ class Case:
         at_once: most rows to decode at once; None for no limit.
         random: the numbers that draws are made of; None for torch's own.
         log_det: of the preprocessing, where the data are preprocessed already.
+        observed: which values are there, `(batch, *event)`; None for all. Others count nothing.
 
     Attributes:
         size: how many data there are.
@@ -41,13 +42,19 @@ class Case:
     """
 
     def __init__(
-        self, aef: "AEF", batch: Batch, at_once: int | None = None, random: Any = None, log_det: Any = None
+        self,
+        aef: "AEF",
+        batch: Batch,
+        at_once: int | None = None,
+        random: Any = None,
+        log_det: Any = None,
+        observed: Tensor | None = None,
     ) -> None:
         self.aef, self.size, self.at_once = aef, batch.size, at_once
-        self.random = random
+        self.random, self.observed = random, observed
         self.draws_decoded = None if at_once is None else max(at_once // max(self.size, 1), 1)
         if log_det is None:
-            y, log_det = preprocessed(aef, batch.x, random)
+            y, log_det = preprocessed(aef, batch.x, random) if observed is None else aef.fill_in(batch.x, observed)
             batch = batch._replace(x=y)
         self.batch, self.log_det = batch, log_det
         self.core, _ = aef.split(batch.x)
@@ -124,40 +131,13 @@ class Case:
 
     def prior_draws(self, count: int, stream: int) -> Tensor | None:
         """Draw free coordinates from the prior, `(count, batch, D)`; None where it cannot be drawn from in them."""
-        if self.given is None:
-            return None
-        try:
-            if self.random is None or not self.random.seeded:
-                return self._prior_draws(slice(None), count)
-            rows = []
-            with own_random_state(self.batch.x.device):
-                for row in range(self.size):
-                    torch.manual_seed(self.random.seed(row, stream))
-                    rows.append(self._prior_draws(slice(row, row + 1), count))
-            return torch.cat(rows, dim=1)
-        except ValueError:  # a Pyro model whose prior reads the data
-            return None
-
-    def _prior_draws(self, take: slice, count: int) -> Tensor:
-        batch = self.batch.rows(take)
-        many = batch.repeat(count)
-        place = Generate(many.size, None, priors=self.aef.priors(many))
-        if self.single:
-            place("z", self.aef.parts.prior, None)
-        else:
-            self.aef.parts.run(place, None, *many.cond, **many.kwargs)
-        pieces = []
-        for name in self.given or {}:
-            own = _flat(self.aef.parts.rows_first(name, place.z[name])).reshape(count, batch.size, -1)
-            if name in self.masks:  # a row without the latent has the density of `_absent`
-                own = torch.where(self.masks[name][take, None], own, torch.randn_like(own))
-            pieces.append(own)
-        return torch.cat(pieces, dim=2)
+        return prior_draws(self, count, stream)
 
     def rows(self, take: Tensor) -> "Case":
         """Return some of the data as a case of their own, encoded anew."""
         numbers = None if self.random is None else self.random.rows(take)
-        case = Case(self.aef, self.batch.rows(take), self.at_once, numbers, self.log_det[take])
+        mask = None if self.observed is None else self.observed[take]
+        case = Case(self.aef, self.batch.rows(take), self.at_once, numbers, self.log_det[take], mask)
         if self.started:
             case.start()
         return case
@@ -172,7 +152,17 @@ class Case:
 
         See `vae2aef.likelihood.base.information`.
         """
-        return information(self.aef.observed(self._at(v, 1)[1], self.size))
+        found = information(self.decoded(v)[0])
+        if found is None or self.observed is None:
+            return found
+        parameter, scale = found
+        there = self.observed.reshape(*self.observed.shape, *(1 for _ in range(parameter.dim() - self.observed.dim())))
+        return parameter, torch.where(there, scale.expand_as(parameter), 1e12)
+
+    def decoded(self, v: Tensor) -> tuple[Any, Tensor]:
+        """Return p(x | z) at free coordinates `(batch, D)`, and its mean, `(batch, *event)`; of preprocessed data."""
+        decoded = self._at(v, 1)[1]
+        return self.aef.observed(decoded, self.size), self.aef.mean(decoded, self.size)
 
     def _absent(self, v: Tensor, draws: int) -> Tensor:
         """Stand in for the density of latents that rows do not have: any that integrates to one leaves p(x)."""
@@ -242,7 +232,8 @@ class Case:
         return self.aef.parts.run(place, state, *batch.cond, **batch.kwargs)
 
     def _log_residual(self, decoded: Decoded, draws: int) -> Tensor:
-        return self.aef.log_residual(repeat_rows(self.batch.x, draws, self.size), decoded)
+        x, there = repeat_rows((self.batch.x, self.observed), draws, self.size)
+        return self.aef.log_residual(x, decoded, there)
 
 
 def _flat(values: Tensor) -> Tensor:

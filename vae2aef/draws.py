@@ -24,7 +24,7 @@ GOLDEN, MIX_1, MIX_2 = (constant - 2**64 for constant in (0x9E3779B97F4A7C15, 0x
 WIDEST = 2**24
 """More values than a draw has."""
 
-PREPROCESSING, STARTS, IMPROVING, PILOT, ESTIMATE, ANNEALING = (1 << shift for shift in range(24, 30))
+PREPROCESSING, STARTS, IMPROVING, PILOT, ESTIMATE, ANNEALING, CHOICE = (1 << shift for shift in range(24, 31))
 """Streams: what is random in one place is independent of what is random in another."""
 
 

@@ -45,6 +45,7 @@ def log_prob(
     target_error: float | None = None,
     max_samples: int = MAX_SAMPLES,
     method: str = "importance",
+    observed: Tensor | None = None,
 ) -> LogProb:
     """Estimate log p(x) in nats, in `eval()` mode and without gradients.
 
@@ -67,6 +68,8 @@ def log_prob(
         method: `"ais"` for annealed importance sampling (`vae2aef.ais`): K is then the number of chains, each of
             thousands of decoder passes, and they begin at the prior, or at `proposal="laplace"`. Rounding grows on the
             way, and a seed holds to a few digits only.
+        observed: True where a value of x is known, `(batch, *event)` or `(*event)`; the result is log p of these alone
+            (`vae2aef.missing`).
 
     Raises:
         ValueError: if K or `chunk_size` is not positive, `x` has the wrong shape, or the proposal is unknown or
@@ -79,8 +82,10 @@ def log_prob(
     _require_numbers(num_samples, chunk_size, target_error)
     _require_proposal(proposal, seed, method)
     batch = Batch(x, cond, kwargs or {})
-    random = None if seed is None else Draws.of(batch, seed)
-    if aef.partition is not None or not batch.size:  # an exact likelihood, or nothing to estimate
+    observed = None if observed is None else aef.require_mask(observed, x)
+    seen = batch if observed is None else batch._replace(x=torch.where(observed, x, 0))
+    random = None if seed is None else Draws.of(seen, seed)
+    if observed is None and (aef.partition is not None or not batch.size):  # exact, or nothing to estimate
         return _without_latents(aef, batch, num_samples, random)
     proposal = tune(aef, x, cond, kwargs) if proposal == "tuned" else proposal
     common = isinstance(proposal, Proposal)
@@ -94,18 +99,24 @@ def log_prob(
 
     at_once = rows_at_once(aef, batch.size, proposal, chunk_size, 2**18 if method == "ais" else 2**15)
     with evaluation_mode(aef):
-        found = torch.cat([chunk(case) for case in cases(aef, batch, at_once, random)], dim=1)
+        found = torch.cat([chunk(case) for case in cases(aef, batch, at_once, random, None, observed)], dim=1)
     return _checked(found, common)
 
 
 def cases(
-    aef: "AEF", batch: Batch, at_once: int, random: Draws | None, log_det: Tensor | None = None
+    aef: "AEF",
+    batch: Batch,
+    at_once: int,
+    random: Draws | None,
+    log_det: Tensor | None = None,
+    observed: Tensor | None = None,
 ) -> Iterator[Case]:
     """Cut a batch into cases; see `Case`."""
     for first in range(0, batch.size, at_once):
         rows = slice(first, first + at_once)
         own = None if random is None else random.rows(rows)
-        yield Case(aef, batch.rows(rows), at_once, own, None if log_det is None else log_det[rows])
+        known, there = (None if each is None else each[rows] for each in (log_det, observed))
+        yield Case(aef, batch.rows(rows), at_once, own, known, there)
 
 
 def _require_numbers(num_samples: int, chunk_size: int | None, target_error: float | None) -> None:

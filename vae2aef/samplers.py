@@ -128,15 +128,16 @@ class Fitted:
 
     def log_weights(self, first: int, count: int) -> Tensor:
         """See `Sampler`."""
-        return self._log_weights(self.mixture.draw(self.case, ESTIMATE, first, count))
+        return self.weigh(self.mixture.draw(self.case, ESTIMATE, first, count))
 
-    def _log_weights(self, v: Tensor) -> Tensor:
+    def weigh(self, v: Tensor) -> Tensor:
+        """Return the log weights of draws `(draws, batch, D)`: `(draws, batch)`, nats."""
         joint, prior = (part.reshape(v.shape[:2]) for part in self.case.joint_and_prior(v.flatten(0, 1), len(v)))
         return joint.double() - self.mixture.log_density(v, prior) + self.case.log_det
 
     def log_weights_at(self, v: Tensor) -> Tensor:
         """See `Sampler`; v are free coordinates."""
-        return self._log_weights(v.unsqueeze(0))[0]
+        return self.weigh(v.unsqueeze(0))[0]
 
     def rows(self, take: Tensor) -> "Fitted":
         """See `Sampler`."""

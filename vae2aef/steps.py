@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from vae2aef.batch import Batch
 from vae2aef.chain import Site
 from vae2aef.core import Partition
-from vae2aef.flows import Bijection
+from vae2aef.flows import Bijection, Identity
 from vae2aef.likelihood import Likelihood, observed_density
 from vae2aef.parts import Decoded, VAEParts
 from vae2aef.preprocess import require_continuous
@@ -64,21 +64,62 @@ class Steps(Wrapper):
     def to_latent_side(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Preprocess data `(batch, *event)`; return y and log|det dy/dx|, `(batch,)`, nats."""
         self._require_shape(x)
-        x = self.likelihood.read(x) if isinstance(self.likelihood, Likelihood) else x
-        y, log_det = self.preprocess(at_least_float32(x))
+        y, log_det = self.preprocess(at_least_float32(self.read(x)))
         if not self.discrete:
             require_continuous(y)
         return y, log_det if log_det.is_floating_point() else log_det.to(torch.get_default_dtype())
 
-    def require_scored(self, x: Tensor) -> None:
-        """Refuse data that have no likelihood under p(x | z), such as grey values under a Bernoulli.
+    def read(self, x: Tensor) -> Tensor:
+        """Return data as the likelihood reads them: integers of a discrete one as its values."""
+        return self.likelihood.read(x) if isinstance(self.likelihood, Likelihood) else x
+
+    def require_mask(self, observed: Tensor, x: Tensor) -> Tensor:
+        """Return which values are there as `(batch, *event)`.
+
+        Raises:
+            ValueError: if it is not bool or of another shape, or in the partition family.
+        """
+        self._require_shape(x)
+        if self.partition is not None:
+            raise ValueError('a partition core needs all of the data; for missing values, wrap with core="linear"')
+        if observed.dtype is not torch.bool or observed.shape not in (x.shape, x.shape[1:]):
+            raise ValueError(
+                f"expected observed as a bool tensor of shape {tuple(x.shape)} or {tuple(x.shape[1:])}, got "
+                f"{observed.dtype} of shape {tuple(observed.shape)}"
+            )
+        return observed.expand(x.shape)
+
+    def fill_in(self, x: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+        """Preprocess data of which values are missing: zeros stand for these, and only the others' log-det counts.
+
+        Raises:
+            ValueError: if the preprocessing does not act on each value by itself.
+        """
+        x = at_least_float32(self.read(x))
+        if not self.discrete:
+            require_continuous(x)
+        middle = self.to_data(torch.zeros_like(x)) if x.is_floating_point() else torch.zeros_like(x)
+        x = torch.where(observed, x, middle)
+        if not x.is_floating_point() or isinstance(self.preprocess, Identity):
+            return x, x.new_zeros(x.shape[0], dtype=torch.get_default_dtype() if not x.is_floating_point() else None)
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            y, log_det = self.preprocess(leaf)
+            each = torch.autograd.grad(y.sum(), leaf)[0].abs().log()
+        if not torch.allclose(sum_event(each), log_det, rtol=1e-3, atol=1e-3):
+            raise ValueError("missing values need a preprocessing of each value by itself, such as the logit")
+        return torch.where(observed, y.detach(), 0.0), sum_event(torch.where(observed, each, 0.0))
+
+    def require_scored(self, x: Tensor, observed: Tensor | None = None) -> None:
+        """Refuse data, or observed values of it, that have no likelihood under p(x | z): grey values of a Bernoulli.
 
         Raises:
             ValueError: says what was expected, what came, and what to do.
         """
         self._require_shape(x)
         if isinstance(self.likelihood, Likelihood) and self.discrete:
-            self.likelihood.check(self.likelihood.read(x), exact=True)
+            values = self.read(x)
+            self.likelihood.check(values if observed is None else values[observed.expand(x.shape)], exact=True)
 
     def to_data(self, y: Any) -> Any:
         """Undo the preprocessing of `(batch, *event)`; several observed sites come as a dict, unchanged."""
@@ -103,10 +144,25 @@ class Steps(Wrapper):
         """Return p(x | z) of what the decoder says of `batch` rows: `log_prob`, `sample` and mostly `mean`."""
         return observed_density(self.likelihood, (batch, *self.event_shape), decoded.outputs, decoded.density)
 
-    def log_residual(self, shell: Tensor, decoded: Decoded) -> Tensor:
-        """Return log p(x | z), of which log r(delta) is one case, `(batch,)` in nats; a core counts nothing."""
+    def log_residual(self, shell: Tensor, decoded: Decoded, observed: Tensor | None = None) -> Tensor:
+        """Return log p(x | z), of which log r(delta) is one case, `(batch,)` in nats.
+
+        A core counts nothing, nor do values that are not there: `observed` is True where they are, `(batch, *event)`.
+
+        Raises:
+            ValueError: for values that are not there, if p(x | z) is not a product over single values.
+        """
         each = self.observed(decoded, shell.shape[0]).log_prob(shell)
-        return sum_event(each if self.partition is None else self.partition.shell(each))  # Eq. 5
+        if self.partition is not None:  # Eq. 5
+            each = self.partition.shell(each)
+        if observed is not None:
+            if each.shape != observed.shape:
+                raise ValueError(
+                    "missing values need the density of each value of x by itself, and this likelihood has one for "
+                    f"{tuple(each.shape)} of {tuple(observed.shape)}"
+                )
+            each = torch.where(observed, each, 0.0)
+        return sum_event(each)
 
     def mean(self, decoded: Decoded, batch: int) -> Any:
         """Return the mean of x given z, `(batch, *event)`; of a density that knows none, what the decoder says."""
