@@ -147,6 +147,17 @@ def test_module_manners(how):
     assert aef.double()(x.double()).dtype == torch.float64
 
 
+def test_parameters_beside_the_module_are_trained_too():
+    """Fault: what only Pyro's store knows of a wrapped object left out."""
+    vae, x = TutorialVAE(), torch.randn(B, N)
+    inner = vae.guide
+    vae.guide = lambda x: inner(x + pyro.param("shift", torch.zeros(N)))
+    aef = vae2aef.wrap(vae, example=x)
+    aef(x).backward()
+    (beside,) = (p for name, p in aef.named_parameters() if "shift" in name)
+    assert beside.grad is not None and beside.data_ptr() == pyro.param("shift").data_ptr()
+
+
 class Both(nn.Module):
     """Model and guide as modules inside a module."""
 

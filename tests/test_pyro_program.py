@@ -15,6 +15,7 @@ import vae2aef  # noqa: E402
 from vae2aef import testing  # noqa: E402
 from vae2aef.batch import Batch, repeat_rows  # noqa: E402
 from vae2aef.case import Case  # noqa: E402
+from vae2aef.parts import MIN_SCALE  # noqa: E402
 from vae2aef.svi.batch_axis import BatchAxis  # noqa: E402
 from vae2aef.svi.posterior import SitePosterior  # noqa: E402
 from vae2aef.svi.sites import read_site  # noqa: E402
@@ -176,6 +177,20 @@ def test_bounded_latents_against_quadrature(proposal, alone):
     assert ((result.value - vae.exact(x)).abs() < 5 * result.std_error).all()
 
 
+def test_a_mask_around_the_observation_of_one_latent():
+    """Fault: a mask of `poutine.mask` not looked for: every row would be scored."""
+    vae, x = Families(alone=True), torch.randn(B, 4)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Laplace(x.new_zeros(2), 1.0).to_event(1))
+            with poutine.mask(mask=x[:, 0] > 0):
+                pyro.sample("x", dist.Normal(a.repeat(1, 2), 0.5).to_event(1), obs=x)
+
+    terms = vae2aef.from_pyro(model, vae.guide, x)(x, terms=True)
+    assert torch.equal(terms.residual != 0, x[:, 0] > 0)
+
+
 def test_a_mask_within_one_datum_is_refused():
     vae, x = Ragged(), torch.randn(B, T)
 
@@ -259,6 +274,9 @@ def test_a_batch_that_is_not_the_first_axis():
     aef = vae2aef.from_pyro(vae.model, vae.guide, x)
     z = aef.encode(x)
     assert z["z"].shape == (T, B)
+    core = {name: one.features for name, one in aef.core.items()}
+    elbo = vae2aef.AEF_ELBO(core=core, core_flow={"b": aef.core_flow["b"], "z": aef.core_flow["z"].flow})
+    assert aef(x).item() == pytest.approx(elbo.loss(vae.model, vae.guide, x) / B, rel=1e-9)
     torch.testing.assert_close(aef.decode(z), (z["z"] + z["b"]).T)
     normal = torch.distributions.MultivariateNormal(torch.zeros(T), (1 + R**2) * torch.eye(T) + 1.0)
     result = aef.log_prob(x, num_samples=1000, proposal="laplace")
@@ -278,6 +296,7 @@ def test_one_latent_whose_batch_is_not_the_first_axis(options):
     torch.testing.assert_close(aef.decode(z), expected)
     loss = aef(x)
     loss.backward()
+    assert aef(x[:0]).item() == 0  # though a plate cannot be empty
     if "core_flow" in options:
         elbo = vae2aef.AEF_ELBO(core=aef.core.features, core_flow="none")
         assert loss.item() == pytest.approx(elbo.loss(vae.model, vae.guide, x) / B, rel=1e-9)
@@ -325,6 +344,9 @@ def test_a_posterior_repeats_row_by_row(family):
         torch.testing.assert_close(got, torch.cat(halves, along))
     torch.testing.assert_close(repeated.loc, loc.repeat(2, 1))
     assert posterior.free == (family != "flow")  # a LogNormal is on the positive numbers
+    zero = posterior.site._replace(scale=torch.zeros(T, B), loc=loc.T)
+    floor = SitePosterior.of({"fn": fn, "mask": None}, zero, axis._replace(axis=-1), B)
+    assert (floor.scale == MIN_SCALE).all()  # as of every other encoder
     if family == "student_t":
         torch.testing.assert_close(repeated.standard.entropy(), posterior.standard.entropy().repeat(2, 1))
     else:
