@@ -54,10 +54,10 @@ class PyTorchVAEParts(CallableParts):
         if hasattr(vae, "embed_pseudo"):
             self.assumed += ("the pseudo-inputs of its VampPrior are not read; pass prior= to replace them",)
 
-    def decode(self, z: Tensor) -> Decoded:
+    def decode(self, z: Tensor, *cond: Any, **kwargs: Any) -> Decoded:
         """See `VAEParts.decode`."""
         ones = (1,) * self.axes
-        mean = self.decoder(z.reshape(z.shape[0], *ones, *z.shape[1:]))
+        mean = self.decoder(z.reshape(z.shape[0], *ones, *z.shape[1:]), *cond, **kwargs)
         return to_decoded(mean.reshape(z.shape[0], *mean.shape[1 + self.axes :]))
 
 
@@ -79,7 +79,7 @@ class ConditionalParts(PyTorchVAEParts):
         plane = plane.reshape(-1, 1, self.vae.img_size, self.vae.img_size)
         return super().encode(torch.cat([self.vae.embed_data(x), plane], dim=1))
 
-    def decode(self, z: Tensor, labels: Tensor) -> Decoded:  # type: ignore[override]
+    def decode(self, z: Tensor, labels: Tensor) -> Decoded:
         """See `VAEParts.decode`."""
         return super().decode(torch.cat([z, labels.to(z.dtype)], dim=1))
 

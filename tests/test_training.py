@@ -19,7 +19,7 @@ from vae2aef.comparison.evaluate import choose_proposal, marginal, reconstructio
 from vae2aef.comparison.interrupt import Interrupted, deferred_interrupt
 from vae2aef.comparison.nets import MLPVAE
 from vae2aef.comparison.options import Options
-from vae2aef.comparison.run import RunData, Show, run_arm
+from vae2aef.comparison.run import RunData, RunProgress, run_arm
 from vae2aef.flows import Identity
 from vae2aef.marginal import Proposal
 from vae2aef.training import AEFTask
@@ -52,7 +52,7 @@ def test_the_task_trains_in_a_plain_lightning_loop(tmp_path):
     data = TensorDataset(torch.rand(64, *EVENT), torch.zeros(64))  # (x, label), as data sets often are
     with torch.no_grad():
         before = float(aef(data.tensors[0]))
-    trainer = quiet_trainer(tmp_path, max_epochs=30, gradient_clip_val=200)
+    trainer = quiet_trainer(tmp_path, max_epochs=30, check_val_every_n_epoch=30, gradient_clip_val=200)
     trainer.fit(AEFTask(aef, lr=1e-2), DataLoader(data, batch_size=16), DataLoader(data, batch_size=32))
     with torch.no_grad():
         assert float(aef(data.tensors[0])) < before - 1
@@ -93,6 +93,7 @@ LABELS = torch.eye(2).repeat(16, 1)
 OF_LABEL = torch.rand(32, 4) * 0.1 + LABELS @ torch.tensor([[0.0, 1.0, 0.0, 1.0], [1.0, 0.0, 1.0, 0.0]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by_name", [False, True])
 def test_conditions_go_to_the_aef(tmp_path, by_name):
     """Loss and marginal are those of the same conditions; with the labels exchanged they are far off."""
@@ -146,9 +147,9 @@ def test_a_batch_depends_on_seed_and_number_only():
 
 def test_an_epoch_shows_each_sample_once_with_new_noise():
     batches = list(Batches(X, 256, 5, 8, seed=0))
-    for epoch in (batches[:4], batches[4:]):
-        levels = (torch.cat(epoch) * 256).floor().flatten().sort().values
-        assert torch.equal(levels, X.flatten().float())
+    orders = [(torch.cat(epoch) * 256).floor().flatten() for epoch in (batches[:4], batches[4:])]
+    assert all(torch.equal(order.sort().values, X.flatten().float()) for order in orders)
+    assert not torch.equal(*orders), "shuffled once, and not each epoch"
     assert not torch.equal(torch.cat(batches[:4]).sort(0).values, torch.cat(batches[4:]).sort(0).values)
 
 
@@ -195,8 +196,8 @@ def held():
     )
 
 
-def run(held, folder, arm="aef-noise", seed=0, **show):
-    return run_arm(lambda: RECIPE.build(arm, seed), arm, seed, held, OPTIONS, folder, Show(**show))
+def run(held, folder, arm="aef-noise", seed=0, **progress):
+    return run_arm(lambda: RECIPE.build(arm, seed), arm, seed, held, OPTIONS, folder, RunProgress(**progress))
 
 
 def without_time(result):
@@ -210,6 +211,7 @@ def uninterrupted(held, tmp_path_factory):
         return run(held, tmp_path_factory.mktemp("whole"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 50, 77])
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(held, uninterrupted, tmp_path, stop):
     seen = []
@@ -236,6 +238,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(held, uninterrupt
         assert [tuple(p) for p in result[curve]] == [tuple(p) for p in uninterrupted[curve]]
 
 
+@pytest.mark.slow
 def test_a_run_stopped_while_it_is_tested_is_not_trained_again(held, uninterrupted, tmp_path):
     def stop(images):
         raise KeyboardInterrupt
@@ -254,17 +257,25 @@ def test_a_finished_run_is_read_and_not_repeated(held, uninterrupted, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
 
 
+@pytest.mark.slow
 def test_seeds_differ(held, uninterrupted, tmp_path):
     assert run(held, tmp_path, seed=1)["test"] != uninterrupted["test"]
 
 
+@pytest.mark.slow
 def test_the_best_weights_are_tested_not_the_last(held, tmp_path, monkeypatch):
-    """Measured values are replaced by ones of which the second is the best."""
+    """Measured values are replaced by ones of which the second is the best. They are tested in eval mode."""
     from vae2aef.comparison.recorder import Recorder
 
     values = iter([2.0, 1.0, 3.0, 4.0, 5.0])
     monkeypatch.setattr(Recorder, "_measure", _with_value(Recorder._measure, values))
-    result = run(held, tmp_path)
+    aef, modes = RECIPE.build("aef-noise", 0), []
+    decoding = aef.vae.decoder.register_forward_hook(lambda module, *args: modes.append(module.training))
+    result = run_arm(
+        lambda: aef, "aef-noise", 0, held, OPTIONS, tmp_path, RunProgress(testing=lambda images: modes.clear())
+    )
+    decoding.remove()
+    assert modes and not any(modes), "reconstructions and samples with dropout are not the model's"
     assert [tuple(p) for p in result["validation_bits_per_dim"]] == [
         (50, 2.0),
         (100, 1.0),

@@ -90,7 +90,7 @@ class Recipe:
             "preprocess": copy.deepcopy(self.preprocess),
         }
 
-    def parts(self, seed: int) -> dict[str, Any]:
+    def wrap_arguments(self, seed: int) -> dict[str, Any]:
         """Make the VAE: arguments for `wrap`, of a VAE that nothing else holds.
 
         Args:
@@ -110,11 +110,11 @@ class Recipe:
         return copy.deepcopy(first) if shared else first
 
     def _wrap(self, arm: Arm, seed: int) -> AEF:
-        parts = self.parts(seed)
+        arguments = self.wrap_arguments(seed)
         torch.manual_seed(seed)
         try:
             return wrap(
-                **parts,
+                **arguments,
                 example=self.example,
                 core=arm.core,
                 noise=arm.noise,

@@ -176,9 +176,9 @@ def _run_all(options: Options, data: RunData, recipe: Recipe, out: Path, console
 
             if there:
                 display.skip()
-            show = display.start(name)
+            progress = display.start(name)
             try:
-                result = run_arm(build, arm, seed, data, options, folder, show)
+                result = run_arm(build, arm, seed, data, options, folder, progress)
             except NonFiniteError as problem:
                 raise NonFiniteError(f"{name}: {problem}. Training diverged; try a smaller --lr") from problem
             results.append(result)

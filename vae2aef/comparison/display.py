@@ -7,7 +7,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vae2aef.comparison.run import Show
+from vae2aef.comparison.run import RunProgress
 
 
 class Display:
@@ -44,7 +44,7 @@ class Display:
     ) -> None:
         self.progress.stop()
 
-    def start(self, name: str) -> Show:
+    def start(self, name: str) -> RunProgress:
         """Begin the bar of a run; return where the run tells how far it is."""
         self.progress.reset(self.current, total=self.steps, description=name, loss="", visible=True)
         tested = 0
@@ -62,7 +62,7 @@ class Display:
             tested += images
             self.progress.update(self.current, loss=f"testing, {tested} samples done")
 
-        return Show(resumed, loss, testing)
+        return RunProgress(resumed, loss, testing)
 
     def skip(self) -> None:
         """Count a run that was there already."""

@@ -87,18 +87,18 @@ def make_vae(spec: str, event_shape: tuple[int, ...], latents: int) -> dict[str,
         raise
     except Exception as problem:  # the user's code may fail in any way
         raise InputError(f"--vae {spec}: calling the factory failed: {_say(problem)}") from problem
-    parts = made if isinstance(made, dict) else {"vae": made}
-    if not isinstance(parts.get("vae"), nn.Module):
+    arguments = made if isinstance(made, dict) else {"vae": made}
+    if not isinstance(arguments.get("vae"), nn.Module):
         raise InputError(
             f"--vae {spec}: the factory returned {type(made).__name__}; expected an nn.Module, or a "
             'dict of arguments for wrap with an nn.Module under "vae"'
         )
-    if taken := sorted(OURS & parts.keys()):
+    if taken := sorted(OURS & arguments.keys()):
         raise InputError(f"--vae {spec}: {', '.join(taken)} cannot be set by the factory, the comparison sets it")
-    vae = parts["vae"]
-    if type(vae) in BUILT_IN.values() and len(parts) == 1:
+    vae = arguments["vae"]
+    if type(vae) in BUILT_IN.values() and len(arguments) == 1:
         return {"vae": vae, "encoder": vae.encode, "decoder": vae.decode, "encoder_scale": "log_var"}
-    return dict(parts)
+    return dict(arguments)
 
 
 def takes_latents(spec: str) -> bool:

@@ -19,8 +19,8 @@ from vae2aef.diagnostics.findings import Topic
 from vae2aef.modes import evaluation_mode
 
 INSPECTED_ROWS = 128
-FEW = 32  # latents that are decoded
-MOST = 0.5
+DECODED = 32  # latents, to see what the decoder can reach
+REFUSED_SHARE = 0.5  # of the values out of reach: beyond it a comparison would measure nothing
 # What helps, in the words of the command line, where `check` says it in those of `wrap`.
 FIXES: dict[Topic, str] = {
     "small scale": "check encoder_scale; compare the arm aef-noise; --prior coupling for an autoencoder trained with a "
@@ -70,7 +70,7 @@ def inspect_vae(recipe: Recipe, options: Options, x: Tensor) -> list[str]:
         others = (
             f"use --preprocess none, or {others}" if options.preprocess != "none" else f"scale the data, or {others}"
         )
-        if outside > MOST:
+        if outside > REFUSED_SHARE:
             raise InputError(f"{told}; {others}")
         notes.append(f"{told}; {others}")
     return notes + _findings(recipe, options, x)
@@ -89,20 +89,20 @@ def reach(aef: AEF) -> tuple[float, float]:
     for parameter in aef.parameters():
         parameter.normal_()
     with evaluation_mode(aef):
-        x = torch.randn(FEW, *aef.event_shape, device=next(aef.parameters()).device)
+        x = torch.randn(DECODED, *aef.event_shape, device=next(aef.parameters()).device)
         core, shell = aef.split(x)
         z = {name: torch.randn_like(value) for name, value in aef.chain(Batch(shell), core).z.items()}
-        mean = aef.parts.run(Generate(FEW, z), None).mean
+        mean = aef.parts.run(Generate(DECODED, z), None).mean
     low, high = float(mean.min()), float(mean.max())
     lower = 0.0 if low >= 0 else -1.0 if low >= -1 else -math.inf
     return lower, 1.0 if high <= 1 else math.inf
 
 
 def _findings(recipe: Recipe, options: Options, x: Tensor) -> list[str]:
-    parts = recipe.parts(0)
+    arguments = recipe.wrap_arguments(0)
     report = check(
-        parts.pop("vae"), example=x, core_flow=options.core_flow, **recipe.of_data(),
-        prior=None if options.prior == "vae" else options.prior, **parts,
+        arguments.pop("vae"), example=x, core_flow=options.core_flow, **recipe.of_data(),
+        prior=None if options.prior == "vae" else options.prior, **arguments,
     )  # fmt: skip
     notes = []
     for finding in report.findings:

@@ -21,6 +21,7 @@ def versions() -> dict[str, str]:
             found[name] = version(name)
         except PackageNotFoundError:  # run from a checkout that is not installed
             found[name] = "not installed"
+    found["torch"] = str(torch.__version__)  # with the build, which a package of PyPI leaves out of its metadata
     return found
 
 

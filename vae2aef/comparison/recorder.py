@@ -33,7 +33,7 @@ class Recorder(Callback):
         measure: gives the held-out marginal in bits per dimension, on which the best weights are chosen.
         checkpoint: where to save.
         flag: tells of Ctrl-C.
-        show: called after each step with its loss in nats.
+        on_loss: called after each step with its loss in nats.
     """
 
     def __init__(
@@ -43,10 +43,10 @@ class Recorder(Callback):
         measure: Callable[[], float],
         checkpoint: Path,
         flag: Flag,
-        show: Callable[[float], None],
+        on_loss: Callable[[float], None],
     ) -> None:
         self.steps, self.seed, self.measure, self.checkpoint = steps, seed, measure, checkpoint
-        self.flag, self.show = flag, show
+        self.flag, self.on_loss = flag, on_loss
         self.every = max(LEAST_BETWEEN, steps // 10)
         self.window = max(1, steps // 100)
         self.losses: list[tuple[int, float]] = []
@@ -73,7 +73,7 @@ class Recorder(Callback):
         if step % self.window == 0:
             self.losses.append((step, sum(self._pending) / len(self._pending)))
             self._pending = []
-        self.show(loss)
+        self.on_loss(loss)
         measured = step % self.every == 0 or step == self.steps
         if measured:
             self._measure(step, cast(AEFTask, pl_module).aef)

@@ -50,7 +50,7 @@ class RunData:
 
 
 @dataclass(frozen=True)
-class Show:
+class RunProgress:
     """Where a run tells how far it is; each does nothing unless given."""
 
     resumed: Callable[[int], None] = lambda step: None
@@ -59,7 +59,7 @@ class Show:
 
 
 def run_arm(
-    build: Callable[[], AEF], arm: str, seed: int, data: RunData, options: Options, folder: Path, show: Show
+    build: Callable[[], AEF], arm: str, seed: int, data: RunData, options: Options, folder: Path, progress: RunProgress
 ) -> dict[str, Any]:
     """Train and test one arm, or return the result that `folder` already holds.
 
@@ -70,7 +70,7 @@ def run_arm(
         data: what to train and test on.
         options: steps, batch size, learning rate, importance samples.
         folder: of this run; gets `last.ckpt`, `best.pt`, `pictures.npz` and, last of all, `result.json`.
-        show: for progress.
+        progress: is told how far it is.
 
     Returns:
         The content of `result.json`.
@@ -84,14 +84,14 @@ def run_arm(
         return read_json(result)
     folder.mkdir(parents=True, exist_ok=True)
     aef = build()
-    record = _train(aef, seed, data, options, folder / "last.ckpt", show)
+    record = _train(aef, seed, data, options, folder / "last.ckpt", progress)
     aef.load_state_dict(record.best_weights)
     aef.eval()
     write_atomic(folder / "best.pt", lambda path: torch.save(record.best_weights, path))
     device = next(aef.parameters()).device
     test = data.test.to(device)
     proposal = choose_proposal(aef, data.validation.to(device))
-    value, std_error, size, *_ = marginal(aef, test, options.importance_samples, proposal, "test", show.testing)
+    value, std_error, size, *_ = marginal(aef, test, options.importance_samples, proposal, "test", progress.testing)
     shown = pictures(aef, data.shown.to(device), SAMPLES_SHOWN)
     write_atomic(folder / "pictures.npz", lambda path: _save_arrays(path, shown))
     content = {
@@ -114,7 +114,7 @@ def run_arm(
     return content
 
 
-def _train(aef: AEF, seed: int, data: RunData, options: Options, checkpoint: Path, show: Show) -> Recorder:
+def _train(aef: AEF, seed: int, data: RunData, options: Options, checkpoint: Path, progress: RunProgress) -> Recorder:
     """Train to the end, from the checkpoint if there is one."""
     task = AEFTask(aef, options.lr)
 
@@ -127,9 +127,9 @@ def _train(aef: AEF, seed: int, data: RunData, options: Options, checkpoint: Pat
     start = 0
     if checkpoint.exists():
         start = torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"]
-        show.resumed(start)
+        progress.resumed(start)
     with deferred_interrupt() as flag, _quiet():
-        recorder = Recorder(options.steps, seed, measure, checkpoint, flag, show.loss)
+        recorder = Recorder(options.steps, seed, measure, checkpoint, flag, progress.loss)
         trainer = Trainer(
             accelerator="auto",
             devices=1,
@@ -174,6 +174,10 @@ def _quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             warnings.filterwarnings("ignore", message=".*but have no `val_dataloader`.*")
             warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*", category=FutureWarning)
+            # torch 2.4 and 2.5, of how Lightning loads our own checkpoint
+            warnings.filterwarnings(
+                "ignore", message=".*`torch.load` with `weights_only=False`", category=FutureWarning
+            )
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

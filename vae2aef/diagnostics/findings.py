@@ -65,15 +65,15 @@ class Report:
         told = ", ".join(f"{n} {s}{'' if n == 1 else 's'}" for n, s in counts if n) or "nothing found"
         lines = [(f"check of {self.subject}: {told}", "bold")]
         for f in self.findings:
-            first, *more = _wrapped(f"{f.severity.upper()} {f.place}: {f.message}", "  ")
+            first, *more = _folded(f"{f.severity.upper()} {f.place}: {f.message}", "  ")
             lines += [("", ""), (first, STYLES[f.severity]), *((line, "") for line in more)]
             if f.fix:
-                first, *more = _wrapped(f"-> {f.fix}", "     ", first="  ")
+                first, *more = _folded(f"-> {f.fix}", "     ", first="  ")
                 lines += [(first, "green"), *((line, "") for line in more)]
         return lines
 
 
-def _wrapped(text: str, indent: str, first: str = "") -> list[str]:
+def _folded(text: str, indent: str, first: str = "") -> list[str]:
     """Break long lines, and keep the breaks that are there."""
     paragraphs = text.split("\n")
     lines = []

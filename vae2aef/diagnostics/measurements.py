@@ -80,7 +80,7 @@ def scales(aef: AEF, example: Any) -> Iterator[Finding]:
         yield Finding("note", "encoder scale", text)
 
 
-def meaning(aef: AEF, example: Any) -> Iterator[Finding]:
+def scale_in_forward(aef: AEF, example: Any) -> Iterator[Finding]:
     """The described scale against dz/du in the VAE's own forward, if that can be traced."""
     parts = aef.parts
     if isinstance(parts, TracedParts):
@@ -246,5 +246,5 @@ def loss(aef: AEF, example: Any) -> Iterator[Finding]:
 
 
 ALL: tuple[Callable[[AEF, Any], Iterator[Finding]], ...] = (
-    meaning, scales, latent, decoder_range, aggregate_posterior, independence, loss,
+    scale_in_forward, scales, latent, decoder_range, aggregate_posterior, independence, loss,
 )  # fmt: skip

@@ -59,7 +59,7 @@ def _check_sites(aef: AEF, batch: Batch, tolerance: float) -> list[float]:
     z, posterior = joint.z["z"], aef.parts.encode(shell, *cond, **kwargs)
     if posterior.transform is None or aef.partition is None:
         mean = aef.mean(joint.decoded, batch.size)
-        aef.likelihood = _Given(aef.core.shell(shell - mean))
+        aef.likelihood = _KnownResidual(aef.core.shell(shell - mean))
         back = aef.decode(z, *cond, residual=True, **kwargs)
         errors.append(compare(back, x, tolerance, "x -> (z, delta) -> x"))
     if posterior.transform is None:
@@ -68,7 +68,7 @@ def _check_sites(aef: AEF, batch: Batch, tolerance: float) -> list[float]:
     return errors
 
 
-class _Given(nn.Module):
+class _KnownResidual(nn.Module):
     """A residual that is known rather than drawn."""
 
     def __init__(self, delta: Tensor) -> None:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from vae2aef.parts import describe
-from vae2aef.tracing.noise import Site
+from vae2aef.tracing.noise import LatentCall
 from vae2aef.tracing.outputs import candidates, say_path
 from vae2aef.tracing.recording import Record
 
@@ -26,7 +26,7 @@ class Observation(NamedTuple):
     """One recorded pass: where z is made, where the mean of the data is, its value, and what it is trained with."""
 
     record: Record
-    site: Site
+    latent_call: LatentCall
     path: tuple
     mean: Tensor
     likelihood: str | None = None
@@ -46,7 +46,7 @@ def decide(record: Record, found: list[tuple[tuple, Any, Tensor]], x: Tensor) ->
     _require_one_draw(record, x.shape[0])
     path, mean, node = _output(record, found, x)
     _require_no_flow(record, found, node)
-    return Observation(record, _site(record, node), path, mean.detach(), _likelihood(record, path, node))
+    return Observation(record, _latent_call(record, node), path, mean.detach(), _likelihood(record, path, node))
 
 
 def _require_one_draw(record: Record, batch: int) -> None:
@@ -117,7 +117,7 @@ def _require_no_flow(record: Record, found: list[tuple[tuple, Any, Tensor]], out
             )
 
 
-def _site(record: Record, output: int) -> Site:
+def _latent_call(record: Record, output: int) -> LatentCall:
     """Find z: the first elementwise affine image of the noise after which neither data nor noise enters again."""
     on_the_way = record.reaches(output)
     for node, index in sorted(record.affine.items()):
@@ -134,7 +134,7 @@ def _site(record: Record, output: int) -> Site:
                 "z is made inside torch.utils.checkpoint, which draws its noise again in the backward pass; leave the "
                 "sampling out of the checkpoint"
             )
-        return Site(calls)
+        return LatentCall(calls)
     name = min(((n, name) for n, name in record.breaks.items() if n in on_the_way), default=(0, "detach"))[1]
     raise Refusal(
         f"`{name}` is no elementwise affine map of the noise, and after it the data or the noise still enters on the "

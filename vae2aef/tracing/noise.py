@@ -26,7 +26,7 @@ _DATA: Any = torch.Tensor.data  # a property, though torch says that it is a ten
 DETACH = {torch.Tensor.detach, _DATA.__get__, torch.detach}
 
 
-class Site(NamedTuple):
+class LatentCall(NamedTuple):
     """Which call makes z: the calls that touch the noise, by name, from the first after the draw to that one."""
 
     calls: tuple[str, ...]
@@ -42,7 +42,7 @@ class Follow(TorchFunctionMode):
 
     Args:
         u: what the draw is to return, shape `(batch, *latent)`; None for zeros of the shape that is asked for.
-        site: which call makes z.
+        latent_call: which call makes z.
         replacement: put these latents, `(batch, *latent)`, in the place of z.
 
     Attributes:
@@ -58,11 +58,11 @@ class Follow(TorchFunctionMode):
     scale: Tensor
     noise: Tensor
 
-    def __init__(self, u: Tensor | None, site: Site | None, replacement: Tensor | None = None) -> None:
+    def __init__(self, u: Tensor | None, latent_call: LatentCall | None, replacement: Tensor | None = None) -> None:
         super().__init__()
         if u is not None and not u.requires_grad:
             u = u.detach().requires_grad_()
-        self.given, self.site, self.replacement = u, site, replacement
+        self.given, self.latent_call, self.replacement = u, latent_call, replacement
         self.grad = torch.is_grad_enabled()
         self.drew = self.done = False
         self.count = 0
@@ -123,7 +123,7 @@ class Follow(TorchFunctionMode):
             return result
         self.count += 1
         self.touched.update((id(t), t) for t in made)
-        return result if self.site is None else self.compare(self.site, func, args, result)
+        return result if self.latent_call is None else self.compare(self.latent_call, func, args, result)
 
     def with_noise(self, args: tuple, kwargs: dict) -> tuple[tuple, dict, bool]:
         """Put the noise in the place of detached aliases of the draw; say whether the arguments hold it."""
@@ -137,15 +137,15 @@ class Follow(TorchFunctionMode):
             args, kwargs = self._swap(args), self._swap(kwargs)
         return args, kwargs, hit
 
-    def compare(self, site: Site, func: Any, args: tuple, result: Any) -> Any:
-        """Compare a call with the one that stood there when the site was found; at the last one, z is reached."""
-        expected, name = site.calls[self.count - 1], plain_name(func)
-        if name != expected or (self.count == len(site.calls) and not isinstance(result, Tensor)):
+    def compare(self, latent_call: LatentCall, func: Any, args: tuple, result: Any) -> Any:
+        """Compare a call with the one that stood there when it was wrapped; at the last one, z is reached."""
+        expected, name = latent_call.calls[self.count - 1], plain_name(func)
+        if name != expected or (self.count == len(latent_call.calls) and not isinstance(result, Tensor)):
             raise WrapError(
                 f"forward takes another path than when it was wrapped: after the draw came {expected}, now {name}. A "
                 "VAE with branches must be described: encoder=, decoder="
             )
-        return self.arrive(args, result) if self.count == len(site.calls) else result
+        return self.arrive(args, result) if self.count == len(latent_call.calls) else result
 
     def arrive(self, args: tuple, result: Tensor) -> Tensor:
         """Take z and its scale from the call that makes z, or put the replacement there."""

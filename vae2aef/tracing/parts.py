@@ -18,7 +18,7 @@ from vae2aef.errors import WrapError
 from vae2aef.parts import MIN_SCALE, Decoded, Posterior, VAEParts
 from vae2aef.protocols import Place
 from vae2aef.tensors import at_least_float32, sum_event
-from vae2aef.tracing.noise import Follow, Site
+from vae2aef.tracing.noise import Follow, LatentCall
 from vae2aef.tracing.outputs import pick
 
 
@@ -27,7 +27,7 @@ class TracedParts(VAEParts):
 
     Args:
         vae: the user's module; `vae(x, *cond)` encodes, draws once, and decodes.
-        site: which call makes z.
+        latent_call: which call makes z.
         outputs: where the mean of the data is in what forward returns, in eval and in training mode.
         placeholder: one event of data, `(1, *event)`, to run the encoder on when only the decoder is wanted.
         latent_shape: shape of one latent.
@@ -38,7 +38,7 @@ class TracedParts(VAEParts):
     def __init__(
         self,
         vae: nn.Module,
-        site: Site,
+        latent_call: LatentCall,
         outputs: dict[bool, tuple],
         placeholder: Tensor,
         latent_shape: Sequence[int],
@@ -46,7 +46,7 @@ class TracedParts(VAEParts):
         lean: bool = False,
     ) -> None:
         self.vae = vae
-        self.site = site
+        self.latent_call = latent_call
         self.outputs = outputs
         self.placeholder = placeholder
         self.latent_shape = torch.Size(latent_shape)
@@ -87,7 +87,7 @@ class TracedParts(VAEParts):
             with torch.inference_mode(False), torch.no_grad():
                 x, u, replacement, cond, kwargs = _cloned((x, u, replacement, cond, kwargs))
                 return self.follow(x, cond, kwargs, u, replacement)
-        follow = Follow(u, self.site, replacement)
+        follow = Follow(u, self.latent_call, replacement)
         training = self.vae.training
         with awake(self.vae, self.awake), follow:
             out = self.vae(x, *cond, **kwargs)

@@ -82,12 +82,12 @@ def _require_eager(vae: Any) -> None:
 
 
 def _parts(vae: nn.Module, seen: Observation, batch: Batch, names: tuple[str, ...]) -> TracedParts:
-    z = seen.record.values[len(seen.site.calls)]
-    parts = TracedParts(vae, seen.site, {False: seen.path}, other_data(batch.x[:1]), z.shape[1:], names)
+    z = seen.record.values[len(seen.latent_call.calls)]
+    parts = TracedParts(vae, seen.latent_call, {False: seen.path}, other_data(batch.x[:1]), z.shape[1:], names)
     parts.likelihood = seen.likelihood
     draw = seen.record.draws[0]
     parts.taken = (
-        f"encoder: forward with {draw.name} replaced; z is what `{seen.site.name}` makes of it, its scale dz/du",
+        f"encoder: forward with {draw.name} replaced; z is what `{seen.latent_call.name}` makes of it, its scale dz/du",
         f"decoder: {say_path(seen.path)}, the only output shaped like the data that depends on the noise",
     )
     parts.assumed = ("traced: VAE's own prior and loss are not seen in its forward",)
@@ -99,7 +99,7 @@ def _parts(vae: nn.Module, seen: Observation, batch: Batch, names: tuple[str, ..
 def _prove(parts: TracedParts, seen: Observation, batch: Batch) -> None:
     """Points 2, 3 and 5, by numbers and by autograd's graph."""
     u = seen.record.u
-    z_seen = seen.record.values[len(seen.site.calls)]
+    z_seen = seen.record.values[len(seen.latent_call.calls)]
     torch.manual_seed(0)
     first, mean, grads = _grads(parts, batch, u)
     if not (close(first.z, z_seen) and close(mean, seen.mean)):
@@ -199,7 +199,7 @@ def _prove_training(parts: TracedParts, seen: Observation, batch: Batch, draws: 
     try:
         again = observe(parts.vae, batch, (), draws)
         parts.outputs[True] = again.path
-        if again.site == seen.site:
+        if again.latent_call == seen.latent_call:
             with refusing("a pass with its noise replaced"):
                 _same_gradients(parts, batch, again)
     except Refusal as reason:
@@ -207,6 +207,6 @@ def _prove_training(parts: TracedParts, seen: Observation, batch: Batch, draws: 
     finally:
         for m, mode in modes:
             m.training = mode
-    if again.site != seen.site:
-        ways = (" and ".join(site.calls) for site in (seen.site, again.site))
+    if again.latent_call != seen.latent_call:
+        ways = (" and ".join(call.calls) for call in (seen.latent_call, again.latent_call))
         raise Refusal("z is made by {} in eval mode and by {} in training mode".format(*ways))
