@@ -7,21 +7,29 @@ and Computing 2008). Nothing that is done to a datum depends on another.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from vae2aef.case import Case
 from vae2aef.draws import IMPROVING, PILOT, STARTS
-from vae2aef.laplace import Laplace, fit
+from vae2aef.laplace import Laplace, fit, with_gradient
 from vae2aef.mixture import Mixture, Shape
-from vae2aef.variational import Gaussians, improve
+from vae2aef.variational import Gaussians, Moments, improve
 
 SHAPES = (Shape(1.05, 0), Shape(1.15, 8), Shape(1.6, 5))
 PRIOR_SHARE = 0.05
 """Least weight of the prior."""
 
-PRIOR_DRAWS, PILOT_DRAWS, PILOT_ROUNDS, WEIGHING = 64, 64, 2, 5
+FEW = 4
+"""Latents that are few: modes are then cheap to look for, and many of them can be told apart."""
+
+PRIOR_DRAWS, PRIOR_DRAWS_OF_FEW, PILOT_DRAWS, PILOT_ROUNDS, WEIGHING = 64, 512, 64, 2, 5
+GROUPS, CLIMBING, CLIMBING_RATE = 16, 25, 0.1
+MISSED = math.log(3.0)
+"""A draw at which the fits give less than a third of the density is a start."""
+
 SAME = 1.0
 """Modes closer than this, in the standard deviations of the better one, are one."""
 
@@ -43,37 +51,80 @@ def find(case: Case) -> Mixture:
     """Return a proposal for each datum."""
     start = case.start()
     spread, draws = _spread(case)
-    starts = [start, *_best(case, draws, _groups(case.dim))]
-    found = _merged([fit(case, one, spread, rounds=1) for one in starts])
-    mixture = _weighed(_moved_on(case, found), draws is not None)
+    found = _merged([fit(case, start, spread, rounds=1)])
+    candidates = None if draws is None else _candidates(case, draws, spread)
+    if candidates is None:
+        mixture = _weighed(_moved_on(case, found), False)
+    else:  # what moves on may leave mass behind
+        found = _searched(case, _moved_on(case, _searched(case, found, candidates, spread)), candidates, spread)
+        mixture = _weighed(found, True)
     for number in range(PILOT_ROUNDS):
         mixture = _reweighed(mixture, case, PILOT + 8 * number)
     return mixture
 
 
-def _groups(dim: int) -> int:
-    """Return how many starts are taken from the prior: each costs a fit, which is cheap for few latents."""
-    return 6 if dim <= 4 else 3 if dim <= 16 else 1
-
-
 def _spread(case: Case) -> tuple[Tensor, Tensor | None]:
     """Return the spread of the prior, `(batch, D)`, and draws from it, if there are any."""
-    draws = case.prior_draws(PRIOR_DRAWS, STARTS)
+    draws = case.prior_draws(PRIOR_DRAWS if case.dim > FEW else PRIOR_DRAWS_OF_FEW, STARTS)
     if draws is None:
         return torch.ones_like(case.start()), None
     return draws.std(0).clamp(min=1e-3), draws
 
 
-def _best(case: Case, draws: Tensor | None, groups: int) -> list[Tensor]:
-    """Return the most probable draw of each of a few groups of them, `(batch, D)` each."""
-    if draws is None:
-        return []
-    value = case.log_joint(draws.flatten(0, 1), len(draws)).reshape(draws.shape[:2])
-    found = []
-    for own, density in zip(draws.chunk(groups), value.chunk(groups), strict=True):
-        best = density.argmax(0)[None, :, None].expand(1, *own.shape[1:])
-        found.append(own.gather(0, best)[0])
+class _Candidates(NamedTuple):
+    """Places to start from, `(draws, batch, D)`, with log p(x, v) and log p0(v) there, `(draws, batch)`."""
+
+    v: Tensor
+    joint: Tensor
+    prior: Tensor
+
+
+def _candidates(case: Case, draws: Tensor, spread: Tensor) -> _Candidates:
+    """Return draws from the prior, and where the best of them lead to if there are few latents."""
+    joint, prior = _densities(case, draws)
+    if case.dim > FEW:
+        return _Candidates(draws, joint, prior)
+    climbed = _climbed(case, draws, joint, spread)
+    both = _densities(case, climbed)
+    return _Candidates(torch.cat([draws, climbed]), torch.cat([joint, both[0]]), torch.cat([prior, both[1]]))
+
+
+def _searched(case: Case, found: Laplace, candidates: _Candidates, spread: Tensor) -> Laplace:
+    """Add modes where a candidate has far more density than the fits so far give it."""
+    draws, joint, prior = candidates
+    for _ in range(3 * FEW if case.dim <= FEW else FEW if case.dim <= 4 * FEW else 1):
+        missed = joint - _weighed(found, True).log_density(draws, prior) - found.log_mass.logsumexp(0)
+        worst, index = missed.nan_to_num(nan=-math.inf).max(0)
+        wanting = worst > MISSED
+        if not bool(wanting.any()):
+            break
+        start = draws.gather(0, index[None, :, None].expand(1, *draws.shape[1:]))[0]
+        more = fit(case, start, spread, rounds=1)
+        more = more._replace(log_mass=torch.where(wanting, more.log_mass, -math.inf))
+        found = _merged([Laplace(*each) for each in zip(*found, strict=True)] + [more])
+        joint = joint.scatter(0, index[None], -math.inf)
     return found
+
+
+def _densities(case: Case, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Return log p(x, v) and log p0(v), `(draws, batch)`, float64."""
+    joint, prior = case.joint_and_prior(v.flatten(0, 1), len(v))
+    return joint.reshape(v.shape[:2]).double(), prior.reshape(v.shape[:2]).double()
+
+
+def _climbed(case: Case, draws: Tensor, joint: Tensor, spread: Tensor) -> Tensor:
+    """Climb a little from the best of each of a few groups of draws: `(groups, batch, D)`."""
+    best = [
+        own.gather(0, density.argmax(0)[None, :, None].expand(1, *own.shape[1:]))
+        for own, density in zip(draws.chunk(GROUPS), joint.chunk(GROUPS), strict=True)
+    ]
+    v = torch.cat(best)
+    adam = Moments(v)
+    for number in range(CLIMBING):
+        slope = with_gradient(lambda z: case.log_joint(z, GROUPS), v.flatten(0, 1))[1].reshape(v.shape)
+        rate = CLIMBING_RATE * (1 - number / CLIMBING)
+        v = v + rate * spread * adam.step((spread * slope).nan_to_num(0.0, 0.0, 0.0))
+    return v
 
 
 def _merged(found: list[Laplace]) -> Laplace:
@@ -142,7 +193,7 @@ def _weighed(found: Laplace, prior: bool) -> Mixture:
 def _reweighed(mixture: Mixture, case: Case, stream: int) -> Mixture:
     """Weigh the components by what they hold of a pilot's weights, by expectation maximisation."""
     v = mixture.draw(case, stream, 0, PILOT_DRAWS)
-    joint, prior = (each.reshape(v.shape[:2]).double() for each in case.joint_and_prior(v.flatten(0, 1), len(v)))
+    joint, prior = _densities(case, v)
     components = mixture.components(v, prior)
     weight = mixture.log_weight.unsqueeze(1)
     importance = (joint - torch.logsumexp(components + weight, 0)).softmax(0).nan_to_num(nan=1 / len(v))

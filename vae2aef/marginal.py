@@ -85,8 +85,8 @@ def log_prob(
     observed = None if observed is None else aef.require_mask(observed, x)
     seen = batch if observed is None else batch._replace(x=torch.where(observed, x, 0))
     random = None if seed is None else Draws.of(seen, seed)
-    if observed is None and (aef.partition is not None or not batch.size):  # exact, or nothing to estimate
-        return _without_latents(aef, batch, num_samples, random)
+    if aef.partition is not None or not batch.size:  # exact, or nothing to estimate
+        return _without_latents(aef, seen, num_samples, random)
     proposal = tune(aef, x, cond, kwargs) if proposal == "tuned" else proposal
     common = isinstance(proposal, Proposal)
     random = Draws.of(batch, None) if random is None and not common else random

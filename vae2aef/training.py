@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 
 from vae2aef.aef import AEF
+from vae2aef.evidence import EstimateWarning
 
 try:
     from lightning import LightningModule
@@ -19,8 +21,9 @@ except ImportError as problem:
 class AEFTask(LightningModule):
     """Train an AEF with Adam; the loss is the AEF's own.
 
-    `val_log_prob` (nats, the marginal by importance sampling) is logged for validation batches: monitor it with
-    `mode="max"`. The training loss of a deterministic AEF is unbounded below and chooses no checkpoint.
+    `val_log_prob` (nats, the marginal by importance sampling, with the same draws at every validation) is logged for
+    validation batches: monitor it with `mode="max"`. `val_uncertain` is the share of data whose estimate cannot be
+    trusted (`LogProb.uncertain`): it takes the place of the warnings. The training loss of a deterministic AEF is unbounded below and chooses no checkpoint.
     The paper clips gradients: `Trainer(gradient_clip_val=200)`.
 
     Args:
@@ -60,8 +63,11 @@ class AEFTask(LightningModule):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log the mean marginal log-likelihood in nats."""
         x, cond, kwargs = self._arguments(batch)
-        value = self.aef.log_prob(x, *cond, num_samples=self.validation_samples, **kwargs).value.mean()
-        self.log("val_log_prob", value, batch_size=len(x))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", EstimateWarning)
+            found = self.aef.log_prob(x, *cond, num_samples=self.validation_samples, seed=0, **kwargs)
+        self.log("val_log_prob", found.value.mean(), batch_size=len(x))
+        self.log("val_uncertain", found.uncertain.to(found.value.dtype).mean(), batch_size=len(x))
 
     def configure_optimizers(self) -> Optimizer:
         """Adam over the VAE's parameters and the added ones."""

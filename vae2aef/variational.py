@@ -53,7 +53,7 @@ def improve(log_joint: Callable[[Tensor], Tensor], start: Gaussians, random: Dra
     """
     mean, root = start.mean, start.root
     full = root.dim() == 3
-    moments = [_Moments(mean), _Moments(root)]
+    moments = [Moments(mean), Moments(root)]
     bounds = []
     for number in range(STEPS):
         half = random.normal(stream, PAIRS * number, PAIRS, mean.shape[1]).to(mean)
@@ -80,7 +80,7 @@ def _solved(root: Tensor, noise: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(root.mT, noise.permute(1, 2, 0), upper=False).permute(2, 0, 1)
 
 
-class _Moments:
+class Moments:
     """Adam, for parameters of each datum; its floor is large, so that what has no slope stays."""
 
     FIRST, SECOND, FLOOR = 0.8, 0.95, 0.1
@@ -89,6 +89,7 @@ class _Moments:
         self.mean, self.square, self.steps = torch.zeros_like(like), torch.zeros_like(like), 0
 
     def step(self, slope: Tensor) -> Tensor:
+        """Return the next step up, in units of the rate, for a slope."""
         self.steps += 1
         self.mean = self.FIRST * self.mean + (1 - self.FIRST) * slope
         self.square = self.SECOND * self.square + (1 - self.SECOND) * slope.square()
