@@ -408,3 +408,19 @@ def test_a_model_that_observes_the_data_in_another_order():
     elbo = vae2aef.AEF_ELBO(core=aef.core["a"].features, core_flow=aef.core_flow["a"])
     assert aef(x).item() == pytest.approx(elbo.loss(lambda x: vae.model(x.flip(1)), vae.guide, x) / B, rel=1e-9)
     assert aef.reconstruct(x).keys() == {"x"}  # by site: whose columns are the data's is not known
+
+
+def test_a_site_whose_shape_changes_is_named():
+    """Fault: the shape of a site not held against the one it was met with."""
+    vae, x, steps = BatchLast(alone=True), torch.randn(B, T), [T]
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1), pyro.plate("t", steps[0], dim=-2):
+            pyro.sample("z", dist.Normal(pyro.module("enc", vae.enc)(x)[:, : steps[0]].T, 1.0))
+
+    aef, elbo = vae2aef.from_pyro(vae.model, guide, x), vae2aef.AEF_ELBO()
+    elbo.loss(vae.model, guide, x)
+    steps[0] = T - 1
+    for run in (aef, lambda x: elbo.loss(vae.model, guide, x)):
+        with pytest.raises(vae2aef.WrapError, match=r'site "z": .* shape \(3,\) .* now the site has .* \(2, 6\)'):
+            run(x)
