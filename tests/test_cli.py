@@ -67,6 +67,7 @@ def invoke(*args):
     return result.exit_code, result.stdout, result.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_loses_nothing(folder):
     """Stopped in the second of two runs and started again, it ends like one that was never stopped."""
     command = ["compare", *SMALL, "--steps", "200", "--arms", "aef,aef-noise", "--out"]

@@ -403,6 +403,7 @@ def test_each_arm_trains_the_networks_it_holds(vae):
     assert all(p.grad is None for aef in (two, ONE) for p in aef.parameters())
 
 
+@pytest.mark.slow
 def test_a_pyro_vae(tmp_path):
     """An object with model and guide, in every arm; Pyro keeps one parameter store for all of them."""
     pyro = pytest.importorskip("pyro")

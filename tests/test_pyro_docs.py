@@ -26,6 +26,7 @@ def test_the_session_runs():
     assert 'site "z": Normal, mapped' in repr(names["elbo"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda p: p.stem)
 def test_tutorial_runs_with_both_losses(path, capsys):
     spec = importlib.util.spec_from_file_location(path.stem, path)

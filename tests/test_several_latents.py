@@ -188,6 +188,7 @@ def test_noise_core_is_the_vae(make, x):
     torch.testing.assert_close(terms.z["z2"], loc + raw.exp() * noise["z2"])
 
 
+@pytest.mark.slow
 def test_torch_and_pyro_are_one(x):
     """The same networks, features and flows: the same loss, encodings, samples and importance weights."""
     vae = TwoLevels()

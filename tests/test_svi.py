@@ -216,6 +216,7 @@ def test_loss_differentiable_loss_and_callable_agree():
     assert plain.step(x) == pytest.approx(value)
 
 
+@pytest.mark.slow
 def test_svi_trains_every_parameter():
     pair, x = Pair(), torch.randn(64, N)
     elbo = AEF_ELBO(noise=0.1)

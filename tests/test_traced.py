@@ -269,6 +269,7 @@ def test_every_parameter_trains():
     assert losses[-1] < losses[0] - 1
 
 
+@pytest.mark.slow
 def test_trains_on_digits():
     datasets = pytest.importorskip("sklearn.datasets", reason="the digits are scikit-learn's")
     torch.set_default_dtype(torch.float32)
@@ -410,6 +411,7 @@ def test_print_says_what_was_traced():
     assert "draws in training mode only" in text
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute:UserWarning")
 def test_under_the_compiler_the_forward_runs_as_it_is():
     _, (x,), aef = make(zoo.Rsample)

@@ -93,6 +93,7 @@ def test_bits_of_data_in_minus_one_to_one() -> None:
     assert vae2aef.bits_per_dim(uniform, CASE.shape, width=2).tolist() == pytest.approx([8.0] * 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_accelerate_loop(precision: str, tmp_path: Path) -> None:
     accelerate = pytest.importorskip("accelerate")

@@ -1,5 +1,6 @@
 """Every adapter trains on real images: the loss falls, every parameter has a gradient, sampling and log_prob work."""
 
+import pytest
 import torch
 from adapter_cases import Case, every_case
 from adapter_images import images
@@ -7,6 +8,7 @@ from adapter_images import images
 import vae2aef
 
 
+@pytest.mark.slow
 @every_case
 def test_fifty_steps_on_real_images(case: Case) -> None:
     data = images(case.shape, symmetric=case.symmetric)

@@ -63,6 +63,7 @@ def test_the_whole_map(case: Hierarchy) -> None:
     vae2aef.testing.check_gradients(aef, x)
 
 
+@pytest.mark.slow
 @every_case
 def test_fifty_steps_on_real_images(case: Hierarchy) -> None:
     data = case.cast(images(case.shape))
