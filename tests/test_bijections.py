@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from zoo_core import FlowPosteriorVAE, shake
 
 import vae2aef
-from vae2aef.flows import MAX_LOG_SCALE, Bijection, Identity, bounded
-from vae2aef.testing import check_invertible
+from vae2aef.flows import MAX_LOG_SCALE, Bijection, Each, Identity, bounded
+from vae2aef.testing import check_invertible, check_jacobian
 from vae2aef.wrapping.options import build_flow
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -45,6 +45,15 @@ def test_flows_undo_themselves(kind, shape, batch, seed):
     torch.testing.assert_close(forth, x)
     torch.testing.assert_close(log_det, -log_det_back)
     assert log_det.shape == log_det_back.shape == (batch,)
+
+
+@pytest.mark.parametrize("outer", [1, 2])
+def test_each_element_has_a_share_in_the_log_determinant(outer):
+    flow = Each(vae2aef.AffineCoupling(6 if outer == 1 else 3, 5), outer)
+    shake(flow)
+    x = torch.randn(2, 3, 2, 3)
+    check_jacobian(flow, x)
+    check_invertible(flow, x)
 
 
 def sequential_inverse(layer: vae2aef.MaskedAutoregressive, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -102,6 +102,10 @@ def test_data_out_of_reach_of_a_sigmoid():
     assert "as a sigmoid does" in find(vae2aef.check(vae, example=x), "however large z is").message
     report = vae2aef.check(vae, example=x, preprocess="logit")
     assert find(report, "out of its reach").severity == "warning"
+    below = torch.cat([x[:16] - 2, x[16:]])
+    assert find(vae2aef.check(vae, example=below), "out of its reach").message.endswith(
+        ": 25.0% of the values are out of its reach"
+    )
     vae.tail[-1] = nn.Tanh()
     assert "as a tanh does" in find(vae2aef.check(vae, example=x), "however large z is").message
 
@@ -115,11 +119,32 @@ def test_rows_that_mix_and_outputs_that_are_random():
         def data(self, z: Tensor) -> Tensor:
             return super().data(nn.functional.dropout(z))
 
+    class MixingDecoder(zoo.Base):
+        def data(self, z: Tensor) -> Tensor:
+            return super().data(z - z.mean(0))
+
     vae, x = make(Mixing)
     assert find(vae2aef.check(vae, example=x), "depends on the other rows").place == "encoder"
+    vae, x = make(MixingDecoder)
+    assert find(vae2aef.check(vae, example=x, **vae.described()), "depends on the other rows").place == "decoder"
     vae, x = make(Random)
     report = vae2aef.check(vae, example=x, **vae.described())
     assert find(report, "random in eval mode").place == "decoder"
+
+
+def test_all_is_measured_in_eval_mode():
+    class Dropping(zoo.Base):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body.append(nn.Dropout(0.5))
+            self.tail.insert(1, nn.Dropout(0.5))
+
+    vae, x = make(Dropping)
+    reports = []
+    for training in (True, False):
+        torch.manual_seed(0)
+        reports.append(vae2aef.check(vae.train(training), example=x, **vae.described()))
+    assert reports[0].findings == reports[1].findings
 
 
 def test_parameters_and_example():
@@ -146,6 +171,23 @@ def test_collapsed_latents_and_few_rows():
         vae.head.weight[[0, 2, 3]] *= 20
     assert find(vae2aef.check(vae, example=x), "they have collapsed").message.startswith("1 of 4")
     assert "a guess" in find(vae2aef.check(vae, example=x[:5]), "nats a variable").message
+
+
+def test_the_aggregate_posterior_is_measured_as_it_is():
+    """One latent of mean 3, of spread 0.2 and scale 1; one whose rows lie 0.05 scales apart, which is collapsed."""
+    spread = torch.linspace(-1, 1, 64)
+    spread = spread / spread.std(correction=0)
+    loc = torch.stack([3 + 0.2 * spread, 0.05 * spread], 1)
+    report = vae2aef.check(
+        None, example=torch.rand(64, 5), encoder=lambda x: (loc[: len(x)], torch.ones_like(loc[: len(x)])),
+        decoder=nn.Linear(2, 5), encoder_scale="std",
+    )  # fmt: skip
+    variances = torch.tensor([1.04, 1.0025])
+    far = 0.5 * (torch.tensor([9.0, 0.0]) + variances - 1 - variances.log()).mean()
+    said = find(report, "nats a variable").message
+    assert "mean 1.5 (largest 3)" in said
+    assert f"standard deviation {variances.mean().sqrt():.3g}; as Gaussians, {far:.3g} nats" in said
+    assert find(report, "they have collapsed").message.startswith("1 of 2")
 
 
 def test_conditions_and_adapters():

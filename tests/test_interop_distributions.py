@@ -41,6 +41,11 @@ ZOO = {
     "elementwise-mixture": lambda: td.MixtureSameFamily(
         td.Categorical(logits=torch.randn(D, 2)), td.Normal(torch.randn(D, 2), torch.rand(D, 2) + 0.5)
     ),
+    "reshaped": lambda: td.TransformedDistribution(
+        td.Independent(td.Normal(torch.randn(2, D // 2), 0.7), 2),
+        [td.ExpTransform(), td.ReshapeTransform((D // 2,), (1, D // 2)), td.ExpTransform().inv,
+         td.ReshapeTransform((2, 1, D // 2), (D,))],
+    ),
     "transformed": lambda: td.TransformedDistribution(
         td.Independent(normal(), 1),
         [td.ComposeTransform([td.TanhTransform(cache_size=1), td.TanhTransform().inv]),

@@ -195,6 +195,8 @@ def test_bits_per_dim_of_known_densities():
     torch.testing.assert_close(bits_per_dim(torch.tensor(-10 * math.log(2.0)), (10,), 16), torch.tensor(5.0))
     # Half of the interval, with twice the density, saves one bit for each value.
     torch.testing.assert_close(bits_per_dim(torch.tensor(6 * math.log(2.0)), (6,)), torch.tensor(7.0))
+    # Uniform data on [-1, 1] as well, each value with half the density.
+    torch.testing.assert_close(bits_per_dim(torch.tensor(-6 * math.log(2.0)), (6,), width=2), torch.tensor(8.0))
     for shape, bins in (((0,), 256), ((3,), 0)):
         with pytest.raises(ValueError, match="expected an event with values, bins >= 1"):
             bits_per_dim(zero, shape, bins)

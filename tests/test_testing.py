@@ -1,6 +1,7 @@
 """`vae2aef.testing` passes what is right and, above all, fails what is wrong."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -84,6 +85,31 @@ def test_a_wrong_inverse_fails(broken, message):
         testing.check_invertible(aef, x)
 
 
+class NotANumber(Sinh):
+    def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        x, log_det = super().inverse(y)
+        return x * torch.nan, log_det
+
+
+class Steep(Sinh):
+    """What is a small error in x is a large one in y."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y, log_det = super().forward(x)
+        return 1e6 * y, log_det + x.shape[1] * math.log(1e6)
+
+    def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        x, log_det = super().inverse(y / 1e6)
+        return x + 1e-8, log_det - y.shape[1] * math.log(1e6)
+
+
+def test_nan_and_errors_of_one_direction_alone_fail():
+    with pytest.raises(AssertionError, match=r"inverse\(forward\(x\)\) is wrong: nan"):
+        testing.check_invertible(NotANumber(), torch.randn(4, 3))
+    with pytest.raises(AssertionError, match=r"forward\(inverse\(y\)\) is wrong"):
+        testing.check_invertible(Steep(), torch.zeros(4, 3))
+
+
 @pytest.mark.parametrize("core", ["linear", "center"])
 def test_a_wrong_log_determinant_fails(core):
     with pytest.raises(AssertionError, match="the log-determinant is wrong"):
@@ -117,6 +143,26 @@ def test_an_encoder_that_is_no_function_of_its_row_fails(broken):
     aef = vae2aef.wrap(broken((4,), (2,)), example=x, encoder_scale="log_std")
     with pytest.raises(AssertionError, match=r"row 0 alone .do rows mix, or is noise drawn in eval mode"):
         testing.check_jacobian(aef, x)
+
+
+class WithDropout(SmallVAE):
+    def __init__(self) -> None:
+        super().__init__((4,), (2,))
+        self.dropout = nn.Dropout(0.5)
+
+    def encoder(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return super().encoder(self.dropout(x))
+
+
+def test_all_is_checked_in_eval_mode():
+    x = torch.rand(3, 4)
+    aef = vae2aef.wrap(WithDropout(), example=x, encoder_scale="log_std").train()
+    assert testing.check_invertible(aef, x) < 1e-8
+    assert testing.check_jacobian(aef, x) < 1e-8
+    norms = testing.check_gradients(aef, x)
+    assert aef.vae.dropout.training
+    grads = torch.autograd.grad(aef.eval()(x), list(aef.parameters()))
+    assert list(norms.values()) == pytest.approx([float(g.norm()) for g in grads])
 
 
 def test_a_parameter_without_gradient_fails_by_name():
