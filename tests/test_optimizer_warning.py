@@ -157,6 +157,7 @@ def test_evaluation_in_between_and_the_vae_alone() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # from inside torch.compile
+@pytest.mark.skipif(torch.__version__ < "2.7", reason="Dynamo of torch 2.4 to 2.6 misses attributes of named tuples")
 def test_a_compiled_aef_is_watched_too() -> None:
     vae = VAE()
     optimizer = torch.optim.Adam(vae.parameters())

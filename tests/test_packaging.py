@@ -1,6 +1,7 @@
 """What `import vae2aef` costs, and what the wheel holds."""
 
 import importlib.metadata
+import re
 import shutil
 import subprocess
 import sys
@@ -83,6 +84,16 @@ def _has(name: str) -> bool:
     except importlib.metadata.PackageNotFoundError:
         return False
     return True
+
+
+def test_the_oldest_pair_of_ci_is_the_floor():
+    """What is declared as supported is what is run."""
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    project = (ROOT / "pyproject.toml").read_text()
+    pairs = re.findall(r'python: "(.+?)", torch: "(.+?)"', workflow)
+    floor = re.search(r'requires-python = ">=(.+?)"', project), re.search(r'"torch>=(.+?)"', project)
+    assert min(pairs, key=lambda pair: [int(n) for n in pair[0].split(".")]) == tuple(m[1] for m in floor)
+    assert f"VAE2AEF_TORCH:-{pairs[-1][1]}" in (ROOT / ".ci" / "run").read_text()
 
 
 @pytest.mark.parametrize(("old", "name"), [("vae2aef.nets", "MLPVAE"), ("vae2aef.optimizers", "OptimizerWarning")])
