@@ -49,7 +49,10 @@ def accepted(function: Callable[..., Any], kwargs: dict[str, Any]) -> dict[str, 
     """Keep the arguments that a function takes by name."""
     if not kwargs:
         return kwargs
-    known = inspect.signature(function).parameters
+    # Up to 0.41, diffusers' hook for accelerate hides the method in its closure, under this name.
+    outer = inspect.unwrap(getattr(function, "__func__", function))
+    hidden = inspect.getclosurevars(outer).nonlocals.get("method") if inspect.isfunction(outer) else None
+    known = inspect.signature(hidden or function).parameters
     return {name: value for name, value in kwargs.items() if name in known}
 
 

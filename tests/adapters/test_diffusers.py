@@ -11,6 +11,7 @@ from adapter_cases import CASES
 from adapter_images import images
 
 import vae2aef
+from vae2aef.adapters.diffusers import accepted
 
 diffusers = pytest.importorskip("diffusers")
 CASE = next(case for case in CASES if case.name == "diffusers-AutoencoderKL")
@@ -37,6 +38,22 @@ def build(name: str, **options: Any) -> torch.nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return getattr(diffusers, name)(**options)
+
+
+def test_conditions_reach_a_method_that_a_decorator_hides() -> None:
+    """As diffusers did up to 0.41, where accelerate is installed."""
+
+    def hook(method: Any) -> Any:
+        def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+            return method(self, *args, **kwargs)
+
+        return wrapper
+
+    class Hidden:
+        @hook
+        def decode(self, z: torch.Tensor, num_frames: int) -> None: ...
+
+    assert accepted(Hidden().decode, {"num_frames": 1, "labels": 2}) == {"num_frames": 1}
 
 
 @pytest.mark.parametrize("name", SIBLINGS)
