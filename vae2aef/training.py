@@ -23,7 +23,8 @@ class AEFTask(LightningModule):
 
     `val_log_prob` (nats, the marginal by importance sampling, with the same draws at every validation) is logged for
     validation batches: monitor it with `mode="max"`. `val_uncertain` is the share of data whose estimate cannot be
-    trusted (`LogProb.uncertain`): it takes the place of the warnings. The training loss of a deterministic AEF is unbounded below and chooses no checkpoint.
+    trusted (`LogProb.uncertain`): it takes the place of the warnings. The training loss of a deterministic AEF is
+    unbounded below and chooses no checkpoint.
     The paper clips gradients: `Trainer(gradient_clip_val=200)`.
 
     Args:
