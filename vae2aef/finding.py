@@ -113,18 +113,29 @@ def _densities(case: Case, v: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _climbed(case: Case, draws: Tensor, joint: Tensor, spread: Tensor) -> Tensor:
-    """Climb a little from the best of each of a few groups of draws: `(groups, batch, D)`."""
+    """Climb a little from the best of each of a few groups of draws, and from as many far apart: `(n, batch, D)`."""
     best = [
         own.gather(0, density.argmax(0)[None, :, None].expand(1, *own.shape[1:]))
         for own, density in zip(draws.chunk(GROUPS), joint.chunk(GROUPS), strict=True)
     ]
-    v = torch.cat(best)
+    v = torch.cat([*best, _far_apart(draws, spread)])
     adam = Moments(v)
     for number in range(CLIMBING):
-        slope = with_gradient(lambda z: case.log_joint(z, GROUPS), v.flatten(0, 1))[1].reshape(v.shape)
+        slope = with_gradient(lambda z: case.log_joint(z, 2 * GROUPS), v.flatten(0, 1))[1].reshape(v.shape)
         rate = CLIMBING_RATE * (1 - number / CLIMBING)
         v = v + rate * spread * adam.step((spread * slope).nan_to_num(0.0, 0.0, 0.0))
     return v
+
+
+def _far_apart(draws: Tensor, spread: Tensor) -> Tensor:
+    """Take draws each as far as can be from those before it: a net over all that the prior reaches."""
+    distance = draws.new_full(draws.shape[:2], math.inf)
+    taken = [draws[:1]]
+    for _ in range(GROUPS - 1):
+        distance = torch.minimum(distance, ((draws - taken[-1]) / spread).square().sum(2))
+        index = distance.argmax(0)[None, :, None].expand(1, *draws.shape[1:])
+        taken.append(draws.gather(0, index))
+    return torch.cat(taken)
 
 
 def _merged(found: list[Laplace]) -> Laplace:
