@@ -3,7 +3,9 @@
 import copy
 import json
 import math
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -152,6 +154,29 @@ def test_conditions_and_an_aef():
     assert torch.equal(ours.value, aef.log_prob(x, num_samples=50, seed=1).value)
     with pytest.raises(TypeError, match="an AEF has its likelihood"):
         vae2aef.log_prob(aef, x, likelihood=1.0)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ImportWarning")
+def test_the_page_on_other_libraries():
+    """Its blocks run, and its table holds what they measure."""
+    pytest.importorskip("pythae")
+    text = (Path(__file__).parents[1] / "docs" / "evaluate.md").read_text()
+    before, names = torch.get_default_dtype(), {}
+    torch.set_default_dtype(torch.float32)
+    try:
+        for block in re.findall(r"^```python\n(.*?)^```", text, flags=re.M | re.S):
+            exec(compile(block, "docs/evaluate.md", "exec"), names)
+    finally:
+        torch.set_default_dtype(before)
+    off = {name: float(value) for name, value in names["off"].items()}
+    printed = [float(one.replace("−", "-")) for one in re.findall(r"^\| [^|]* \| ([+−]?[\d.]+) \|$", text, flags=re.M)]
+    assert len(printed) == 10 and "vae2aef" in off and len(off) == 12
+    for value in off.values():
+        assert min(abs(value - one) for one in printed) < 0.03
+    assert off["vae2aef"] < 0.05 and off["an untrained AEF of this VAE"] < 0.05 and abs(off["pythae get_nll"]) < 0.05
+    assert off["ELBO"] < -0.1 and off["minus the loss"] > 3  # not even a bound
+    assert off["a missing -log K"] == pytest.approx(math.log(128) + off["with it"])
+    assert names["drawn"] == (100, 100, 1000) and names["drawn_by_scvi"] == 128
 
 
 # ---------------------------------------------------------------------- the measurements of `evaluate`

@@ -125,19 +125,9 @@ def as_it_is(
                 "an AEF has its likelihood, encoder, decoder and prior: pass it alone, or the VAE inside it (aef.vae)"
             )
         return own
-    if isinstance(read.get("prior"), str):
-        raise WrapError(
-            f'prior="{read["prior"]}" would be a flow that nobody has trained: ',
-            "leave it out, for the VAE's own, or pass the trained one",
-        )
-    if fit_scale and likelihood not in (None, "gaussian", "learned", "channel", "shared"):
-        raise WrapError(
-            f"fit_scale=True fits the scale of a Gaussian, and likelihood={likelihood!r}: ",
-            'leave one of the two out, or pass likelihood="gaussian", "channel" or "shared"',
-        )
+    _require_known(likelihood, fit_scale, read.get("prior"))
     example = (x, *cond, conditions or {})
-    if fit_scale and likelihood is None:
-        likelihood = "learned"
+    likelihood = "learned" if fit_scale and likelihood is None else likelihood
     with own_random_state(x.device):
         aef = wrap(vae, example=example, likelihood=likelihood, core="noise", core_flow="none", **read)
         if fit_scale:
@@ -148,6 +138,20 @@ def as_it_is(
         if not fit_scale:
             _refuse(aef)
     return aef
+
+
+def _require_known(likelihood: Any, fit_scale: bool, prior: Any) -> None:
+    """Refuse a prior that is a fresh flow, and a fit of what has no fit."""
+    if isinstance(prior, str):
+        raise WrapError(
+            f'prior="{prior}" would be a flow that nobody has trained: ',
+            "leave it out, for the VAE's own, or pass the trained one",
+        )
+    if fit_scale and likelihood not in (None, "gaussian", "learned", "channel", "shared"):
+        raise WrapError(
+            f"fit_scale=True fits the scale of a Gaussian, and likelihood={likelihood!r}: ",
+            'leave one of the two out, or pass likelihood="gaussian", "channel" or "shared"',
+        )
 
 
 def _refuse(aef: AEF) -> NoReturn:
