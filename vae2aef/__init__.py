@@ -64,6 +64,10 @@ def __getattr__(name: str) -> Any:
         from vae2aef.diagnostics import check
 
         return check
+    if name == "log_prob":
+        from vae2aef.wrapping.score import log_prob
+
+        return log_prob
     if name == "AEF_ELBO":
         from vae2aef.svi import AEF_ELBO
 
@@ -76,4 +80,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), "AEF_ELBO", "check", "from_pyro"])
+    return sorted([*globals(), "AEF_ELBO", "check", "from_pyro", "log_prob"])

@@ -153,6 +153,50 @@ def check(
     raise typer.Exit(0 if report.ok else 1)
 
 
+@app.command()
+def evaluate(
+    vae: Annotated[str, typer.Option(help="mlp, conv, or your own as package.module:factory.")],
+    data: Annotated[str, typer.Option(help=f"What to score, its test part: {ACCEPTED}.")],
+    weights: Annotated[Path | None, typer.Option(help="A state_dict to load into it (weights only).")] = None,
+    likelihood: Annotated[
+        str, typer.Option(help="p(x | z): vae (its own), the scale of a Gaussian as a number, bernoulli, ...")
+    ] = "vae",
+    fit_scale: Annotated[
+        bool, typer.Option("--fit-scale", help="Fit a Gaussian's scale to the training data.")
+    ] = False,
+    bins: Annotated[
+        int | None, typer.Option(help="Levels of a value, where they cannot be told; 1: continuous.")
+    ] = None,
+    latents: Annotated[int, typer.Option(help="Latent variables, if the factory takes them.")] = DEFAULTS.latents,
+    test_limit: Annotated[
+        int, typer.Option(help="Test samples, drawn with a fixed seed; 0: all.")
+    ] = DEFAULTS.test_limit,
+    importance_samples: Annotated[
+        int, typer.Option(help="Draws for the marginal of each test sample.")
+    ] = DEFAULTS.importance_samples,
+    seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
+    fid_extractor: Annotated[
+        str | None, typer.Option(help="For FID: a TorchScript file of yours, or package.module:factory.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="File for the result.")] = Path("vae2aef-evaluate.json"),
+) -> None:
+    """Score any VAE as it is: log p(x) with what speaks for the number, its latents, its draws. Writes JSON.
+
+    Exits with 2 if the VAE, its weights or the data cannot be used.
+    """
+    try:
+        from vae2aef.comparison.evaluation_report import run
+        from vae2aef.comparison.subject import EvaluateOptions
+
+        options = EvaluateOptions(
+            vae, data, weights, likelihood, fit_scale, bins, latents, test_limit, importance_samples, seed,
+            fid_extractor,
+        )  # fmt: skip
+        run(options, out, Console(highlight=False))
+    except InputError as problem:
+        _fail(problem)
+
+
 def _fail(problem: Exception) -> None:
     """Say what is wrong in one line; no traceback, it is not a bug."""
     text = Text.assemble(("error ", "bold red"), " ".join(str(problem).split()))

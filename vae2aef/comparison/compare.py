@@ -96,7 +96,7 @@ def _prepare(dataset: Dataset, options: Options) -> tuple[RunData, Recipe]:
                     f"--preprocess logit takes data within 0 and 1, {options.data} has values from "
                     f"{x.min():g} to {x.max():g}; scale them, or use --preprocess standardize or none"
                 )
-    test = continuous(_test(dataset, options), dataset.bins, "dequantize test")
+    test = continuous(dataset.some_test(options.test_limit), dataset.bins, "dequantize test")
     seen = continuous(train[:FIT_LIMIT], dataset.bins, "dequantize fit")
     held = RunData(
         train=train,
@@ -118,14 +118,9 @@ def _prepare_discrete(dataset: Dataset, options: Options) -> tuple[RunData, Reci
         return values(x, dataset.bins, options.likelihood)
 
     train, validation = dataset.split_validation()
-    test = scored(_test(dataset, options))
+    test = scored(dataset.some_test(options.test_limit))
     held = RunData(scored(train), scored(validation[:VALIDATION_LIMIT]), test, test[: 2 * SHOWN], bins=1)
     return held, _recipe(options, Identity(), held.train[:16], dataset.bins)
-
-
-def _test(dataset: Dataset, options: Options) -> torch.Tensor:
-    order = torch.randperm(len(dataset.x_test), generator=torch.Generator().manual_seed(0))
-    return dataset.x_test[order[: options.test_limit or None]]
 
 
 def _recipe(options: Options, preprocess: Bijection, example: torch.Tensor, bins: int) -> Recipe:

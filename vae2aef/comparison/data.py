@@ -48,6 +48,11 @@ class Dataset:
         held_out = max(1, round(fraction * len(order)))
         return self.x_train[order[held_out:]], self.x_train[order[:held_out]]
 
+    def some_test(self, limit: int) -> Tensor:
+        """Return `limit` test samples, drawn with a fixed seed; all of them, shuffled, for 0."""
+        order = torch.randperm(len(self.x_test), generator=torch.Generator().manual_seed(SPLIT_SEED))
+        return self.x_test[order[: limit or None]]
+
     def digest(self) -> str:
         """Sixteen hexadecimal digits that change when the data change."""
         sha = hashlib.sha256(repr((self.bins, self.x_train.shape, self.x_test.shape)).encode())

@@ -29,25 +29,40 @@ def find_factory(spec: str) -> Callable[..., Any]:
     Raises:
         InputError: no such module or name, or it cannot be called.
     """
-    if spec in BUILT_IN:
-        return BUILT_IN[spec]
+    return BUILT_IN[spec] if spec in BUILT_IN else load_factory(spec, "--vae", EXPECTED, "a VAE")
+
+
+def load_factory(
+    spec: str, flag: str, expected: str = "package.module:factory", what: str = "a module"
+) -> Callable[..., Any]:
+    """Import the callable `"package.module:factory"`, looked up from the working folder too.
+
+    Args:
+        spec: its name.
+        flag: the option of the command line, for messages.
+        expected: what the option takes.
+        what: what the callable returns.
+
+    Raises:
+        InputError: no such module or name, or it cannot be called.
+    """
     module_name, _, name = spec.partition(":")
     if not module_name or not name:
-        raise InputError(f"--vae {spec}: expected {EXPECTED}")
+        raise InputError(f"{flag} {spec}: expected {expected}")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
         found: Any = importlib.import_module(module_name)
     except Exception as problem:  # the user's module may fail in any way
-        raise InputError(f"--vae {spec}: importing {module_name} failed: {_say(problem)}") from problem
+        raise InputError(f"{flag} {spec}: importing {module_name} failed: {_say(problem)}") from problem
     for part in name.split("."):
         if not hasattr(found, part):
-            raise InputError(f"--vae {spec}: {module_name} has no {name}")
+            raise InputError(f"{flag} {spec}: {module_name} has no {name}")
         found = getattr(found, part)
     if not callable(found) or isinstance(found, nn.Module):
         raise InputError(
-            f"--vae {spec}: {name} is a {type(found).__name__}; expected a function or class that "
-            "returns a VAE when called"
+            f"{flag} {spec}: {name} is a {type(found).__name__}; expected a function or class that "
+            f"returns {what} when called"
         )
     return found
 
