@@ -30,7 +30,13 @@ def run(arm, seed, log_prob, ess=64.0, best_step=5):
         "reconstruction_mse": 0.1 * (seed + 1),
         "validation_bits_per_dim": [[5, 3.0], [10, 2.5]],
         "training_loss": [[1, 10.0], [2, 9.0]],
-        "test": {"log_prob": list(log_prob), "std_error": [0.2] * n, "effective_sample_size": [ess] * (n - 1) + [2.0]},
+        "test": {
+            "log_prob": list(log_prob),
+            "std_error": [0.2] * n,
+            "effective_sample_size": [ess] * (n - 1) + [2.0],
+            "uncertain": 1,
+        },
+        "certificate": {"gap": 0.5, "std_error": 0.1},
     }
 
 

@@ -68,7 +68,11 @@ def compare(options: Options, out: Path, console: Console, overwrite: bool = Fal
             console.print(f"--latents is not used: {options.vae} does not take it", highlight=False)
         results = _run_all(options, data, recipe, out, console)
     rows = summarise(results, options.arms, dataset.event_shape, data.bins, options.importance_samples)
-    notes = [*wording.warnings(rows, options), *wording.nats(rows, options, dataset.event_shape)]
+    notes = [
+        *wording.warnings(rows, options),
+        *wording.nats(rows, options, dataset.event_shape),
+        *wording.certificates(rows),
+    ]
     outcome = Outcome(options, dataset, data, results, rows, [*found, *notes], shared)
     write_results(outcome, out)
     console.print(report.terminal_table(rows, outcome.title, options.importance_samples))

@@ -56,7 +56,7 @@ class Outcome:
     @property
     def protocol(self) -> list[str]:
         """How the numbers were made, one line each."""
-        return wording.protocol(self.options, self.sizes, self.dataset.bins, self.runs[0]["proposal"], self.shared)
+        return wording.protocol(self.options, self.sizes, self.dataset.bins, self.shared)
 
 
 def write_results(outcome: Outcome, out: Path) -> None:

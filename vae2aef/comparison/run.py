@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,14 @@ from torch import Tensor
 
 from vae2aef.aef import AEF
 from vae2aef.comparison.batches import Batches
-from vae2aef.comparison.evaluate import Pictures, choose_proposal, marginal, pictures, reconstruction_mse
+from vae2aef.comparison.evaluate import (
+    Pictures,
+    certificate,
+    choose_proposal,
+    marginal,
+    pictures,
+    reconstruction_mse,
+)
 from vae2aef.comparison.files import read_json, write_atomic, write_json
 from vae2aef.comparison.interrupt import Interrupted, deferred_interrupt
 from vae2aef.comparison.options import Options
@@ -90,8 +98,7 @@ def run_arm(
     write_atomic(folder / "best.pt", lambda path: torch.save(record.best_weights, path))
     device = next(aef.parameters()).device
     test = data.test.to(device)
-    proposal = choose_proposal(aef, data.validation.to(device))
-    value, std_error, size, *_ = marginal(aef, test, options.importance_samples, proposal, "test", progress.testing)
+    found = marginal(aef, test, options.importance_samples, None, "test", progress.testing)
     shown = pictures(aef, data.shown.to(device), SAMPLES_SHOWN)
     write_atomic(folder / "pictures.npz", lambda path: _save_arrays(path, shown))
     content = {
@@ -99,15 +106,17 @@ def run_arm(
         "seed": seed,
         "parameters": _count(aef),
         "best_step": record.best_step,
-        "proposal": proposal if isinstance(proposal, str) else "tuned",
+        "certificate": certificate(aef, options.importance_samples),
         "seconds": record.seconds,
         "reconstruction_mse": reconstruction_mse(aef, test),
         "validation_bits_per_dim": record.curve,
         "training_loss": record.losses,
         "test": {
-            "log_prob": value.tolist(),
-            "std_error": std_error.tolist(),
-            "effective_sample_size": size.tolist(),
+            "log_prob": found.value.tolist(),
+            # None where it is not known: JSON has no infinity.
+            "std_error": [error if error < math.inf else None for error in found.std_error.tolist()],
+            "effective_sample_size": found.effective_sample_size.tolist(),
+            "uncertain": int(found.uncertain.sum()),
         },
     }
     write_json(result, content)

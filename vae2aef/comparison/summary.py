@@ -25,7 +25,7 @@ class Row:
         std_error: of that mean, over test samples and, with several seeds, between seeds, in quadrature.
         difference: to the first arm on the same test samples and seeds; None for the first arm.
         difference_std_error: paired, computed like `std_error`.
-        importance_std_error: of `bits_per_dim`, from the importance sampling alone.
+        importance_std_error: of `bits_per_dim`, from the importance sampling alone, as far as its errors are known.
         ess_median: effective sample size, median over test samples and seeds.
         ess_min: the smallest one.
         reconstruction_mse: mean over seeds, in the space of the data.
@@ -33,6 +33,9 @@ class Row:
         added: parameters added, by part.
         seconds: in training steps, mean over seeds.
         best_steps: the step whose weights were tested, one a seed.
+        uncertain: share of test samples whose estimate cannot be trusted (`LogProb.uncertain`).
+        gap: from the certificate: how many nats the marginal is too low by at most, mean over seeds.
+        gap_std_error: of it.
         few_draws: the median effective sample size is below a tenth of the draws.
     """
 
@@ -49,6 +52,9 @@ class Row:
     added: dict[str, int]
     seconds: float
     best_steps: list[int]
+    uncertain: float
+    gap: float
+    gap_std_error: float
     few_draws: bool
 
 
@@ -74,7 +80,9 @@ def summarise(
     rows = []
     for arm in arms:
         ess = np.array([run["test"]["effective_sample_size"] for run in runs[arm]])
-        estimate_error = np.array([run["test"]["std_error"] for run in runs[arm]]) * scale
+        estimate_error = np.array([run["test"]["std_error"] for run in runs[arm]], dtype=float) * scale
+        known = estimate_error[np.isfinite(estimate_error)]
+        gaps = [run["certificate"] for run in runs[arm]]
         mean, error = mean_and_error(bpd[arm])
         change, change_error = (None, None) if arm == arms[0] else mean_and_error(bpd[arm] - bpd[arms[0]])
         median = float(np.median(ess))
@@ -85,7 +93,7 @@ def summarise(
                 std_error=error,
                 difference=change,
                 difference_std_error=change_error,
-                importance_std_error=float(np.sqrt((estimate_error**2).sum()) / estimate_error.size),
+                importance_std_error=float(np.sqrt((known**2).sum()) / max(known.size, 1)),
                 ess_median=median,
                 ess_min=float(ess.min()),
                 reconstruction_mse=float(np.mean([run["reconstruction_mse"] for run in runs[arm]])),
@@ -93,6 +101,9 @@ def summarise(
                 added=runs[arm][0]["parameters"]["added"],
                 seconds=float(np.mean([run["seconds"] for run in runs[arm]])),
                 best_steps=[run["best_step"] for run in runs[arm]],
+                uncertain=float(np.mean([run["test"]["uncertain"] for run in runs[arm]])) / ess.shape[1],
+                gap=float(np.mean([one["gap"] for one in gaps])),
+                gap_std_error=float(np.sqrt(np.sum([one["std_error"] ** 2 for one in gaps]))) / len(gaps),
                 few_draws=median < FEW_DRAWS * importance_samples,
             )
         )

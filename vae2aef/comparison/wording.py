@@ -29,12 +29,6 @@ MEANING = (
 )
 
 
-PROPOSALS = {
-    "laplace": "draws placed by a Gaussian fitted to each sample's own posterior",
-    "tuned": "draws placed by a Gaussian around h(x), of one shape tuned on validation data",
-}
-
-
 RESIDUALS = {
     "learned": "with one learned scale a feature",
     "shared": "with one learned scale",
@@ -93,14 +87,13 @@ def model(aef: AEF, options: Options) -> str:
     )
 
 
-def protocol(options: Options, sizes: dict[str, int], bins: int, proposal: str, shared: str) -> list[str]:
+def protocol(options: Options, sizes: dict[str, int], bins: int, shared: str) -> list[str]:
     """Say how the numbers were made, one line each.
 
     Args:
         options: of the comparison.
         sizes: number of training, validation and test samples.
         bins: number of levels of the data.
-        proposal: where importance samples were drawn, a name in `PROPOSALS`.
         shared: from `model`.
     """
     levels = f"integers of {bins} levels, dequantised with uniform noise" if bins > 1 else "continuous values"
@@ -129,7 +122,7 @@ def protocol(options: Options, sizes: dict[str, int], bins: int, proposal: str, 
         "Weights were chosen by the marginal on validation data, measured up to ten times in a run by importance "
         f"sampling with {VALIDATION_SAMPLES} draws.",
         f"Test: marginal by importance sampling with {options.importance_samples} draws for each sample (Eq. 17-18 "
-        f"with −log K), {PROPOSALS[proposal]}; the same random numbers for all arms.",
+        "with −log K), placed by a mixture fitted to each sample's posterior; the same random numbers for all arms.",
         "Standard errors are over test samples"
         + (" and between seeds, added in quadrature" if options.seeds > 1 else "")
         + "; differences are paired sample by sample. Reconstruction error is the mean squared error in the space "
@@ -144,6 +137,17 @@ def nats(rows: Sequence[Row], options: Options, event_shape: Sequence[int]) -> l
     unit = numel(event_shape) * math.log(2)
     each = ", ".join(f"{row.arm} {-row.bits_per_dim * unit:.2f} ± {row.std_error * unit:.2f}" for row in rows)
     return [f"log p(x) in nats: {each}"]
+
+
+def certificates(rows: Sequence[Row]) -> list[str]:
+    """Say how far the numbers can be from the truth, in one line."""
+    each = ", ".join(f"{row.arm} {row.gap:.2f} ± {row.gap_std_error:.2f}" for row in rows)
+    found = [f"certificate, on samples of the model: the marginal is too low by at most, in nats: {each}"]
+    if many := [f"{row.arm} {row.uncertain:.1%}" for row in rows if row.uncertain > 0]:
+        found.append(
+            f"test samples whose estimate is uncertain (Pareto k-hat above 0.7, few effective draws): {', '.join(many)}"
+        )
+    return found
 
 
 def warnings(rows: Sequence[Row], options: Options) -> list[str]:
