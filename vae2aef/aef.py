@@ -215,25 +215,20 @@ class AEF(Steps):
         method: str = "importance",
         **kwargs: Any,
     ) -> LogProb:
-        """Estimate the marginal log p(x) in nats (Eq. 17-18); exact in the partition family.
-
-        This is the number to report, and to compare a VAE and an AEF by. See `vae2aef.marginal.log_prob`.
+        """Estimate the marginal log p(x) in nats (Eq. 17-18), the number to report; see `vae2aef.marginal.log_prob`.
 
         Args:
             x: data, shape `(batch, *event)`.
             *cond: conditions.
             num_samples: K, importance samples for each datum.
-            proposal: where they are drawn. None looks for the mass of each datum; `"laplace"` fits one Gaussian to
-                each; `"tuned"`, or what `tune_proposal` returned, is cheap, and its result only a bound.
-            chunk_size: most decoder rows in memory at once.
-            seed: makes a datum's number the same whatever the batch, the order and the chunk.
-            target_error: draw on until each datum's standard error is at most this, in nats.
-            max_samples: most draws for a datum, with `target_error`.
-            method: `"importance"`, or `"ais"`: annealed importance sampling (`vae2aef.ais`), the slow reference.
+            proposal: where they are drawn: None looks for the mass of each datum, `"laplace"` fits it one Gaussian,
+                `"tuned"` or what `tune_proposal` returned is cheap and only a bound.
+            chunk_size: most decoder rows at once.
+            seed: makes a datum's number its own, whatever the batch, the order and the chunk.
+            target_error: draw on until each standard error is this small, in nats.
+            max_samples: most draws for a datum then.
+            method: `"importance"`, or `"ais"`: annealed importance sampling, the slow reference.
             **kwargs: conditions by name.
-
-        Warns:
-            EstimateWarning: if there are rows whose estimate cannot be trusted.
         """
         self._require_shape(x)
         return marginal.log_prob(
@@ -241,25 +236,13 @@ class AEF(Steps):
         )
 
     def check_log_prob(
-        self,
-        n: int,
-        *cond: Any,
-        num_samples: int = 128,
-        proposal: Proposal | str | None = None,
-        seed: int | None = None,
-        **kwargs: Any,
+        self, n: int, *cond: Any, num_samples: int = 128, proposal: Any = None, seed: int | None = None, **kwargs: Any
     ) -> Certificate:
-        """Certify `log_prob` from both sides, on data drawn from the model; see `vae2aef.certificate`.
+        """Certify `log_prob` from both sides on `n` data drawn from the model; see `vae2aef.certificate.certify`.
 
-        Args:
-            n: how many data to draw.
-            *cond: conditions, `n` of each.
-            num_samples: K, as for `log_prob`.
-            proposal: likewise.
-            seed: makes the certificate the same at each call.
-            **kwargs: conditions by name.
+        Conditions are of `n` rows; the other arguments are those of `log_prob`.
         """
-        return certificate.certify(self, n, cond, kwargs, num_samples, proposal, seed)
+        return certificate.certify(self, n, cond, kwargs, num_samples=num_samples, proposal=proposal, seed=seed)
 
     def tune_proposal(self, x: Tensor, *cond: Any, **kwargs: Any) -> Proposal | None:
         """Tune the importance sampling of `log_prob` on held-out data; see `vae2aef.marginal.tune`."""

@@ -79,6 +79,8 @@ def log_prob(
     _require_numbers(num_samples, chunk_size, target_error)
     _require_proposal(proposal, seed, method)
     batch = Batch(x, cond, kwargs or {})
+    if x.is_floating_point():
+        _require_finite(x.flatten(1).sum(1) if x.dim() > 1 else x)
     random = None if seed is None else Draws.of(batch, seed)
     if aef.partition is not None or not batch.size:  # an exact likelihood, or nothing to estimate
         return _without_latents(aef, batch, num_samples, random)

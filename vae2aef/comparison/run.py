@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -106,7 +107,7 @@ def run_arm(
         "training_loss": record.losses,
         "test": {
             "log_prob": value.tolist(),
-            "std_error": std_error.tolist(),
+            "std_error": [error if math.isfinite(error) else None for error in std_error.tolist()],
             "effective_sample_size": size.tolist(),
         },
     }

@@ -25,7 +25,7 @@ class Row:
         std_error: of that mean, over test samples and, with several seeds, between seeds, in quadrature.
         difference: to the first arm on the same test samples and seeds; None for the first arm.
         difference_std_error: paired, computed like `std_error`.
-        importance_std_error: of `bits_per_dim`, from the importance sampling alone.
+        importance_std_error: of `bits_per_dim`, from the importance sampling alone, where it is known.
         ess_median: effective sample size, median over test samples and seeds.
         ess_min: the smallest one.
         reconstruction_mse: mean over seeds, in the space of the data.
@@ -74,7 +74,8 @@ def summarise(
     rows = []
     for arm in arms:
         ess = np.array([run["test"]["effective_sample_size"] for run in runs[arm]])
-        estimate_error = np.array([run["test"]["std_error"] for run in runs[arm]]) * scale
+        # None where the error of an estimate is not known.
+        estimate_error = np.array([run["test"]["std_error"] for run in runs[arm]], dtype=float) * scale
         mean, error = mean_and_error(bpd[arm])
         change, change_error = (None, None) if arm == arms[0] else mean_and_error(bpd[arm] - bpd[arms[0]])
         median = float(np.median(ess))
@@ -85,7 +86,7 @@ def summarise(
                 std_error=error,
                 difference=change,
                 difference_std_error=change_error,
-                importance_std_error=float(np.sqrt((estimate_error**2).sum()) / estimate_error.size),
+                importance_std_error=float(np.sqrt(np.nansum(estimate_error**2)) / estimate_error.size),
                 ess_median=median,
                 ess_min=float(ess.min()),
                 reconstruction_mse=float(np.mean([run["reconstruction_mse"] for run in runs[arm]])),
