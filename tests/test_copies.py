@@ -69,15 +69,15 @@ def test_tuning_and_estimate_share_no_draw() -> None:
     drawn: list[Tensor] = []
     real = vae2aef.Proposal.draw
 
-    def draw(self: vae2aef.Proposal, n: int) -> tuple[Tensor, Tensor]:
-        offsets, log_q = real(self, n)
+    def draw(self: vae2aef.Proposal, n: int, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        offsets, log_q = real(self, n, noise)
         drawn.append((offsets / self.log_scale.exp()).detach()[:1])
         return offsets, log_q
 
     torch.manual_seed(0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vae2aef.Proposal, "draw", draw)
-        aef.log_prob(x, num_samples=4)
+        aef.log_prob(x, num_samples=4, proposal="tuned")
     assert len(drawn) > 10
     assert not any(torch.allclose(one, drawn[-1]) for one in drawn[:-1])
 

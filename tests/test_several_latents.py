@@ -58,6 +58,9 @@ USES = {
     "log_prob": lambda aef, x: [
         aef.log_prob(x, num_samples=8, proposal=p).value.isfinite().all() for p in (None, "laplace")
     ],
+    "check_log_prob": lambda aef, x: [
+        aef.check_log_prob(3, num_samples=30, proposal=p).gap for p in (None, aef.tune_proposal(x))
+    ],
     "tune_proposal": lambda aef, x: aef.log_prob(x, num_samples=8, proposal=aef.tune_proposal(x)),
     "noise": lambda aef, x: setattr(aef, "noise", {"z1": 0.5}) or aef(x),
     "core": lambda aef, x: is_dict({name: core(x)[0] for name, core in aef.core.items()}, Z),

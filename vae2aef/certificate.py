@@ -66,6 +66,7 @@ def certify(
     n: int,
     cond: tuple = (),
     kwargs: dict[str, Any] | None = None,
+    *,
     num_samples: int = 128,
     proposal: "Proposal | str | None" = None,
     seed: int | None = None,

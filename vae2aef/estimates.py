@@ -86,7 +86,9 @@ class Estimates(Steps):
             seed: makes the certificate the same at each call.
             **kwargs: conditions by name.
         """
-        return certificate.certify(cast("AEF", self), n, cond, kwargs, num_samples, proposal, seed)
+        return certificate.certify(
+            cast("AEF", self), n, cond, kwargs, num_samples=num_samples, proposal=proposal, seed=seed
+        )
 
     def tune_proposal(self, x: Tensor, *cond: Any, **kwargs: Any) -> Proposal | None:
         """Tune the importance sampling of `log_prob` on held-out data; see `vae2aef.marginal.tune`."""

@@ -83,7 +83,7 @@ def log_prob(
     _require_proposal(proposal, seed, method)
     batch = Batch(x, cond, kwargs or {})
     observed = None if observed is None else aef.require_mask(observed, x)
-    seen = batch if observed is None else batch._replace(x=torch.where(observed, x, 0))
+    seen = _seen(batch, observed)
     random = None if seed is None else Draws.of(seen, seed)
     if aef.partition is not None or not batch.size:  # exact, or nothing to estimate
         return _without_latents(aef, seen, num_samples, random)
@@ -117,6 +117,14 @@ def cases(
         own = None if random is None else random.rows(rows)
         known, there = (None if each is None else each[rows] for each in (log_det, observed))
         yield Case(aef, batch.rows(rows), at_once, own, known, there)
+
+
+def _seen(batch: Batch, observed: Tensor | None) -> Batch:
+    """Return what is known of the data, zeros for the rest; refuse data that are not finite."""
+    x = batch.x if observed is None else torch.where(observed, batch.x, 0)
+    if x.is_floating_point():
+        _require_finite(x.flatten(1).sum(1) if x.dim() > 1 else x)
+    return batch._replace(x=x)
 
 
 def _require_numbers(num_samples: int, chunk_size: int | None, target_error: float | None) -> None:
