@@ -80,9 +80,7 @@ def summarise(
     rows = []
     for arm in arms:
         ess = np.array([run["test"]["effective_sample_size"] for run in runs[arm]])
-        estimate_error = np.array([run["test"]["std_error"] for run in runs[arm]], dtype=float) * scale
-        known = estimate_error[np.isfinite(estimate_error)]
-        gaps = [run["certificate"] for run in runs[arm]]
+        gap, gap_error = _gap(runs[arm])
         mean, error = mean_and_error(bpd[arm])
         change, change_error = (None, None) if arm == arms[0] else mean_and_error(bpd[arm] - bpd[arms[0]])
         median = float(np.median(ess))
@@ -93,7 +91,7 @@ def summarise(
                 std_error=error,
                 difference=change,
                 difference_std_error=change_error,
-                importance_std_error=float(np.sqrt((known**2).sum()) / max(known.size, 1)),
+                importance_std_error=_importance_error(runs[arm]) * scale,
                 ess_median=median,
                 ess_min=float(ess.min()),
                 reconstruction_mse=float(np.mean([run["reconstruction_mse"] for run in runs[arm]])),
@@ -102,8 +100,8 @@ def summarise(
                 seconds=float(np.mean([run["seconds"] for run in runs[arm]])),
                 best_steps=[run["best_step"] for run in runs[arm]],
                 uncertain=float(np.mean([run["test"]["uncertain"] for run in runs[arm]])) / ess.shape[1],
-                gap=float(np.mean([one["gap"] for one in gaps])),
-                gap_std_error=float(np.sqrt(np.sum([one["std_error"] ** 2 for one in gaps]))) / len(gaps),
+                gap=gap,
+                gap_std_error=gap_error,
                 few_draws=median < FEW_DRAWS * importance_samples,
             )
         )
@@ -120,6 +118,18 @@ def mean_and_error(values: np.ndarray) -> tuple[float, float]:
     over_samples = values.mean(0).var(ddof=1) / samples
     between_seeds = values.mean(1).var(ddof=1) / seeds if seeds > 1 else 0.0
     return float(values.mean()), float(np.sqrt(over_samples + between_seeds))
+
+
+def _importance_error(runs: list[dict[str, Any]]) -> float:
+    errors = np.array([run["test"]["std_error"] for run in runs], dtype=float)
+    known = errors[np.isfinite(errors)]
+    return float(np.sqrt((known**2).sum())) / max(known.size, 1)
+
+
+def _gap(runs: list[dict[str, Any]]) -> tuple[float, float]:
+    """Mean over seeds of the certificate's gap, and its error."""
+    errors = np.array([run["certificate"]["std_error"] for run in runs])
+    return float(np.mean([run["certificate"]["gap"] for run in runs])), float(np.sqrt((errors**2).sum())) / len(runs)
 
 
 def _test_bits(runs: list[dict[str, Any]], event_shape: Sequence[int], bins: int) -> np.ndarray:
