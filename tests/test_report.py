@@ -117,11 +117,21 @@ def test_markdown(rows):
     assert "| effective sample size of 128 draws: median (min) |" in lines[0]
 
 
+def test_the_certificate_and_uncertain_samples_are_said():
+    results = [run("a", seed, [-NATS, -2 * NATS, -3 * NATS, -NATS]) for seed in (0, 1)]
+    results[1]["certificate"] = {"gap": 1.5, "std_error": 0.3}
+    results[1]["test"] |= {"uncertain": 3, "std_error": [None, None, 0.4, None]}
+    (row,) = summarise(results, ["a"], (1, 2), 1, 128)
+    assert (row.gap, row.uncertain) == (1.0, 0.5)
+    assert row.gap_std_error == pytest.approx(math.hypot(0.1, 0.3) / 2)
+    assert row.importance_std_error == pytest.approx(math.sqrt(4 * 0.04 + 0.16) / 5 / NATS)  # of those that are known
+    gap, uncertain = wording.certificates([row])
+    assert "a 1.00 ± 0.16" in gap and "a 50.0%" in uncertain
+
+
 def test_protocol_says_what_was_done():
     sizes = {"train": 5, "validation": 6, "test": 7}
-    text = " ".join(
-        wording.protocol(Options(seeds=3, lr=0.5, importance_samples=99), sizes, 17, "laplace", "In all arms: X.")
-    )
+    text = " ".join(wording.protocol(Options(seeds=3, lr=0.5, importance_samples=99), sizes, 17, "In all arms: X."))
     for part in (
         "17 levels",
         "5 training, 6 validation, 7 test",
@@ -133,7 +143,7 @@ def test_protocol_says_what_was_done():
         "In all arms: X.",
     ):
         assert part in text
-    assert "between seeds" not in " ".join(wording.protocol(Options(), sizes, 17, "tuned", ""))
+    assert "between seeds" not in " ".join(wording.protocol(Options(), sizes, 17, ""))
 
 
 def test_the_page_needs_nothing_else(rows, tmp_path):
