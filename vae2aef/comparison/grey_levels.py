@@ -6,6 +6,8 @@ them. So what looks discrete is never taken as continuous without the user's wor
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from vae2aef.comparison.errors import InputError
@@ -72,7 +74,7 @@ def _told_apart(arrays: list[np.ndarray], source: str) -> tuple[list[np.ndarray]
     """Tell 8-bit levels and continuous values apart; ask where floats look discrete otherwise."""
     if _within_one(arrays) and all(_on_grid(a, 255) for a in arrays):
         levels = [np.rint(a * 255).astype(np.uint8) for a in arrays]
-        step = int(np.gcd.reduce(np.unique(np.concatenate([np.unique(a) for a in levels]))))
+        step = math.gcd(*np.unique(np.concatenate([np.unique(a) for a in levels])).tolist())
         if step <= 1:
             return levels, 256
         raise _ask(source, 255 // step + 1, arrays, 255 // step + 1, " (or --bins 256 for 8-bit values)")
