@@ -22,6 +22,9 @@ from vae2aef.wrapping.wrap import wrap
 READ = ("encoder", "decoder", "encoder_scale", "prior", "preprocess")
 """The options of `wrap` that say how a VAE is read; all else that it takes is what an AEF adds."""
 
+SAMPLING = ("proposal", "chunk_size", "target_error", "max_samples", "method")
+"""The options of `AEF.log_prob` that are handed on; what is in neither list is a condition."""
+
 DRAWS, PIECE = 16, 128
 """Draws of z for each datum, and data at once, that a scale is fitted on."""
 
@@ -84,10 +87,6 @@ def log_prob(
         conditions = {name: value for name, value in options.items() if name not in SAMPLING}
         aef = as_it_is(vae, x, *cond, conditions=conditions, **given)
         return aef.log_prob(x, *cond, num_samples=num_samples, seed=seed, **options)
-
-
-SAMPLING = ("proposal", "chunk_size", "target_error", "max_samples", "method")
-"""The options of `AEF.log_prob` that are handed on."""
 
 
 def as_it_is(
