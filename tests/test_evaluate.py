@@ -5,6 +5,7 @@ import json
 import math
 import re
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -378,7 +379,9 @@ def test_a_decoder_s_own_density_of_counts(folder, factory):
 
 def test_bad_estimates_are_not_praised(folder):
     """An encoder far off, and two draws: the verdict says so, and JSON holds no infinity."""
-    code, out, _ = invoke("--data", "grey.npy", "--likelihood", "0.01", "--importance-samples", "2")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", vae2aef.EstimateWarning)  # which the result says in its own words
+        code, out, _ = invoke("--data", "grey.npy", "--likelihood", "0.01", "--importance-samples", "2")
     assert code == 0 and "probably too low" in out and "raise --importance-samples" in out
     found = json.loads((folder / "out.json").read_text())
     assert found["rows_uncertain"] == 20 and found["test"]["std_error"] == [None] * 20

@@ -1,6 +1,5 @@
 """`log_prob`: the marginal likelihood of any VAE as it is, trained by us or not."""
 
-import contextlib
 import math
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -82,11 +81,9 @@ def log_prob(
         (torch.Size([8]), False)
     """
     read = {name: options.pop(name) for name in READ if name in options}
-    with contextlib.nullcontext() if seed is None else own_random_state(x.device):
-        given = {"likelihood": likelihood, "fit_scale": fit_scale, **read}
-        conditions = {name: value for name, value in options.items() if name not in SAMPLING}
-        aef = as_it_is(vae, x, *cond, conditions=conditions, **given)
-        return aef.log_prob(x, *cond, num_samples=num_samples, seed=seed, **options)
+    conditions = {name: value for name, value in options.items() if name not in SAMPLING}
+    aef = as_it_is(vae, x, *cond, likelihood=likelihood, fit_scale=fit_scale, conditions=conditions, **read)
+    return aef.log_prob(x, *cond, num_samples=num_samples, seed=seed, **options)
 
 
 def as_it_is(
