@@ -5,6 +5,7 @@ import json
 import math
 import re
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,8 @@ def test_the_vae_is_left_as_it_was():
         assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
         assert [p.requires_grad for p in vae.parameters()] == [True, False, True, True, True, True]
         assert vae.enter.weight.grad.eq(1).all() and vae.leave[0].weight.grad is None
+    as_it_is(vae, x, fit_scale=True, **SCALE)
+    assert torch.equal(torch.get_rng_state(), state)
     optimizer = torch.optim.SGD(vae.parameters(), lr=0.1)  # and no AEF asks it for parameters
     for _ in range(3):
         optimizer.zero_grad()
@@ -143,13 +146,23 @@ def test_the_vae_is_left_as_it_was():
         optimizer.step()
 
 
+class Conditional(VAE):
+    """One that cannot do without its condition."""
+
+    def encode(self, x: Tensor, shift: Tensor) -> tuple[Tensor, ...]:
+        return super().encode(x)
+
+    def decode(self, z: Tensor, shift: Tensor) -> Tensor:
+        return super().decode(z, shift)
+
+
 def test_conditions_and_an_aef():
-    vae, x, shift = VAE(), torch.randn(8, N), torch.randn(8, 1)
+    vae, x, shift = Conditional(), torch.randn(8, N), torch.randn(8, 1)
     given = {"likelihood": 0.5, "num_samples": 500, "seed": 0, **SCALE}
     expected = quadrature(vae, x, lambda mean: Normal(mean, 0.5), shift)
     for found in (vae2aef.log_prob(vae, x, shift, **given), vae2aef.log_prob(vae, x, shift=shift, **given)):
         assert ((found.value - expected).abs() < 5 * found.std_error.clamp(max=0.05) + 1e-3).all()
-    aef = vae2aef.wrap(vae, example=x, core_flow="none", **SCALE).eval()
+    aef = vae2aef.wrap(VAE(), example=x, core_flow="none", **SCALE).eval()
     ours = vae2aef.log_prob(aef, x, num_samples=50, seed=1)
     assert torch.equal(ours.value, aef.log_prob(x, num_samples=50, seed=1).value)
     with pytest.raises(TypeError, match="an AEF has its likelihood"):
@@ -221,8 +234,9 @@ def test_active_units_and_the_aggregate_posterior():
 def test_the_two_sample_test():
     quality = pytest.importorskip("vae2aef.comparison.sample_quality")
     real = torch.randn(600, 2) @ torch.tensor([[1.0, 0.95], [0.0, 0.3]])
-    same = quality.two_sample(real[:300], real[300:])
-    assert abs(same.value - 0.5) < 4 * same.std_error and same.std_error == pytest.approx(0.5 / 600**0.5, rel=0.02)
+    many = torch.randn(200, 60)  # enough for the network to learn by heart
+    same = quality.two_sample(many[:100], many[100:])
+    assert abs(same.value - 0.5) < 4 * same.std_error and same.std_error == pytest.approx(0.5 / 200**0.5, rel=0.05)
     assert quality.two_sample(real[:300], real[300:] + 10).value > 0.99
     alone = real[300:].clone()
     alone[:, 1] = alone[torch.randperm(300), 1]  # same means and spreads, no correlation
@@ -267,10 +281,15 @@ def make(event_shape, latents):
 
 class Counts(Tiny):
     def decode(self, z):
-        return torch.distributions.Poisson(self.leave(z).exp().reshape(-1, *self.shape))
+        return torch.distributions.Poisson(self.leave(z).exp().reshape(-1, *self.shape), validate_args=self.checked)
 
-def make_counts(event_shape, latents):
-    return {"vae": Counts(event_shape, latents), "encoder_scale": "log_var"}
+def make_counts(event_shape, latents, checked=True):
+    vae = Counts(event_shape, latents)
+    vae.checked = checked
+    return {"vae": vae, "encoder_scale": "log_var"}
+
+def make_unchecked(event_shape, latents):
+    return make_counts(event_shape, latents, False)
 
 def extractor():
     return nn.Flatten()
@@ -347,19 +366,22 @@ def test_the_command_on_grey_levels(folder):
     assert first == again
 
 
-def test_a_decoder_s_own_density_of_counts(folder):
+@pytest.mark.parametrize("factory", ["make_counts", "make_unchecked"])
+def test_a_decoder_s_own_density_of_counts(folder, factory):
     """Whole numbers are handed over as they are."""
     np.save("counts.npy", np.random.RandomState(0).poisson(2.0, (60, 6)).astype(np.uint8))
-    code, _, err = invoke("--data", "counts.npy", "--bins", "20", "--vae", "tiny:make_counts", "--test-limit", "10")
+    code, _, err = invoke("--data", "counts.npy", "--bins", "20", "--vae", f"tiny:{factory}", "--test-limit", "10")
     assert (code, err) == (0, "")
     found = json.loads((folder / "out.json").read_text())
     assert found["bits_per_dim"]["value"] == pytest.approx(-found["log_prob_nats"]["value"] / (6 * math.log(2)))
-    assert -40 < found["log_prob_nats"]["value"] < -6 and "own density" in found["notes"][0]
+    assert -18 < found["log_prob_nats"]["value"] < -10 and "own density" in found["notes"][0]
 
 
 def test_bad_estimates_are_not_praised(folder):
     """An encoder far off, and two draws: the verdict says so, and JSON holds no infinity."""
-    code, out, _ = invoke("--data", "grey.npy", "--likelihood", "0.01", "--importance-samples", "2")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", vae2aef.EstimateWarning)  # which the result says in its own words
+        code, out, _ = invoke("--data", "grey.npy", "--likelihood", "0.01", "--importance-samples", "2")
     assert code == 0 and "probably too low" in out and "raise --importance-samples" in out
     found = json.loads((folder / "out.json").read_text())
     assert found["rows_uncertain"] == 20 and found["test"]["std_error"] == [None] * 20

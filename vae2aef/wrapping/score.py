@@ -1,6 +1,5 @@
 """`log_prob`: the marginal likelihood of any VAE as it is, trained by us or not."""
 
-import contextlib
 import math
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -21,6 +20,9 @@ from vae2aef.wrapping.wrap import wrap
 
 READ = ("encoder", "decoder", "encoder_scale", "prior", "preprocess")
 """The options of `wrap` that say how a VAE is read; all else that it takes is what an AEF adds."""
+
+SAMPLING = ("proposal", "chunk_size", "target_error", "max_samples", "method")
+"""The options of `AEF.log_prob` that are handed on; what is in neither list is a condition."""
 
 DRAWS, PIECE = 16, 128
 """Draws of z for each datum, and data at once, that a scale is fitted on."""
@@ -79,15 +81,9 @@ def log_prob(
         (torch.Size([8]), False)
     """
     read = {name: options.pop(name) for name in READ if name in options}
-    with contextlib.nullcontext() if seed is None else own_random_state(x.device):
-        given = {"likelihood": likelihood, "fit_scale": fit_scale, **read}
-        conditions = {name: value for name, value in options.items() if name not in SAMPLING}
-        aef = as_it_is(vae, x, *cond, conditions=conditions, **given)
-        return aef.log_prob(x, *cond, num_samples=num_samples, seed=seed, **options)
-
-
-SAMPLING = ("proposal", "chunk_size", "target_error", "max_samples", "method")
-"""The options of `AEF.log_prob` that are handed on."""
+    conditions = {name: value for name, value in options.items() if name not in SAMPLING}
+    aef = as_it_is(vae, x, *cond, likelihood=likelihood, fit_scale=fit_scale, conditions=conditions, **read)
+    return aef.log_prob(x, *cond, num_samples=num_samples, seed=seed, **options)
 
 
 def as_it_is(
