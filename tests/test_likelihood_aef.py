@@ -260,3 +260,15 @@ def test_bits_per_dimension_of_a_discrete_likelihood_are_exact():
     bits = vae2aef.bits_per_dim(log_p, (N,), bins=1)
     expected = -math.log2(0.25 / 255 / 1e4)  # the logistic density is 1/4 in its middle
     torch.testing.assert_close(bits, torch.full_like(bits, expected), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", DISCRETE)
+def test_check_has_nothing_against_discrete_data(name):
+    """Few values, and large ones, are no fault then; nor does any look fail on integers."""
+    report = vae2aef.check(VAE(name, 2), example=data(name).repeat(20, 1), likelihood=name, encoder_scale="log_std")
+    said = [f.message for f in report.findings if f.severity != "note"]
+    assert report.ok and not [line for line in said if "different ones" in line or "could not be looked at" in line], (
+        said
+    )
+    assert any(f.topic == "discrete data" for f in report.findings)
+    assert "likelihood=" in str(vae2aef.check(VAE("gaussian", 2), example=data("bernoulli").repeat(20, 1) * 3))

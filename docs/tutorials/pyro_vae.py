@@ -1,7 +1,7 @@
 """Pyro's VAE with AEF_ELBO in the place of Trace_ELBO.
 
-The model and guide are those of Pyro's VAE tutorial, with a Normal instead of a Bernoulli over the pixels (an AEF needs
-a density of continuous data). The whole change from one loss to the other is the argument of SVI.
+The model and guide are those of Pyro's VAE tutorial, with a Normal instead of a Bernoulli over the pixels, which are
+grey here; of bits, the Bernoulli stays as it is. The whole change from one loss to the other is the argument of SVI.
 """
 
 import pyro

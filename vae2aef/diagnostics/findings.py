@@ -4,7 +4,7 @@ import textwrap
 from dataclasses import dataclass, field
 from typing import Literal
 
-Topic = Literal["", "small scale", "few values", "decoder reach"]
+Topic = Literal["", "small scale", "few values", "discrete data", "decoder reach"]
 """What a finding is about, for code: its message may be worded anew, and is for people."""
 
 SEVERITIES = ("error", "warning", "note")

@@ -29,7 +29,8 @@ FEW_ROWS = 32
 
 def _seen_by_vae(aef: AEF, example: Any) -> Batch:
     """The example as the VAE sees it."""
-    return example_rows(read_example(example), aef.preprocess)
+    batch = read_example(example)
+    return example_rows(batch._replace(x=aef.read(batch.x)), aef.preprocess, aef.discrete)
 
 
 def _decode(aef: AEF, z: dict[str, Tensor], batch: Batch) -> Tensor:
