@@ -100,7 +100,7 @@ def test_estimates_are_made_in_eval_mode(make, size):
     inner = aef.parts.run
     aef.parts.run = lambda *a, **k: seen.append(aef.watch.training) or inner(*a, **k)
     aef.train()
-    aef.log_prob(x, num_samples=2)
+    aef.log_prob(x, num_samples=2, proposal="tuned")
     aef.log_prob(x, num_samples=2, proposal="laplace")
     assert seen and not any(seen) and aef.training
 

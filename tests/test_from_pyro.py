@@ -253,7 +253,7 @@ def test_functions_params_and_conditions():
     torch.optim.SGD(aef.parameters(), lr=0.1).step()
     assert not torch.equal(pyro.param("scale"), before)  # the store sees what is trained
     assert aef.sample(3, torch.randn(3, 1)).shape == (3, N)
-    assert aef.log_prob(x, y, num_samples=8).value.shape == (B,)
+    assert aef.log_prob(x, y, num_samples=8, proposal="tuned").value.shape == (B,)
     with pytest.raises(TypeError, match=r"Make them a PyroModule"):
         copy.deepcopy(aef)
 
@@ -465,7 +465,7 @@ def test_state_space_model_with_plates_and_weights():
     for name, p in aef.named_parameters():
         assert p.grad is not None, name
     assert {name: value.shape for name, value in aef.sample(5).items()} == {f"x_{t}": (5, N) for t in range(3)}
-    assert aef.log_prob(x, num_samples=16).value.shape == (B,)
+    assert aef.log_prob(x, num_samples=16, proposal="tuned").value.shape == (B,)
 
 
 def _annealed(vae):
@@ -491,7 +491,7 @@ def test_hierarchy_with_discrete_data_made_gaussian():
     aef = vae2aef.from_pyro(model, vae.guide, x, observed="gaussian")
     torch.testing.assert_close(aef.reconstruct(x), vae.px(aef.encode(x)["z2"]).sigmoid())
     assert ((aef.sample(5) >= 0) & (aef.sample(5) <= 1)).all()
-    assert aef.log_prob(x, num_samples=4).value.isfinite().all()
+    assert aef.log_prob(x, num_samples=4, proposal="tuned").value.isfinite().all()
 
 
 def test_refusals():
@@ -524,7 +524,7 @@ def test_other_continuous_observations():
     aef = vae2aef.from_pyro(vae.model, vae.guide, x)
     assert aef.likelihood is None and not aef.discrete
     aef(x).backward()
-    assert aef.log_prob(x, num_samples=8).value.isfinite().all()
+    assert aef.log_prob(x, num_samples=8, proposal="tuned").value.isfinite().all()
 
 
 # ---------------------------------------------------------------- the rest of the package

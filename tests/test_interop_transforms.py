@@ -180,7 +180,7 @@ def test_inside_wrap(name):
             assert parameter.grad is not None, key
             assert any(p is parameter for p in aef.added_parameters())
     assert aef.sample(3).shape == (3, 6)
-    assert aef.log_prob(x, num_samples=4).value.isfinite().all()
+    assert aef.log_prob(x, num_samples=4, proposal="tuned").value.isfinite().all()
 
 
 class FlowVae(Vae):

@@ -46,7 +46,7 @@ def test_to_a_dtype_moves_everything(x, dtype):
     y = x.to(dtype)
     assert aef(y).dtype == dtype
     assert aef.sample(2).dtype == dtype
-    assert aef.log_prob(y, num_samples=3).value.dtype == dtype
+    assert aef.log_prob(y, num_samples=3, proposal="tuned").value.dtype == dtype
     kinds = {t.dtype for t in aef.state_dict().values() if t.is_floating_point()}
     assert kinds == {dtype}
 

@@ -106,7 +106,7 @@ def test_marginal_and_samples(name):
     values = []
     for aef in (traced, by_hand):
         torch.manual_seed(2)
-        values.append(aef.log_prob(*x, num_samples=32))
+        values.append(aef.log_prob(*x, num_samples=32, proposal="tuned"))
     close(values[0].value, values[1].value)
     assert values[0].value.isfinite().all()
     n = x[0].shape[0]
@@ -295,7 +295,7 @@ def test_trains_on_digits():
         losses.append(loss.item())
     assert sum(losses[-8:]) / 8 < losses[0] - 20  # of about 100 nats
     assert aef.sample(3).shape == (3, 1, 8, 8)
-    result = aef.log_prob(x[:4], num_samples=16)
+    result = aef.log_prob(x[:4], num_samples=16, proposal="tuned")
     assert result.value.shape == (4,) and result.value.isfinite().all()
 
 

@@ -68,7 +68,7 @@ def test_events_and_latents_of_any_shape(shapes):
         aef = vae2aef.wrap(SmallVAE(event, latent), example=x, encoder_scale="log_std", core=core)
         assert aef.encode(x).shape == (4, *latent)
         assert aef.decode(aef.encode(x)).shape == aef.sample(4).shape == x.shape
-        assert aef.log_prob(x, num_samples=2).value.shape == (4,)
+        assert aef.log_prob(x, num_samples=2, proposal="tuned").value.shape == (4,)
 
 
 def test_names_that_are_found(x):

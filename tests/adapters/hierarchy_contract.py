@@ -98,7 +98,7 @@ def trains(vae: nn.Module, x: Tensor, steps: int, lr: float = 2e-3) -> None:
         optimizer.step()
         losses.append(loss.item())
     assert sum(losses[-5:]) < 0.95 * sum(losses[:5]) if losses[0] > 0 else sum(losses[-5:]) < sum(losses[:5])
-    assert aef.log_prob(x[:4], num_samples=4).value.isfinite().all()
+    assert aef.log_prob(x[:4], num_samples=4, proposal="tuned").value.isfinite().all()
     cold = aef.sample(3, temperature=dict.fromkeys(aef.sites, 0.5))
     assert cold.shape == x[:3].shape and cold.isfinite().all()
 

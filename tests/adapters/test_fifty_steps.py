@@ -43,6 +43,6 @@ def test_fifty_steps_on_real_images(case: Case) -> None:
     some = {name: value[:3] for name, value in cond.items()}
     assert aef.sample(3, **some).shape == (3, *case.shape)
     assert aef.reconstruct(x[:3], **some).shape == (3, *case.shape)
-    result = aef.log_prob(x[:3], num_samples=8, **some)
+    result = aef.log_prob(x[:3], num_samples=8, proposal="tuned", **some)
     assert result.value.shape == (3,) and result.value.isfinite().all()
     assert not result.exact

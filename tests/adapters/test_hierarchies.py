@@ -78,7 +78,7 @@ def test_fifty_steps_on_real_images(case: Hierarchy) -> None:
         losses.append(loss.item())
     assert sum(losses[-10:]) < sum(losses[:10])
     aef.eval()
-    result = aef.log_prob(data[:3], num_samples=8)
+    result = aef.log_prob(data[:3], num_samples=8, proposal="tuned")
     assert result.value.isfinite().all() and not result.exact
     assert aef.reconstruct(data[:3]).shape == aef.sample(3, residual=True).shape == (3, *case.shape)
 

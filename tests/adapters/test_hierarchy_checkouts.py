@@ -186,7 +186,7 @@ def test_fifty_steps_on_real_images(case: Hierarchy) -> None:
             optimizer.step()
             losses.append(loss.item())
         assert sum(losses[-10:]) < sum(losses[:10])
-        assert aef.eval().log_prob(data[:3], num_samples=4).value.isfinite().all()
+        assert aef.eval().log_prob(data[:3], num_samples=4, proposal="tuned").value.isfinite().all()
         assert aef.sample(3, residual=True).shape == (3, *case.shape)
     finally:
         torch.set_default_dtype(torch.float64)
