@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vae2aef.wrapping.likelihoods import GRIDS, NAMES, read_likelihood
+from vae2aef.wrapping.likelihoods import GRID_START, GRIDS, NAMES, read_likelihood
 
 CHOICES = ("vae", *NAMES)
 """`"vae"` is the VAE's own, or a Gaussian of learned scale."""
@@ -38,5 +38,5 @@ def option(name: str, example: Tensor, bins: int) -> Any:
         return None
     if name in GRIDS:
         spread = float(example.std(correction=0).clamp(1e-2, 1.0))
-        return GRIDS[name](example.shape[1:], bins=bins, initial_scale=spread)
+        return GRIDS[name](example.shape[1:], bins=bins, initial_scale=GRID_START * spread)
     return name
