@@ -7,6 +7,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from vae2aef.finding import laplace_mixture
+
 # No deadline: a machine under load is no failure. In CI the same examples are drawn at every run.
 settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
 settings.register_profile("dev", deadline=None)
@@ -33,3 +35,11 @@ def float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(before)
+
+
+@pytest.fixture(scope="module")
+def quick_fits() -> Iterator[None]:
+    """One fit to each datum in the place of the search for modes: for tests that only need some estimate."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vae2aef.samplers.find", laplace_mixture)
+        yield

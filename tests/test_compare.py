@@ -31,6 +31,7 @@ from vae2aef.errors import NonFiniteError
 from vae2aef.flows import Identity
 from vae2aef.preprocess import bits_per_dim
 
+pytestmark = pytest.mark.usefixtures("quick_fits")
 SMALL = {
     "steps": 6,
     "latents": 2,

@@ -25,6 +25,7 @@ from vae2aef.marginal import Proposal
 from vae2aef.training import AEFTask
 
 pytestmark = [
+    pytest.mark.usefixtures("quick_fits"),
     pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
 ]
