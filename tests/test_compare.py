@@ -69,8 +69,8 @@ def test_every_arm_has_finite_numbers(finished):
         assert 2 < row.bits_per_dim < 6
         assert 1 <= row.ess_min <= row.ess_median <= 8
         assert row.arm in printed
-    assert rows[0].added == {"residual": 64}
-    assert rows[1].added == rows[2].added == {"core": 64 * 2 + 2, "residual": 64}
+    assert rows[0].added == {"likelihood": 64}
+    assert rows[1].added == rows[2].added == {"core": 64 * 2 + 2, "likelihood": 64}
 
 
 def test_what_is_written(finished):
