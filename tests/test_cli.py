@@ -20,7 +20,6 @@ from typer.testing import CliRunner
 from vae2aef import __main__ as entry
 from vae2aef.cli import app
 
-pytestmark = pytest.mark.usefixtures("quick_fits")
 TINY = """
 from vae2aef.comparison.nets import MLPVAE
 
