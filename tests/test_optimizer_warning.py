@@ -83,7 +83,7 @@ def test_optimizer_made_before_wrapping(name: str) -> None:
     optimizer = OPTIMIZERS[name](vae.parameters())
     aef = wrapped(vae)
     train(aef, optimizer, steps=1)
-    expected = r"not \d+ parameters that the AEF has added \(core, core_flow, residual\).*add_param_group"
+    expected = r"not \d+ parameters that the AEF has added \(core, core_flow, likelihood\).*add_param_group"
     with pytest.warns(OptimizerWarning, match=expected):
         train(aef, optimizer, steps=1)
     train(aef, optimizer)  # once is enough: a second warning would be an error here
@@ -112,8 +112,8 @@ def test_two_optimizers_that_hold_all_between_them() -> None:
 
 def test_a_part_left_out_is_named() -> None:
     aef = wrapped()
-    held = [p for name, p in aef.named_parameters() if not name.startswith("residual")]
-    with pytest.warns(OptimizerWarning, match=r"not 1 parameters that the AEF has added \(residual\)"):
+    held = [p for name, p in aef.named_parameters() if not name.startswith("likelihood")]
+    with pytest.warns(OptimizerWarning, match=r"not 1 parameters that the AEF has added \(likelihood\)"):
         train(aef, torch.optim.Adam(held))
 
 

@@ -14,6 +14,7 @@ import vae2aef
 from vae2aef import testing
 from vae2aef.batch import Batch
 from vae2aef.case import Case
+from vae2aef.svi.program import PyroProgram
 
 B, D = 6, UPPER + LOWER
 MAKERS = {"torch": torch_aef, "pyro": pyro_aef}
@@ -44,6 +45,17 @@ def is_dict(value, like):
 
 Z = {"z2": (B, UPPER), "z1": (B, LOWER)}
 
+
+def imputed(aef, x):
+    """Known values come back; several observed sites have no density of each value."""
+    there = torch.ones_like(x, dtype=torch.bool)
+    if isinstance(aef.parts, PyroProgram):
+        with pytest.raises(ValueError, match="the density of each value of x by itself"):
+            aef.impute(x, there, num_samples=1)
+    else:
+        torch.testing.assert_close(aef.impute(x, there, num_samples=1), x)
+
+
 USES = {
     "forward": lambda aef, x: aef(x).backward(),
     "encode": lambda aef, x: is_dict(aef.encode(x), Z),
@@ -58,9 +70,12 @@ USES = {
     "log_prob": lambda aef, x: [
         aef.log_prob(x, num_samples=8, proposal=p).value.isfinite().all() for p in (None, "laplace")
     ],
-    "check_log_prob": lambda aef, x: [
-        aef.check_log_prob(3, num_samples=30, proposal=p).gap for p in (None, aef.tune_proposal(x))
-    ],
+    "check_log_prob": lambda aef, x: aef.check_log_prob(3, num_samples=30).gap,
+    "impute": lambda aef, x: imputed(aef, x),
+    "require_scored": lambda aef, x: aef.require_scored(x),
+    "require_mask": lambda aef, x: aef.require_mask(x > 0, x),
+    "read": lambda aef, x: aef.read(x),
+    "fill_in": lambda aef, x: aef.fill_in(x, x > 0),
     "tune_proposal": lambda aef, x: aef.log_prob(x, num_samples=8, proposal=aef.tune_proposal(x)),
     "noise": lambda aef, x: setattr(aef, "noise", {"z1": 0.5}) or aef(x),
     "core": lambda aef, x: is_dict({name: core(x)[0] for name, core in aef.core.items()}, Z),

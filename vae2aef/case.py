@@ -120,14 +120,14 @@ class Case:
         """Return log p(x, v) and its part log p0(v) for free coordinates `(draws * batch, D)`, nats."""
         if self.single and self.given is not None:
             place = self._given(v, draws)
-            return self._decoded_in_pieces(place, draws), place.prior
+            return self._decoded_in_pieces(place, draws), _no_nan(place.prior)
         joints, priors = [], []
         for piece, n in self._pieces(v, draws):
             place, decoded = self._at(piece, n)
             joints.append(self._score(place, decoded, n))
             priors.append(place.prior + place.log_det)
         absent = self._absent(v, draws)
-        return torch.cat(joints) + absent, torch.cat(priors) + absent
+        return torch.cat(joints) + absent, _no_nan(torch.cat(priors) + absent)
 
     def prior_draws(self, count: int, stream: int) -> Tensor | None:
         """Draw free coordinates from the prior, `(count, batch, D)`; None where it cannot be drawn from in them."""
@@ -234,6 +234,10 @@ class Case:
     def _log_residual(self, decoded: Decoded, draws: int) -> Tensor:
         x, there = repeat_rows((self.batch.x, self.observed), draws, self.size)
         return self.aef.log_residual(x, decoded, there)
+
+
+def _no_nan(log_density: Tensor) -> Tensor:
+    return torch.where(log_density.isnan(), -torch.inf, log_density)  # far-off draws may overflow
 
 
 def _flat(values: Tensor) -> Tensor:

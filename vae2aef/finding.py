@@ -33,6 +33,9 @@ MISSED = math.log(3.0)
 SAME = 1.0
 """Modes closer than this, in the standard deviations of the better one, are one."""
 
+WIDEST = 1e4
+"""Largest spread of a prior that a fit begins with."""
+
 NEGLIGIBLE = 12.0
 """Modes of a mass this many nats below the best are not moved on."""
 
@@ -54,10 +57,10 @@ def find(case: Case) -> Mixture:
     found = _merged([fit(case, start, spread, rounds=1)])
     candidates = None if draws is None else _candidates(case, draws, spread)
     if candidates is None:
-        mixture = _weighed(_moved_on(case, found), False)
+        mixture = _weighed(_sound(_moved_on(case, found)), False)
     else:  # what moves on may leave mass behind
         found = _searched(case, _moved_on(case, _searched(case, found, candidates, spread)), candidates, spread)
-        mixture = _weighed(found, True)
+        mixture = _weighed(_sound(found), True)
     for number in range(PILOT_ROUNDS):
         mixture = _reweighed(mixture, case, PILOT + 8 * number)
     return mixture
@@ -68,7 +71,18 @@ def _spread(case: Case) -> tuple[Tensor, Tensor | None]:
     draws = case.prior_draws(PRIOR_DRAWS if case.dim > FEW else PRIOR_DRAWS_OF_FEW, STARTS)
     if draws is None:
         return torch.ones_like(case.start()), None
-    return draws.std(0).clamp(min=1e-3), draws
+    return draws.std(0).nan_to_num(nan=1.0, posinf=WIDEST).clamp(1e-3, WIDEST), draws
+
+
+def _sound(found: Laplace) -> Laplace:
+    """Put a standard normal of no weight in the place of fits that overflowed: the others, or the prior, then count."""
+    good = found.mode.isfinite().all(2) & found.factor.isfinite().flatten(2).all(2)
+    eye = torch.eye(found.mode.shape[2]).to(found.factor)
+    return Laplace(
+        torch.where(good[..., None], found.mode, 0.0),
+        torch.where(good[..., None, None], found.factor, eye),
+        torch.where(good & found.log_mass.isfinite(), found.log_mass, -math.inf),
+    )
 
 
 class _Candidates(NamedTuple):

@@ -133,7 +133,8 @@ class Fitted:
     def weigh(self, v: Tensor) -> Tensor:
         """Return the log weights of draws `(draws, batch, D)`: `(draws, batch)`, nats."""
         joint, prior = (part.reshape(v.shape[:2]) for part in self.case.joint_and_prior(v.flatten(0, 1), len(v)))
-        return joint.double() - self.mixture.log_density(v, prior) + self.case.log_det
+        log_w = joint.double() - self.mixture.log_density(v, prior) + self.case.log_det
+        return torch.where(log_w.isfinite(), log_w, -math.inf)  # draws that overflowed: a weight of zero
 
     def log_weights_at(self, v: Tensor) -> Tensor:
         """See `Sampler`; v are free coordinates."""

@@ -29,8 +29,7 @@ FEW_ROWS = 32
 
 def _seen_by_vae(aef: AEF, example: Any) -> Batch:
     """The example as the VAE sees it."""
-    batch = read_example(example)
-    return example_rows(batch._replace(x=aef.read(batch.x)), aef.preprocess, aef.discrete)
+    return example_rows((batch := read_example(example))._replace(x=aef.read(batch.x)), aef.preprocess, aef.discrete)
 
 
 def _decode(aef: AEF, z: dict[str, Tensor], batch: Batch) -> Tensor:
