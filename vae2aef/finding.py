@@ -229,4 +229,7 @@ def _reweighed(mixture: Mixture, case: Case, stream: int) -> Mixture:
     held = (effective * weight.squeeze(1).exp() + TRUST * mixture.log_weight.exp()) / (effective + TRUST)
     if mixture.has_prior:
         held[-1] = held[-1].clamp(min=PRIOR_SHARE)
-    return Mixture(mixture.mode, mixture.factor, (held / held.sum(0)).log(), mixture.shapes)
+    log_held = (held / held.sum(0)).log()
+    # A pilot of which nothing has a density says nothing.
+    log_held = torch.where(log_held.isnan().any(0), mixture.log_weight, log_held)
+    return Mixture(mixture.mode, mixture.factor, log_held, mixture.shapes)
