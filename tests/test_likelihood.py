@@ -249,3 +249,16 @@ def test_the_scale_of_a_grid_is_a_residuals(scale):
     shapes = {"learned": (3, 2, 2), "channel": (3, 1, 1), "shared": (1, 1, 1), 0.2: ()}
     assert DiscretizedLogistic((3, 2, 2), scale).scale().shape == shapes[scale]
     assert vae2aef.Residual((3, 2, 2), scale).scale().shape == shapes[scale]
+
+
+@given(st.floats(0.1, 50.0), st.floats(0.1, 20.0))
+def test_counts_have_the_mean_that_the_decoder_returns(mean, theta):
+    """And the variance m + m^2 / theta: a logit of the wrong sign is a distribution too."""
+    m = torch.tensor([[mean]])
+    counts = NegativeBinomial((1,), theta).given((1, 1), m)
+    torch.testing.assert_close(counts.mean, m, rtol=1e-5, atol=0)
+    torch.testing.assert_close(counts.variance, m + m.square() / theta, rtol=1e-4, atol=0)
+    by_log = NegativeBinomial((1,), theta, log=True).given((1, 1), m.log())
+    torch.testing.assert_close(by_log.mean, counts.mean, rtol=1e-5, atol=0)
+    more_zeros = Poisson((1,), zeros="decoder").given((1, 1), m, torch.zeros(1, 1))
+    torch.testing.assert_close(more_zeros.mean, 0.5 * m)
