@@ -15,7 +15,7 @@ import vae2aef
 from vae2aef.draws import Draws
 from vae2aef.evidence import Sums
 from vae2aef.marginal import EstimateWarning, LogProb, Proposal
-from vae2aef.pareto import pareto_k, tail_length
+from vae2aef.pareto import pareto_tail, tail_length
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -39,7 +39,38 @@ def test_k_hat_is_that_of_arviz(draws, spread, heavy, seed):
 
 
 def test_equal_weights_have_no_tail():
-    assert (pareto_k(torch.zeros(30, 2), 100) == -math.inf).all()
+    assert (pareto_tail(torch.zeros(30, 2), 100).k == -math.inf).all()
+
+
+def test_a_small_tail_adds_to_the_error_and_a_large_one_hides_it():
+    """A few weights of 1.5 to 3 beside 2000 equal ones have a k-hat of 2: they cannot move the mean far all the same."""
+    equal = 1 + 1e-4 * torch.rand(2000, 3)
+    small, large = equal.clone(), equal.clone()
+    small[:8] += torch.linspace(0.5, 2.0, 8)[:, None]
+    large[:8] += torch.linspace(10.0, 60.0, 8)[:, None]
+    found = []
+    for weights in (equal, small, large):
+        sums = Sums(torch.zeros(3), 2000)
+        sums.add(weights.log())
+        found.append(sums.evidence())
+    (_, plain, *_), (_, wider, size, k), (*_, heavy_size, heavy) = found
+    assert (k > 1).all() and (size > 1900).all()
+    share = 1e-3 * small[:8].sum(0) / 2  # of the sum of all, about
+    assert (plain < 1e-5).all() and (wider > share / 2).all() and (wider < 0.1).all()
+    assert (heavy > 1).all() and (heavy_size > 100).all() and found[2][1].isinf().all()
+
+
+@pytest.mark.parametrize("k", [-0.3, 0.2, 0.9])
+def test_the_fitted_tail_is_that_of_its_distribution(k):
+    """Excesses at the quantiles of a generalised Pareto distribution: their own sum, and its shape, come back."""
+    draws = 4000
+    n = tail_length(draws)
+    level = 1 - (torch.arange(n) + 0.5) / n
+    excess = 0.02 * ((1 - level) ** -k - 1) / k
+    largest = torch.cat([1 + excess, torch.ones(1)]).log()[:, None]
+    tail = pareto_tail(largest, draws)
+    assert float(tail.k) == pytest.approx(k, abs=0.06)
+    assert float(tail.log_excess.exp()) == pytest.approx(float(excess.sum()), rel=0.1)
 
 
 def test_an_error_is_infinite_where_it_is_not_known():

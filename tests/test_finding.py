@@ -94,7 +94,7 @@ def test_the_value_is_right_or_said_to_be_uncertain(name, family):
     z = (got.value - quadrature(aef, x, dim)) / got.std_error
     assert z.abs().max() < 4
     assert got.std_error[got.uncertain].isinf().all()
-    assert got.uncertain.double().mean() <= (0.5 if name in ("sin(4z)", "wrong mode") else 0.2)  # the two hardest
+    assert got.uncertain.double().mean() <= 0.2
 
 
 class TrainedVAE(nn.Module):
@@ -134,14 +134,14 @@ def trained(dim: int, family: str) -> tuple[vae2aef.AEF, Tensor]:
 @pytest.mark.parametrize("family", ["gaussian", "laplace", "student_t"])
 @pytest.mark.parametrize("dim", [1, 2])
 def test_intervals_cover_the_truth_of_trained_models(dim, family):
-    """Nominal 95 % intervals, where k-hat is below 0.7, hold log p(x) in 90 to 100 % of cases; spreads agree."""
+    """Nominal 95 % intervals, where k-hat is below 0.7, hold log p(x) in 90 to 98 % of cases; spreads agree."""
     aef, x = trained(dim, family)
     truth = quadrature(aef, x[:25], dim)
     z = []
     for seed in range(8):
         got = aef.log_prob(x[:25], num_samples=128, seed=seed)
-        z.append(((got.value - truth) / got.std_error)[~got.uncertain])
+        z.append(((got.value - truth) / got.std_error)[got.pareto_k < 0.7])
     z = torch.cat(z)
     assert len(z) > 150
-    assert 0.9 < (z.abs() < 1.96).double().mean()
-    assert 0.5 < z.std() < 1.25  # evenly spread draws err less than independent ones, never more
+    assert 0.9 < (z.abs() < 1.96).double().mean() < 0.98
+    assert 0.8 < z.std() < 1.25

@@ -93,7 +93,7 @@ def test_the_marginal_against_quadrature(name, latent):
         found = aef.log_prob(x, num_samples=2000, seed=0)
     error = (found.value - quadrature(aef, x, latent)).abs()
     assert (error < 5 * found.std_error + 1e-3).all(), (error, found)
-    assert found.std_error.isfinite().any() and (error < 0.1).all()  # k-hat is cautious where weights are nearly equal
+    assert found.std_error.isfinite().sum() > len(x) / 2 and (error < 0.1).all()
 
 
 @pytest.mark.parametrize("name", DECODERS)

@@ -7,13 +7,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vae2aef.pareto import pareto_k, tail_length
+from vae2aef.pareto import pareto_tail, tail_length
 
 FEWEST_EFFECTIVE = 10.0
 """Below this effective sample size the delta method does not hold: the error of log p-hat has no normal law."""
 
 LARGEST_K = 0.7
 """Above this Pareto k-hat neither the value nor an error can be trusted (Vehtari et al., 2024)."""
+
+SMALL_TAIL = 0.1
+"""A tail that exceeds its cutoff by less than this share of the sum of all weights, as drawn and as its fit expects,
+does little harm whatever its k-hat: nearly equal weights have a shape too, and it can be any. The error is then that of
+the estimate without it and the tail itself."""
 
 
 class EstimateWarning(UserWarning):
@@ -57,8 +62,12 @@ class LogProb(NamedTuple):
 
     @property
     def uncertain(self) -> Tensor:
-        """Rows whose k-hat is above 0.7 or unknown, or whose effective sample size is below 10: `(batch,)`, bool."""
-        return uncertain(self.effective_sample_size, self.pareto_k)
+        """Rows whose error cannot be known, `(batch,)`, bool.
+
+        Their effective sample size is below 10, or their k-hat is unknown or above 0.7, and the tail it is of more
+        than a tenth of all weights.
+        """
+        return self.std_error.isinf()
 
     def mean(self) -> Mean:
         """Return the mean over data with its standard error, in nats; warns if it rests on uncertain rows.
@@ -72,11 +81,6 @@ class LogProb(NamedTuple):
         warn_of(self.uncertain, "this mean of log p(x) rests on")
         spread = float(self.value.std()) / math.sqrt(n) if n > 1 else math.inf
         return Mean(float(self.value.mean()), spread)
-
-
-def uncertain(effective: Tensor, k: Tensor) -> Tensor:
-    """See `LogProb.uncertain`."""
-    return ~(k <= LARGEST_K) | ~(effective >= FEWEST_EFFECTIVE)
 
 
 def warn_of(rows: Tensor, what: str = "log_prob returned") -> None:
@@ -126,8 +130,11 @@ class Sums:
         """Return value, standard error, effective sample size and k-hat: `(4, batch)`, float64."""
         n = self.draws
         effective = (2 * self.total - self.squares).exp()
-        k = pareto_k(self.largest, n)
+        tail = pareto_tail(self.largest, n)
         # Var(mean w) / (mean w)^2 from the same sums as the effective sample size, with K - 1 for the variance.
         relative = (1 / effective - 1 / n).clamp(min=0) * n / max(n - 1, 1)
-        std_error = torch.where(uncertain(effective, k), math.inf, relative.sqrt())
-        return torch.stack([self.total - math.log(n), std_error, effective, k])
+        share = (tail.log_excess - self.total).exp()
+        relative = torch.where(tail.k <= LARGEST_K, relative, relative + share.square())
+        known = (effective >= FEWEST_EFFECTIVE) & ((tail.k <= LARGEST_K) | (share <= SMALL_TAIL))
+        std_error = torch.where(known, relative.sqrt(), math.inf)
+        return torch.stack([self.total - math.log(n), std_error, effective, tail.k])
