@@ -43,7 +43,7 @@ def test_equal_weights_have_no_tail():
 
 
 def test_a_small_tail_adds_to_the_error_and_a_large_one_hides_it():
-    """A few weights of 1.5 to 3 beside 2000 equal ones have a k-hat of 2: they cannot move the mean far all the same."""
+    """A few weights of 1.5 to 3 beside 2000 equal ones: k-hat 2, and hardly any harm."""
     equal = 1 + 1e-4 * torch.rand(2000, 3)
     small, large = equal.clone(), equal.clone()
     small[:8] += torch.linspace(0.5, 2.0, 8)[:, None]
