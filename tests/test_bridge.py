@@ -39,6 +39,7 @@ def close(got: Tensor, expected: Tensor) -> None:
 
 def check_terms(aef: vae2aef.AEF, x: Tensor, loc: Tensor, scale: Tensor, decode) -> None:
     """Compare with a VAE of that posterior, standard normal prior and Gaussian decoder, by torch.distributions."""
+    aef.kl = "sampled"
     seen = record(aef)
     terms = aef(x, terms=True)
     epsilon = seen[0]
@@ -100,22 +101,22 @@ def test_h_zero_and_sigma_one_start_a_pretrained_vae():
     close(aef(x, terms=True).z, loc)
 
 
-def test_gradients_are_the_vaes():
-    """Of every parameter of the VAE, for the same noise."""
+@pytest.mark.parametrize("kind", ["analytic", "sampled"])
+def test_gradients_are_the_vaes(kind):
+    """Of every parameter of the VAE, for the same noise: the textbook's loss with either KL."""
     vae, x = SmallVAE((5,), (2,)), torch.randn(4, 5)
     own = copy.deepcopy(vae)
-    aef = vae2aef.wrap(vae, example=x, encoder_scale="log_std", core="noise", core_flow="none", residual=1.0)
+    aef = vae2aef.wrap(vae, example=x, encoder_scale="log_std", core="noise", core_flow="none", residual=1.0, kl=kind)
     torch.manual_seed(2)
     aef(x).backward()
     torch.manual_seed(2)
     loc, log_std = own.encoder(x)
     z = loc + log_std.exp() * torch.randn_like(loc)
     kl = 0.5 * (loc.square() + (2 * log_std).exp() - 1).sum(1) - log_std.sum(1)
-    # The analytic KL has other gradients for one draw; the sampled form has the loss's.
     likelihood = Independent(Normal(own.decoder(z), 1.0), 1).log_prob(x)
     prior = Independent(Normal(torch.zeros_like(z), 1.0), 1).log_prob(z)
-    assert kl.isfinite().all()
-    (-(likelihood + prior + log_std.sum(1)).mean()).backward()
+    rate = kl if kind == "analytic" else -(prior + log_std.sum(1))
+    (rate - likelihood).mean().backward()
     for (name, got), expected in zip(vae.named_parameters(), own.parameters(), strict=True):
         torch.testing.assert_close(got.grad, expected.grad, msg=name)
 
@@ -147,3 +148,61 @@ def test_a_posterior_flow_is_a_flow_posterior():
     close(terms.z, z)
     close(terms.log_det + terms.entropy, Normal(loc, log_std.exp()).entropy().sum(1) + log_det)
     close(terms.residual, Normal(vae.decoder(z), 1.0).log_prob(x).flatten(1).sum(1))
+
+
+@pytest.mark.parametrize("noise", [0.3, 1.0])
+def test_the_analytic_kl_is_that_of_torch(noise):
+    """By default log p0(z) is averaged over the noise: what remains is log p(x | z) at one draw, as VAEs have it."""
+    vae, x = SmallVAE((5,), (2,)), torch.randn(4, 5)
+    aef = vae2aef.wrap(vae, example=x, encoder_scale="log_std", core_flow="none", noise=noise)
+    shake(aef)
+    torch.manual_seed(0)
+    terms = aef(x, terms=True)
+    loc, log_std = vae.encoder(x)
+    posterior = Normal(loc + log_std.exp() * aef.core.features(x), noise * log_std.exp())
+    kl = torch.distributions.kl_divergence(posterior, Normal(0.0, 1.0)).sum(1)
+    close(terms.prior + terms.log_det + terms.entropy, -kl)
+    close(terms.loss, (kl - terms.residual).mean())
+    aef.kl = "sampled"
+    torch.manual_seed(0)
+    sampled = aef(x, terms=True)
+    close(sampled.z, terms.z)
+    close(sampled.residual, terms.residual)
+    close(sampled.prior, Normal(0.0, 1.0).log_prob(terms.z).sum(1))
+
+
+def test_the_analytic_kl_takes_noise_out_of_the_gradients():
+    vae, x = SmallVAE((5,), (2,)), torch.randn(4, 5)
+    aef = vae2aef.wrap(vae, example=x, encoder_scale="log_std", core="noise", core_flow="none")
+    spread = {}
+    for kl in ("analytic", "sampled"):
+        aef.kl = kl
+        prior = [aef(x, terms=True).prior.detach() for _ in range(20)]
+        spread[kl] = float(torch.stack(prior).std(0).max())
+    assert spread["analytic"] < 1e-12 < 0.1 < spread["sampled"]
+
+
+@pytest.mark.parametrize(
+    "option", [{"core_flow": "coupling"}, {"prior": "coupling"}, {"noise": 0.0}, {"core": "center"}]
+)
+def test_where_nothing_is_gaussian_the_kl_is_sampled(option):
+    """A core flow, a flow prior, no noise: log p0 at the z that was drawn."""
+    options = {"core": "linear", "core_flow": "none", "noise": 0.0 if "core" in option else 0.5} | option
+    vae, x = SmallVAE((5,), (2,)), torch.randn(4, 5)
+    aef = vae2aef.wrap(vae, example=x, encoder_scale="log_std", **options)
+    shake(aef)
+    losses = []
+    for kl in ("analytic", "sampled"):
+        aef.kl = kl
+        torch.manual_seed(0)
+        losses.append(aef(x))
+    assert torch.equal(*losses)
+    with pytest.raises(ValueError, match='kl "analytic" or "sampled", got "exact"'.replace('"exact"', "'exact'")):
+        vae2aef.wrap(vae, example=x, encoder_scale="log_std", kl="exact")
+
+
+def test_a_posterior_flow_keeps_its_kl_sampled():
+    vae, x = FlowPosteriorVAE((5,), (2,)), torch.randn(4, 5)
+    aef = vae2aef.wrap(vae, example=x, core="noise", core_flow="none")
+    terms = aef(x, terms=True)
+    close(terms.prior, Normal(0.0, 1.0).log_prob(terms.z).sum(1))

@@ -236,19 +236,19 @@ def test_the_arms_say_which_core_flow_they_have(tmp_path):
     protocol = " ".join(results["protocol"])
     assert (
         "In all arms: MLPVAE (--vae test_compare:tiny) with 2 latent variables; prior: a learned coupling flow; "
-        "core flow: coupling; residual: Gaussian with one learned scale a feature."
+        "core flow: coupling, but for the plain VAE; residual: Gaussian with one learned scale a feature."
     ) in protocol
     printed = " ".join(console.file.getvalue().split())
     for text in (protocol, page, printed):
-        assert "with the same coupling core flow as all arms, for a VAE a posterior flow" in text
+        assert "deterministic (σ = 0); with the coupling core flow" in text
+        assert "(h = 0, σ = 1); with" not in text
     assert "of 8 draws" in page and "of 8 draws" in (tmp_path / "table.md").read_text()
     assert "8 draws" in printed
 
 
-def test_the_plain_vae_is_not_said_to_have_a_flow(finished):
+def test_without_core_flows_none_is_named(finished):
     _, out, _, printed = finished
-    assert "posterior flow" not in (out / "report.html").read_text()
-    assert "posterior flow" not in printed
+    assert "core flow" not in printed.replace("core flow: none", "").replace("features and core flow only", "")
     assert (
         "prior: the VAE's own (standard normal); core flow: none"
         in json.loads((out / "results.json").read_text())["protocol"][1]

@@ -131,8 +131,7 @@ def trained(dim: int, family: str) -> tuple[vae2aef.AEF, Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["gaussian", "laplace", "student_t"])
-@pytest.mark.parametrize("dim", [1, 2])
+@pytest.mark.parametrize(("dim", "family"), [(1, "gaussian"), (1, "student_t"), (2, "gaussian"), (2, "laplace")])
 def test_intervals_cover_the_truth_of_trained_models(dim, family):
     """Nominal 95 % intervals, where k-hat is below 0.7, hold log p(x) in 90 to 98 % of cases; spreads agree."""
     aef, x = trained(dim, family)

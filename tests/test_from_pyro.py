@@ -593,11 +593,11 @@ def test_several_latents_or_other_densities_train_as_a_lightning_task():
         warnings.simplefilter("ignore")  # Lightning's advice on workers
         trainer = lightning.Trainer(
             max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-            enable_model_summary=False,
+            enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=1,
         )  # fmt: skip
-        loader = torch.utils.data.DataLoader(x, batch_size=16)
-        trainer.fit(task, loader, loader)
-        trainer.validate(task, loader, verbose=False)  # in inference mode
+        loader, few = torch.utils.data.DataLoader(x, batch_size=16), torch.utils.data.DataLoader(x[:3], batch_size=3)
+        trainer.fit(task, loader)
+        trainer.validate(task, few, verbose=False)  # in inference mode
     assert not torch.equal(encoder.weight, before)
     assert torch.isfinite(trainer.callback_metrics["val_log_prob"])
 

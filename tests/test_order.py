@@ -7,7 +7,7 @@ from torch import Tensor, nn
 import vae2aef
 
 ARMS = {"vae": {"core": "noise"}, "sigma 0": {"noise": 0.0}, "sigma 0.5": {"noise": 0.5}}
-ROWS = 24
+ROWS = 16
 
 
 class DigitsVAE(nn.Module):
@@ -59,7 +59,7 @@ def test_the_order_of_models_is_that_of_annealing():
         found[arm] = {
             "default": aef.log_prob(held_out, seed=0),
             "tuned": aef.log_prob(held_out, proposal="tuned"),
-            "ais": aef.log_prob(held_out, method="ais", num_samples=30, seed=0),
+            "ais": aef.log_prob(held_out, method="ais", num_samples=20, seed=0),
         }
         known = ~found[arm]["default"].uncertain
         print(arm, {name: f"{float(each.value.mean()):.2f}" for name, each in found[arm].items()}, int(known.sum()))

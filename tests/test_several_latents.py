@@ -78,6 +78,8 @@ USES = {
     "fill_in": lambda aef, x: aef.fill_in(x, x > 0),
     "tune_proposal": lambda aef, x: aef.log_prob(x, num_samples=8, proposal=aef.tune_proposal(x)),
     "noise": lambda aef, x: setattr(aef, "noise", {"z1": 0.5}) or aef(x),
+    "kl": lambda aef, x: setattr(aef, "kl", "sampled") or aef(x),
+    "averaged": lambda aef, x: aef.averaged(aef.noisy),
     "core": lambda aef, x: is_dict({name: core(x)[0] for name, core in aef.core.items()}, Z),
     "core_flow": lambda aef, x: is_dict({n: flow(torch.randn(Z[n]))[0] for n, flow in aef.core_flow.items()}, Z),
     "latent_shape": lambda aef, x: is_dict({n: torch.empty(B, *s) for n, s in aef.latent_shape.items()}, Z),
@@ -196,6 +198,7 @@ def test_noise_core_is_the_vae(make, x):
     """h = 0, sigma = 1: the VAE's negative ELBO with the same noise, level by level."""
     vae = TwoLevels()
     aef = make(x, vae, core="noise", core_flow="none")
+    aef.kl = "sampled"
     torch.manual_seed(3)
     terms = aef(x, terms=True)
     torch.manual_seed(3)
@@ -206,6 +209,33 @@ def test_noise_core_is_the_vae(make, x):
     torch.testing.assert_close(-(terms.prior + terms.residual + terms.log_det + terms.entropy), expected)
     loc, raw = vae.upper(x).chunk(2, 1)
     torch.testing.assert_close(terms.z["z2"], loc + raw.exp() * noise["z2"])
+
+
+def test_the_analytic_kl_of_each_level_given_those_above(x):
+    """The KL of z1 is averaged over z1 alone: it still depends on the z2 that was drawn."""
+    vae = TwoLevels()
+    aef = torch_aef(x, vae, core_flow="none", noise=0.4)
+    torch.manual_seed(3)
+    terms = aef(x, terms=True)
+    aef.parts.run(watch := Watch(terms.z, B), aef.parts.infer(x))
+    kl = 0
+    for name, (prior, posterior) in watch.seen.items():
+        prior = torch.distributions.Normal(0.0, 1.0) if name == "z2" else torch.distributions.Normal(*prior)
+        h = aef.site(name).core.features(x)
+        q = torch.distributions.Normal(posterior.loc + posterior.scale * h, 0.4 * posterior.scale)
+        kl = kl + torch.distributions.kl_divergence(q, prior).sum(1)
+    torch.testing.assert_close(terms.prior + terms.log_det + terms.entropy, -kl)
+
+
+class Watch:
+    """Keeps what each latent is placed with."""
+
+    def __init__(self, z, size):
+        self.z, self.size, self.seen = z, size, {}
+
+    def __call__(self, name, prior, posterior):
+        self.seen[name] = (prior, posterior)
+        return self.z[name]
 
 
 @pytest.mark.slow

@@ -64,7 +64,10 @@ class AEF(Estimates):
         )
 
     def log_joint(self, batch: Batch, perturb: Perturb | None = None) -> Joint:
-        """Algorithm 1: log p(x, w) for the core variables w that `perturb` makes of h(x); None for w = h(x)."""
+        """Algorithm 1: log p(x, w) for the core variables w that `perturb` makes of h(x); None for w = h(x).
+
+        With `kl="analytic"` log p0(z) is averaged over the noise of `noisy` where prior and posterior are Gaussian.
+        """
         y, log_det = self.to_latent_side(batch.x)  # Eq. 19
         core, shell = self.split(y)  # Eq. 9: h(y), y; Eq. 4: the core and the shell of y
         joint = self.chain(batch._replace(x=shell), core, perturb)
@@ -75,7 +78,7 @@ class AEF(Estimates):
         if not batch.size and self.parts.needs_rows:  # one row in place of none, and nothing of what comes of it
             one = map_rows((tuple(batch), core), 0, lambda rows: rows.new_zeros(1, *rows.shape[1:]))
             return map_rows(self.chain(Batch(*one[0]), one[1], perturb), 1, lambda row: row[:0])
-        place = Infer(batch.size, self.flows, core, perturb or self.still, self.priors(batch))
+        place = Infer(batch.size, self.flows, core, perturb or self.still, self.priors(batch), self.averaged(perturb))
         state = self.parts.infer(batch.x, *batch.cond, **batch.kwargs)
         decoded = self.parts.run(place, state, *batch.cond, **batch.kwargs)
         log_r = self.log_residual(batch.x, decoded)

@@ -52,6 +52,8 @@ class Infer:
         core: h(x) by latent, `(batch, *latent)`.
         perturb: makes w of h(x).
         priors: densities that stand for the program's own.
+        sigma: of the noise that `perturb` adds, by latent, where log p0(z) is to be averaged over it if prior and
+            posterior are Gaussian: the analytic KL. None to take log p0 at the z that was drawn.
 
     Attributes:
         z: the latents so far, by name.
@@ -70,9 +72,12 @@ class Infer:
         core: Mapping[str, Tensor],
         perturb: Perturb,
         priors: Mapping[str, Density],
+        sigma: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.size, self.flows, self.core, self.perturb, self.priors = size, flows, core, perturb, priors
+        self.sigma = sigma or {}
         self.z: dict[str, Tensor] = {}
+        self.spread: dict[str, tuple[Tensor, Tensor]] = {}
         self.prior: Any = 0.0
         self.log_det: Any = 0.0
         self.entropy: Any = 0.0
@@ -87,7 +92,8 @@ class Infer:
         z = self.z[name]
         prior = self.priors.get(name, prior)
         if prior is not None:
-            self.prior = self.prior + prior.log_prob(z)
+            averaged = getattr(prior, "expected_log_prob", None) if name in self.spread else None
+            self.prior = self.prior + (prior.log_prob(z) if averaged is None else averaged(*self.spread[name]))
         return z
 
     def _infer(self, name: str, posterior: Any) -> None:
@@ -95,6 +101,9 @@ class Infer:
         u, log_det = self.flows[name](w)  # u = n^-1(w)
         z, change = posterior.push(u)  # Eq. 4, 9
         log_det = log_det + change
+        if name in self.sigma and posterior.standard is None and posterior.transform is None:
+            # Given x, and the latents before it, z is N(loc + scale h(x), (scale sigma)^2).
+            self.spread[name] = posterior.push(self.core[name])[0], self.sigma[name] * posterior.scale
         if posterior.mask is not None:  # rows that have no such latent
             self.masks[name] = posterior.mask
             log_det, entropy = torch.where(posterior.mask, log_det, 0.0), torch.where(posterior.mask, entropy, 0.0)

@@ -113,8 +113,10 @@ def _searched(case: Case, found: Laplace, candidates: _Candidates, spread: Tenso
         if not bool(wanting.any()):
             break
         start = draws.gather(0, index[None, :, None].expand(1, *draws.shape[1:]))[0]
-        more = fit(case, start, spread, rounds=1)
-        more = more._replace(log_mass=torch.where(wanting, more.log_mass, -math.inf))
+        rows = wanting.nonzero().flatten()
+        fitted = fit(case.rows(rows), start[rows], spread[rows], rounds=1)
+        more = Laplace(found.mode[0], found.factor[0], torch.full_like(found.log_mass[0], -math.inf))
+        more = Laplace(*(old.index_copy(0, rows, new) for old, new in zip(more, fitted, strict=True)))
         found = _merged([Laplace(*each) for each in zip(*found, strict=True)] + [more])
         joint = joint.scatter(0, index[None], -math.inf)
     return found

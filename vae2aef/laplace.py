@@ -99,12 +99,15 @@ class _Climber:
             Where they lead, and what the last one promised: the Newton decrement, nats.
         """
         promise = z.new_zeros(z.shape[0])
+        stuck = torch.zeros_like(promise, dtype=torch.bool)
         for _ in range(STEPS):
             value, gradient = self._gradient(z)
             step = (covariance @ gradient.unsqueeze(2)).squeeze(2)
             promise = (step * gradient).sum(1)
             # Below the rounding of the value there is nothing to compare by.
-            climbing = promise > CLOSE + 8 * torch.finfo(z.dtype).eps * value.abs()
+            climbing = ~stuck & (promise > CLOSE + 8 * torch.finfo(z.dtype).eps * value.abs())
+            if not bool(climbing.any()):
+                break
             for halving in range(HALVINGS):
                 if not bool(climbing.any()):
                     break
@@ -112,8 +115,7 @@ class _Climber:
                 better = climbing & (self.case.log_joint(candidate) > value)
                 z = torch.where(better.unsqueeze(1), candidate, z)
                 climbing = climbing & ~better
-            if bool((promise <= CLOSE).all()):
-                break
+            stuck = stuck | climbing  # the same step would fail again
         return z, promise
 
     def precision(self, z: Tensor, step: Tensor) -> Tensor:

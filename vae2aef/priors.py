@@ -27,6 +27,10 @@ class StandardNormal(nn.Module):
         """Log density in nats: `z` of shape `(batch, *event)` gives `(batch,)`."""
         return -0.5 * sum_event(z.square() + math.log(2 * math.pi))
 
+    def expected_log_prob(self, loc: Tensor, scale: Tensor) -> Tensor:
+        """Average the log density over z of N(loc, scale^2), each `(batch, *event)`: `(batch,)`, nats."""
+        return -0.5 * sum_event(loc.square() + scale.square() + math.log(2 * math.pi))
+
     def sample(self, n: int, temperature: float = 1.0) -> Tensor:
         """Draw `n` events, shape `(n, *event)`, with the standard deviation `temperature`."""
         return temperature * torch.randn(n, *self.zero.shape, dtype=self.zero.dtype, device=self.zero.device)

@@ -68,6 +68,10 @@ class Gaussian(NamedTuple):
         unit = (z - self.loc) / self.scale
         return sum_event(-0.5 * (unit.square() + math.log(2 * math.pi)) - self.scale.log())
 
+    def expected_log_prob(self, loc: Tensor, scale: Tensor) -> Tensor:
+        """Average the log density over z of N(loc, scale^2), each `(batch, *latent)`: `(batch,)`, nats."""
+        return self.log_prob(loc) - 0.5 * sum_event((scale / self.scale).square())
+
     def sample(self, n: int, temperature: float = 1.0) -> Tensor:
         """Draw one latent a row, shape `(batch, *latent)`; `n` is the number of rows."""
         return self.loc + temperature * self.scale * torch.randn_like(self.loc)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from vae2aef.batch import Batch
-from vae2aef.chain import Site
-from vae2aef.core import Partition
+from vae2aef.chain import Perturb, Site
+from vae2aef.core import Expansion, Partition
 from vae2aef.flows import Bijection, Identity
 from vae2aef.likelihood import Likelihood, observed_density
 from vae2aef.parts import Decoded, VAEParts
@@ -37,6 +37,7 @@ class Steps(Wrapper):
 
     prior: Any
     likelihood: Any
+    _kl = "analytic"
 
     def __init__(
         self,
@@ -139,6 +140,24 @@ class Steps(Wrapper):
             return {}
         takes = self._prior_takes_conditions
         return {"z": Conditioned(self.prior, batch.cond, batch.kwargs) if takes else self.prior}
+
+    @property
+    def kl(self) -> str:
+        """`"analytic"` or `"sampled"`; see `vae2aef.wrap`. May be changed at any time."""
+        return self._kl
+
+    @kl.setter
+    def kl(self, value: str) -> None:
+        if value not in ("analytic", "sampled"):
+            raise ValueError(f'expected kl "analytic" or "sampled", got {value!r}')
+        self._kl = value
+
+    def averaged(self, perturb: Perturb | None) -> dict[str, Tensor]:
+        """Return sigma by latent where the loss averages log p0(z) over the noise on w: without a core flow."""
+        if self.kl == "sampled" or perturb != self.noisy:
+            return {}
+        cores = {name: site.core for name, site in self.by_latent().items() if isinstance(site.flow, Identity)}
+        return {name: core.sigma for name, core in cores.items() if isinstance(core, Expansion) and core.noise}
 
     def observed(self, decoded: Decoded, batch: int) -> Any:
         """Return p(x | z) of what the decoder says of `batch` rows: `log_prob`, `sample` and mostly `mean`."""

@@ -12,7 +12,8 @@ class LossTerms(NamedTuple):
 
     Attributes:
         loss: scalar, nats.
-        prior: log p0(z), summed over the latents, shape `(batch,)`, nats.
+        prior: log p0(z), summed over the latents, shape `(batch,)`, nats; with `kl="analytic"` averaged over the noise
+            on w where prior and posterior are Gaussian.
         residual: log r(x - f(z)), or the VAE's own log p(x | z), shape `(batch,)`, nats.
         log_det: log-determinant of core flow, encoder scale, posterior flow and preprocessing, `(batch,)`.
         entropy: D/2 log(2 pi e sigma^2), a scalar in nats (`(batch,)` where rows differ); zero at sigma = 0.

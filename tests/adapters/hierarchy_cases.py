@@ -243,7 +243,7 @@ class Watch:
 def as_vae(case: Hierarchy) -> tuple[nn.Module, vae2aef.AEF]:
     vae = case.make().to(torch.float64)
     own = None if case.name.startswith("LadderVAE") else 1.0  # the squared error is a Gaussian of variance 1
-    aef = vae2aef.wrap(vae, example=case.data(), core="noise", core_flow="none", residual=own)
+    aef = vae2aef.wrap(vae, example=case.data(), core="noise", core_flow="none", residual=own, kl="sampled")
     return vae.eval(), aef.eval()
 
 

@@ -190,4 +190,4 @@ TINY = [case for case in CASES if case.shape[-1] == 4] + [
 def pair(case: Images) -> tuple[nn.Module, vae2aef.AEF]:
     """The VAE with, at h = 0 and sigma = 1, the AEF that is it."""
     vae = case.make().to(torch.float64)
-    return vae.eval(), vae2aef.wrap(vae, example=case.data(), core="noise", core_flow="none").eval()
+    return vae.eval(), vae2aef.wrap(vae, example=case.data(), core="noise", core_flow="none", kl="sampled").eval()

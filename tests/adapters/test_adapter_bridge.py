@@ -24,7 +24,7 @@ LOG_2PI = math.log(2 * math.pi)
 
 def as_vae(case: Case) -> tuple[nn.Module, vae2aef.AEF]:
     vae = case.make().to(torch.float64)
-    aef = vae2aef.wrap(vae, example=case.example(), core="noise", core_flow="none", residual=1.0)
+    aef = vae2aef.wrap(vae, example=case.example(), core="noise", core_flow="none", residual=1.0, kl="sampled")
     return vae.eval(), aef.eval()
 
 

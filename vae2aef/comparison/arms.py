@@ -25,15 +25,17 @@ class Arm:
         core: where the core variables come from, as `wrap` takes it.
         noise: sigma of Eq. 11.
         text: one line for people.
+        flow: whether it has the core flow of the comparison. The VAE has none: it is trained as its users train it.
     """
 
     core: str
     noise: float
     text: str
+    flow: bool = True
 
 
 ARMS = {
-    "vae": Arm("noise", 1.0, "the VAE, trained by its ELBO (h = 0, σ = 1)"),
+    "vae": Arm("noise", 1.0, "the VAE, trained by its ELBO (h = 0, σ = 1)", flow=False),
     "vae+features": Arm("linear", 1.0, "linear features added, still with the VAE's noise (σ = 1)"),
     "aef": Arm("linear", 0.0, "the AEF of the paper, deterministic (σ = 0)"),
     "aef-noise": Arm("linear", 0.3, "the AEF with a little noise (σ = 0.3), a bound in nats"),
@@ -48,7 +50,7 @@ class Recipe:
         vae: as `--vae`.
         latents: latent variables asked for.
         prior: `"vae"`, `"coupling"` or `"maf"`.
-        core_flow: `"none"`, `"coupling"` or `"maf"`.
+        core_flow: `"none"`, `"coupling"` or `"maf"`; of all arms but the VAE.
         preprocess: fitted on the training data.
         example: a few samples of data, (batch, *event).
         likelihood: as `--likelihood`.
@@ -118,7 +120,7 @@ class Recipe:
                 example=self.example,
                 core=arm.core,
                 noise=arm.noise,
-                core_flow=self.core_flow,
+                core_flow=self.core_flow if arm.flow else "none",
                 prior=None if self.prior == "vae" else self.prior,
                 **self.of_data(),
             )

@@ -77,7 +77,7 @@ def evaluate(options: EvaluateOptions, dataset: Dataset) -> Evaluation:
         return Evaluation(
             subject,
             scored,
-            _certificate(aef, options),
+            _certificate(aef, options, len(test)),
             None if isinstance(aef.likelihood, Categorical) else reconstruction_mse(aef, test),
             latent_use(aef, test, stream("latents", seed)),
             two_sample(test, drawn, seed),
@@ -99,8 +99,8 @@ def score(aef: AEF, x: Tensor, num_samples: int, seed: int) -> LogProb:
     )
 
 
-def _certificate(aef: AEF, options: EvaluateOptions) -> Certificate | str:
+def _certificate(aef: AEF, options: EvaluateOptions, rows: int) -> Certificate | str:
     try:
-        return aef.check_log_prob(CERTIFIED, num_samples=options.importance_samples, seed=options.seed)
+        return aef.check_log_prob(min(CERTIFIED, rows), num_samples=options.importance_samples, seed=options.seed)
     except ValueError as problem:  # it cannot be had for this posterior
         return str(problem)

@@ -50,12 +50,12 @@ class MLPVAE(_GaussianVAE):
         super().__init__()
         features = math.prod(event_shape)
         self.encoder = nn.Sequential(
-            nn.Flatten(), nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU()
+            nn.Flatten(), nn.Linear(features, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU()
         )
         self.to_mean = nn.Linear(hidden, latents)
         self.to_log_var = nn.Linear(hidden, latents)
         self.decoder = nn.Sequential(
-            nn.Linear(latents, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(),
+            nn.Linear(latents, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(),
             nn.Linear(hidden, features), nn.Unflatten(1, tuple(event_shape)),
         )  # fmt: skip
 

@@ -106,7 +106,7 @@ def run_arm(
         "seed": seed,
         "parameters": _count(aef),
         "best_step": record.best_step,
-        "certificate": certificate(aef, options.importance_samples),
+        "certificate": certificate(aef, options.importance_samples, len(test)),
         "seconds": record.seconds,
         "reconstruction_mse": reconstruction_mse(aef, test),
         "validation_bits_per_dim": record.curve,

@@ -45,13 +45,9 @@ def arm(name: str, core_flow: str) -> str:
         name: in `ARMS`.
         core_flow: as in `Options`.
     """
-    if core_flow == "none":
+    if core_flow == "none" or not ARMS[name].flow:
         return ARMS[name].text
-    flow = f"{ARMS[name].text}; with the same {core_flow} core flow as all arms"
-    if ARMS[name].noise < 1:
-        return flow
-    plain = "; --core-flow none compares with the plain VAE" if ARMS[name].core == "noise" else ""
-    return f"{flow}, for a VAE a posterior flow{plain}"
+    return f"{ARMS[name].text}; with the {core_flow} core flow"
 
 
 def arms(options: Options) -> list[tuple[str, str]]:
@@ -81,9 +77,10 @@ def model(aef: AEF, options: Options) -> str:
         family = {"gaussian": "Gaussian", "laplace": "Laplace", "student_t": "Student's t"}[residual.family]
         density = f"{family} {RESIDUALS[residual.kind]}"
     what = "residual" if residual is None or isinstance(residual, Residual) else "likelihood"
+    flow = "none" if options.core_flow == "none" else f"{options.core_flow}, but for the plain VAE"
     return (
         f"In all arms: {type(aef.vae).__name__} (--vae {options.vae}) with {latents} latent variables; "
-        f"prior: {prior}; core flow: {options.core_flow}; {what}: {density}."
+        f"prior: {prior}; core flow: {flow}; {what}: {density}."
     )
 
 

@@ -83,27 +83,37 @@ class Grid(Scaled):
 
 
 class _OnGrid:
-    """One batch of a discretised density, with the location `mean`."""
+    """One batch of a discretised density."""
 
-    def __init__(self, grid: "DiscretizedLogistic | DiscretizedGaussian", mean: Tensor, scale: Tensor) -> None:
-        self.grid, self.mean, self.scale = grid, mean, scale
+    def __init__(self, grid: "DiscretizedLogistic | DiscretizedGaussian", location: Tensor, scale: Tensor) -> None:
+        self.grid, self.location, self.scale = grid, location, scale
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean of the levels, to half a level: that of the density with what is beyond both ends at the ends.
+
+        The location may lie far beyond them: it is how a decoder says that a value is surely black.
+        """
+        grid = self.grid
+        above = [grid.mean_above((self.location - end) / self.scale) for end in (grid.low, grid.high)]
+        return grid.low + self.scale * (above[0] - above[1])
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log probability of each value, `(batch, *event)`, nats."""
         half = 0.5 * self.grid.width
-        above, below = (x + half - self.mean) / self.scale, (x - half - self.mean) / self.scale
+        above, below = (x + half - self.location) / self.scale, (x - half - self.location) / self.scale
         return self.grid.log_mass(below, above, *self.grid.edges(x))
 
     def sample(self) -> Tensor:
         """Draw levels, `(batch, *event)`."""
-        return self.grid.snap(self.mean + self.scale * self.grid.draw(self.mean))
+        return self.grid.snap(self.location + self.scale * self.grid.draw(self.location))
 
     def information(self) -> tuple[Tensor, Tensor]:
         """See `vae2aef.likelihood.base.information`: that of the density cut off at both ends, less what bins blur."""
         half, grid = 0.5 * self.grid.width, self.grid
-        ends = (grid.low + half - self.mean) / self.scale, (grid.high - half - self.mean) / self.scale
+        ends = (grid.low + half - self.location) / self.scale, (grid.high - half - self.location) / self.scale
         blurred = (self.scale.square() + grid.width**2 / 12).sqrt()
-        return self.mean, blurred * grid.cut_off(*ends).clamp(min=1e-8).rsqrt()
+        return self.location, blurred * grid.cut_off(*ends).clamp(min=1e-8).rsqrt()
 
 
 class DiscretizedLogistic(Grid):
@@ -126,6 +136,10 @@ class DiscretizedLogistic(Grid):
         """Return the Fisher information, for its location, of a density of scale 1 of which all beyond is one event."""
         a, b = torch.sigmoid(low), torch.sigmoid(high)
         return ((1 - 2 * a) ** 3 - (1 - 2 * b) ** 3) / 6 + a * (1 - a) ** 2 + b**2 * (1 - b)
+
+    def mean_above(self, location: Tensor) -> Tensor:
+        """Return the mean of max(0, y) for y of scale 1 around a location."""
+        return F.softplus(location)
 
     def given(self, shape: Sequence[int], output: Tensor, *more: Tensor) -> _OnGrid:
         """See `Likelihood.given`."""
@@ -163,6 +177,10 @@ class DiscretizedGaussian(Grid):
 
         return inside(high) - inside(low) + outside(low) + outside(-high)
 
+    def mean_above(self, location: Tensor) -> Tensor:
+        """See `DiscretizedLogistic.mean_above`."""
+        return location * torch.special.ndtr(location) + _normal(location)
+
     def given(self, shape: Sequence[int], output: Tensor, *more: Tensor) -> _OnGrid:
         """See `Likelihood.given`."""
         return _grid_density(self, shape, output, more)
@@ -182,9 +200,8 @@ class DiscretizedGaussian(Grid):
 
 
 def _grid_density(grid: Any, shape: Sequence[int], output: Tensor, more: Sequence[Tensor]) -> _OnGrid:
-    mean = output.reshape(tuple(shape))
     own = more[0].expand_as(output).reshape(tuple(shape)) if grid.kind == "decoder" and more else None
-    return _OnGrid(grid, mean, grid.scale(own))
+    return _OnGrid(grid, output.reshape(tuple(shape)), grid.scale(own))
 
 
 def logistic_log_mass(below: Tensor, above: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:

@@ -41,6 +41,7 @@ def wrap(
     residual: "str | float | nn.Module | None" = None,
     preprocess: Any = None,
     noise: float = 0.0,
+    kl: str = "analytic",
 ) -> AEF:
     """Wrap a VAE as an AutoEncoder within Flows. The VAE is used as it is: nothing in it is changed or copied.
 
@@ -73,6 +74,8 @@ def wrap(
         residual: the older name of `likelihood`.
         preprocess: None, `"dequantize"`, `"logit"`, `"standardize"`, a `vae2aef.Bijection`, or a list of these.
         noise: sigma of Eq. 11; 0 is the paper's loss, more makes the loss a bound on -log p(x).
+        kl: with noise and no core flow, z given x is Gaussian: `"analytic"` then averages log p0(z) over it where the
+            prior is Gaussian too, which takes noise out of the gradients; `"sampled"` takes log p0 at the z drawn.
 
     Returns:
         A module whose forward is the loss.
@@ -140,6 +143,7 @@ def wrap(
         discrete=seen.discrete if the_likelihood is None else getattr(the_likelihood, "discrete", False),
         summary=summarise(vae, parts, seen, the_prior, the_likelihood, {**options, "likelihood": choice.option}, why),
     ).to(x.device)
+    aef.kl = kl
     prove(aef, batch, seen)
     watch(aef)  # warns if an optimizer leaves out what was added
     return aef
