@@ -14,8 +14,8 @@ from torch.distributions import (
     TransformedDistribution,
 )
 
-from vae2aef.errors import WrapError
-from vae2aef.parts import Decoded, Posterior, VAEParts, describe, to_decoded, to_scale
+from vae2aef.errors import WrapError, describe
+from vae2aef.parts import Decoded, Posterior, VAEParts, to_scale
 from vae2aef.registry import register_adapter
 from vae2aef.tensors import at_least_float32, sum_event
 from vae2aef.wrapping.trial import trial
@@ -51,7 +51,7 @@ class DistributionParts(VAEParts):
 
     def decode(self, z: Tensor, *cond: Any, **kwargs: Any) -> Decoded:
         """See `VAEParts.decode`."""
-        return to_decoded(self.decoder(z, *cond, **kwargs))
+        return self.decoded(self.decoder(z, *cond, **kwargs))
 
 
 def inner(out: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 from vae2aef.aef import AEF
 from vae2aef.certificate import Certificate
-from vae2aef.errors import NonFiniteError, WrapError
+from vae2aef.errors import NonFiniteError, WrapError, WrapWarning
 from vae2aef.evidence import EstimateWarning
 from vae2aef.flows import AffineCoupling, Bijection, Chain, Inverse
 from vae2aef.likelihood import Likelihood
@@ -51,6 +51,7 @@ __all__ = [
     "VAEParts",
     "VAEProgram",
     "WrapError",
+    "WrapWarning",
     "bits_per_dim",
     "dequantize",
     "register_adapter",

@@ -1,5 +1,8 @@
 """Errors with names, so that a training loop can tell them apart."""
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
 
@@ -28,8 +31,25 @@ class WrapError(Remedied, ValueError):
     """A VAE cannot be wrapped as asked; the message says what was expected, what came, and what to do."""
 
 
+class WrapWarning(Remedied, UserWarning):
+    """A VAE was wrapped, but something of it seems to be left out or misread; the message ends in the line to write."""
+
+
 class DataTypeError(Remedied, TypeError):
     """The data are not of a type that has a density."""
+
+
+def describe(out: Any) -> str:
+    """Say in a few words what an object is, with shapes of tensors."""
+    if isinstance(out, Tensor):
+        return f"a tensor of shape {tuple(out.shape)}"
+    if isinstance(out, (tuple, list)):
+        return f"a {type(out).__name__} of {len(out)}: [{', '.join(describe(item) for item in out)}]"
+    if isinstance(out, dict):
+        return f"a {type(out).__name__} with the keys {list(out)}"
+    if isinstance(out, torch.distributions.Distribution):
+        return f"a torch distribution {type(out).__name__}"
+    return f"an object of type {type(out).__qualname__}"
 
 
 def require_finite(loss: Tensor, x: Tensor, **terms: Tensor) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vae2aef.errors import WrapError
+from vae2aef.errors import WrapError, describe
 from vae2aef.protocols import Place
 from vae2aef.tensors import at_least_float32, sum_event
 
@@ -89,9 +89,11 @@ class VAEParts(abc.ABC):
         assumed: what was assumed, a line each.
         beside: modules of the VAE that are not inside it: trained, moved and saved with it.
         needs_rows: whether it cannot be run on an empty batch.
+        output: applied to what the VAE returns for the data, before it is read; None for nothing.
     """
 
     prior: Any = None
+    output: Callable[[Any], Any] | None = None
     likelihood: Any = None
     needs_rows: bool = False
     beside: tuple[nn.Module, ...] = ()
@@ -105,6 +107,10 @@ class VAEParts(abc.ABC):
     @abc.abstractmethod
     def decode(self, z: Tensor, *cond: Any, **kwargs: Any) -> Decoded:
         """Decode latents `(batch, *latent)`; conditions are handed on."""
+
+    def decoded(self, out: Any) -> Decoded:
+        """Read what the VAE returned for the data, through `output`; see `to_decoded`."""
+        return to_decoded(out if self.output is None else self.output(out))
 
     def infer(self, x: Tensor, *cond: Any, **kwargs: Any) -> Any:
         """Run the bottom-up pass, once a datum, and return what `run` needs of it: tensors with the batch first."""
@@ -171,7 +177,7 @@ class CallableParts(VAEParts):
 
     def decode(self, z: Tensor, *cond: Any, **kwargs: Any) -> Decoded:
         """See `VAEParts.decode`."""
-        return to_decoded(self.decoder(z, *cond, **kwargs))
+        return self.decoded(self.decoder(z, *cond, **kwargs))
 
 
 def to_scale(raw: Tensor, kind: str) -> Tensor:
@@ -232,16 +238,3 @@ def mean_of(distribution: Any) -> Tensor | None:
         return at_least_float32(getattr(distribution, name))
     except NotImplementedError:
         return None
-
-
-def describe(out: Any) -> str:
-    """Say in a few words what an object is, with shapes of tensors."""
-    if isinstance(out, Tensor):
-        return f"a tensor of shape {tuple(out.shape)}"
-    if isinstance(out, (tuple, list)):
-        return f"a {type(out).__name__} of {len(out)}: [{', '.join(describe(item) for item in out)}]"
-    if isinstance(out, dict):
-        return f"a {type(out).__name__} with the keys {list(out)}"
-    if isinstance(out, torch.distributions.Distribution):
-        return f"a torch distribution {type(out).__name__}"
-    return f"an object of type {type(out).__qualname__}"

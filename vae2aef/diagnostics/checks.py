@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from vae2aef.aef import AEF
 from vae2aef.diagnostics import measurements
 from vae2aef.diagnostics.findings import Finding, Report
-from vae2aef.errors import Remedied
+from vae2aef.errors import Remedied, WrapWarning
 from vae2aef.modes import own_random_state
 from vae2aef.registry import unwrap
 from vae2aef.tracing.probes import untouched
@@ -175,18 +176,28 @@ def _example(x: Tensor) -> Iterator[Finding]:
 class _Wrapping(NamedTuple):
     aef: AEF | None
     error: Exception | None
+    warned: list[WrapWarning]
 
 
 def _try(vae: Any, example: Any, options: dict[str, Any]) -> _Wrapping:
-    try:
-        return _Wrapping(wrap(vae, example=example, **options), None)
-    except Exception as error:  # the user's code may fail in any way
-        return _Wrapping(None, error)
+    aef, failed = None, None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", WrapWarning)
+        try:
+            aef = wrap(vae, example=example, **options)
+        except Exception as error:  # the user's code may fail in any way
+            failed = error
+    for other in caught:
+        if not isinstance(other.message, WrapWarning):
+            warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+    return _Wrapping(aef, failed, [one.message for one in caught if isinstance(one.message, WrapWarning)])
 
 
 def _wrapped(vae: Any, example: Any, options: dict[str, Any]) -> Iterator[Finding]:
     """Everything that needs the parts."""
-    aef, error = _try(vae, example, options)
+    aef, error, warned = _try(vae, example, options)
+    for one in warned:
+        yield Finding("warning", "vae", one.reason, one.fix)
     if aef is None:
         reason, fix = f"{type(error).__name__}: {error}", DESCRIBE
         if isinstance(error, Remedied):

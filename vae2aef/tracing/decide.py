@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from vae2aef.parts import describe
+from vae2aef.errors import describe
 from vae2aef.tracing.noise import LatentCall
 from vae2aef.tracing.outputs import candidates, say_path
 from vae2aef.tracing.recording import Record
@@ -32,19 +32,20 @@ class Observation(NamedTuple):
     likelihood: str | None = None
 
 
-def decide(record: Record, found: list[tuple[tuple, Any, Tensor]], x: Tensor) -> Observation:
+def decide(record: Record, found: list[tuple[tuple, Any, Tensor]], x: Tensor, said: bool = False) -> Observation:
     """Find z and the mean of the data.
 
     Args:
         record: a finished pass over `x`.
         found: what forward returned, from `vae2aef.tracing.outputs.leaves`.
         x: the data, `(batch, *event)`.
+        said: whether the user has said by `output=` what is of the data: the first of `found`, whatever its shape.
 
     Raises:
         Refusal: if either is not there, or not alone.
     """
     _require_one_draw(record, x.shape[0])
-    path, mean, node = _output(record, found, x)
+    path, mean, node = _said(record, found) if said else _output(record, found, x)
     _require_no_flow(record, found, node)
     return Observation(record, _latent_call(record, node), path, mean.detach(), _likelihood(record, path, node))
 
@@ -71,6 +72,15 @@ def _require_one_draw(record: Record, batch: int) -> None:
             "the noise is drawn without gradients to the encoder: Normal(loc, scale).sample() and torch.normal(loc, "
             "scale) pass none; draw by rsample, or loc + scale * randn_like(scale)"
         )
+
+
+def _said(record: Record, found: list[tuple[tuple, Any, Tensor]]) -> tuple[tuple, Tensor, int]:
+    """Take what the user's `output` returns as it is; its path is that of the whole."""
+    mean = found[0][2] if found else None
+    node = record.nodes.get(id(mean), 0)
+    if mean is None or record.source not in record.reaches(node):
+        raise Refusal(f"what output= returns does not depend on the noise: {describe(mean)}")
+    return (), mean, node
 
 
 def _output(record: Record, found: list[tuple[tuple, Any, Tensor]], x: Tensor) -> tuple[tuple, Tensor, int]:

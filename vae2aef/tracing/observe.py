@@ -1,8 +1,8 @@
 """Observe a VAE at work: with its errors turned into refusals, and with those modules awake that draw."""
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,23 @@ from vae2aef.tracing.decide import Observation, Refusal, decide
 from vae2aef.tracing.outputs import leaves
 from vae2aef.tracing.parts import awake
 from vae2aef.tracing.recording import Draw, Record
+
+
+class Entry(NamedTuple):
+    """What of a VAE is run.
+
+    Attributes:
+        vae: the user's module.
+        output: what to make of what its forward returns; None to look for the mean of the data in it.
+    """
+
+    vae: nn.Module
+    output: Callable[[Any], Any] | None = None
+
+    def __call__(self, x: Tensor, *cond: Any, **kwargs: Any) -> Any:
+        """Run it."""
+        out = self.vae(x, *cond, **kwargs)
+        return out if self.output is None else self.output(out)
 
 
 @contextlib.contextmanager
@@ -26,35 +43,36 @@ def refusing(what: str, hint: str = "") -> Iterator[None]:
         raise Refusal(f"{what} fails with {type(error).__name__}: {first_line}{hint}") from error
 
 
-def record_pass(vae: nn.Module, batch: Batch, names: tuple[str, ...]) -> tuple[Record, list[tuple[tuple, Any, Tensor]]]:
+def record_pass(entry: Entry, batch: Batch, names: tuple[str, ...]) -> tuple[Record, list[tuple[tuple, Any, Tensor]]]:
     """Run forward under a fresh `Record`; return it with all that forward returned."""
     x = batch.x.detach().clone()
     record = Record(None, x)
     hint = " (conditions are given as example=(x, *conditions))"
     with refusing(f"its pass on data of shape {tuple(x.shape)}", hint):
-        with awake(vae, names), record:
-            found = leaves(vae(x, *batch.cond, **batch.kwargs))
+        with awake(entry.vae, names), record:
+            found = leaves(entry(x, *batch.cond, **batch.kwargs))
     if not torch.equal(x, batch.x):
         raise Refusal("it changes its input in place")
     return record, found
 
 
-def find_awake(vae: nn.Module, batch: Batch, draws: list[Draw]) -> tuple[str, ...]:
+def find_awake(entry: Entry, batch: Batch, draws: list[Draw]) -> tuple[str, ...]:
     """Return the modules that must be in training mode for the noise to be drawn: none, or the first that does it."""
-    record, found = record_pass(vae, batch, ())
+    vae = entry.vae
+    record, found = record_pass(entry, batch, ())
     if record.draws:
         return ()
     vae.train()
-    draws_in_training = record_pass(vae, batch, ())[0].draws
+    draws_in_training = record_pass(entry, batch, ())[0].draws
     vae.eval()
     if draws_in_training:
         own = [name for name, m in vae.named_modules() if not type(m).__module__.startswith("torch.nn")]
         for name in own:
-            if record_pass(vae, batch, (name,))[0].draws:
+            if record_pass(entry, batch, (name,))[0].draws:
                 return (name,)
         draws[:] = draws_in_training
         raise Refusal("it draws in training mode only, and no single module does it alone")
-    _, again = record_pass(vae, batch, ())
+    _, again = record_pass(entry, batch, ())
     if any(a[2].shape != b[2].shape or not torch.equal(a[2], b[2]) for a, b in zip(found, again, strict=False)):
         raise Refusal(
             "its output is random, but no draw is seen: noise from scripted or compiled code, or from NumPy, cannot "
@@ -67,8 +85,8 @@ def find_awake(vae: nn.Module, batch: Batch, draws: list[Draw]) -> tuple[str, ..
     )
 
 
-def observe(vae: nn.Module, batch: Batch, names: tuple[str, ...], draws: list[Draw]) -> Observation:
+def observe(entry: Entry, batch: Batch, names: tuple[str, ...], draws: list[Draw]) -> Observation:
     """Record a pass and decide which call makes z and which output is the mean of the data."""
-    record, found = record_pass(vae, batch, names)
+    record, found = record_pass(entry, batch, names)
     draws[:] = record.draws
-    return decide(record, found, batch.x)
+    return decide(record, found, batch.x, entry.output is not None)

@@ -7,7 +7,7 @@ right, or refuses.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ class TracedParts(VAEParts):
         latent_shape: shape of one latent.
         awake: dotted names of modules that draw only in training mode: these are always in it, alone.
         lean: whether decoding works with one row of placeholder data for any number of latents.
+        output: what to make of forward's output, inside the same pass: then all of it is read as by a decoder.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class TracedParts(VAEParts):
         latent_shape: Sequence[int],
         awake: tuple[str, ...] = (),
         lean: bool = False,
+        output: Callable[[Any], Any] | None = None,
     ) -> None:
         self.vae = vae
         self.latent_call = latent_call
@@ -52,6 +54,7 @@ class TracedParts(VAEParts):
         self.latent_shape = torch.Size(latent_shape)
         self.awake = awake
         self.lean = lean
+        self.output = output
 
     def infer(self, x: Tensor, *cond: Any, **kwargs: Any) -> "OnePass":
         """See `VAEParts.infer`: the pass waits for u, and then encodes and decodes at once."""
@@ -74,15 +77,14 @@ class TracedParts(VAEParts):
         rows = 1 if self.lean and not any(m.training for m in self.vae.modules()) else z.shape[0]
         x = self.placeholder.to(z).expand(rows, *self.placeholder.shape[1:])
         with own_buffers(self.vae):
-            _, out = self.follow(x.clone(), cond, kwargs, replacement=z)
-        return self.decoded(out)
+            return self.follow(x.clone(), cond, kwargs, replacement=z)[1]
 
     # The compiler does not see through a function mode; it breaks its graph here.
     @torch.compiler.disable
     def follow(
         self, x: Tensor, cond: tuple, kwargs: dict, u: Tensor | None = None, replacement: Tensor | None = None
-    ) -> tuple[Follow, Any]:
-        """Run one pass; return what was followed, and the mean of the data: a tensor or a distribution."""
+    ) -> tuple[Follow, Decoded]:
+        """Run one pass; return what was followed, and what forward says of the data."""
         if torch.is_inference_mode_enabled():  # where autograd cannot say dz/du
             with torch.inference_mode(False), torch.no_grad():
                 x, u, replacement, cond, kwargs = _cloned((x, u, replacement, cond, kwargs))
@@ -91,19 +93,14 @@ class TracedParts(VAEParts):
         training = self.vae.training
         with awake(self.vae, self.awake), follow:
             out = self.vae(x, *cond, **kwargs)
+            decoded = self.decoded(pick(out, self.outputs[training])) if follow.done else Decoded(None)
         if not follow.done:
             drew = "did not draw" if not follow.drew else "took another path after its draw"
             raise WrapError(
                 f"the forward of {type(self.vae).__name__} {drew} in this pass, unlike when it was wrapped. ",
                 "Wrap it anew if it was changed; a VAE with branches must be described: encoder=, decoder=",
             )
-        return follow, pick(out, self.outputs[training])
-
-    def decoded(self, out: Any) -> Decoded:
-        """Read what forward returned as the data."""
-        if isinstance(out, torch.distributions.Distribution):
-            return Decoded(at_least_float32(out.mean), density=out)
-        return Decoded(at_least_float32(out))
+        return follow, decoded
 
 
 class OnePass:
@@ -123,9 +120,9 @@ class OnePass:
 
     def push(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """See `vae2aef.Posterior.push`."""
-        follow, out = self.parts.follow(self.batch.x, self.batch.cond, self.batch.kwargs, u)
+        follow, self.decoded = self.parts.follow(self.batch.x, self.batch.cond, self.batch.kwargs, u)
         self.loc, self.scale, _ = _posterior(follow)
-        self.z, self.decoded = at_least_float32(follow.z), self.parts.decoded(out)
+        self.z = at_least_float32(follow.z)
         return self.z, sum_event(self.scale.log().expand_as(self.z))
 
 

@@ -14,18 +14,18 @@ What is proved, on a few rows of the example, in eval mode, and for the first an
 
 import contextlib
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vae2aef.batch import Batch
-from vae2aef.errors import WrapError
+from vae2aef.errors import WrapError, describe
 from vae2aef.modes import evaluation_mode, own_random_state
-from vae2aef.parts import describe
 from vae2aef.tracing.decide import Observation, Refusal
 from vae2aef.tracing.noise import Follow
-from vae2aef.tracing.observe import find_awake, observe, refusing
+from vae2aef.tracing.observe import Entry, find_awake, observe, refusing
 from vae2aef.tracing.outputs import say_path
 from vae2aef.tracing.parts import TracedParts
 from vae2aef.tracing.probes import close, other_data, untouched
@@ -35,7 +35,13 @@ ROWS, TRAINING_ROWS = 3, 2
 TRIES = 8
 
 
-def trace(vae: Any, x: Tensor, cond: tuple = (), kwargs: dict[str, Any] | None = None) -> TracedParts:
+def trace(
+    vae: Any,
+    x: Tensor,
+    cond: tuple = (),
+    kwargs: dict[str, Any] | None = None,
+    output: Callable[[Any], Any] | None = None,
+) -> TracedParts:
     """Trace a VAE's forward. The VAE, its buffers and torch's random state are left as they were.
 
     Args:
@@ -43,6 +49,7 @@ def trace(vae: Any, x: Tensor, cond: tuple = (), kwargs: dict[str, Any] | None =
         x: example of the data as the VAE sees it, shape `(batch, *event)`.
         cond: conditions.
         kwargs: conditions by name.
+        output: what to make of what forward returns, as for `vae2aef.wrap`.
 
     Raises:
         WrapError: if it cannot be proved that tracing is right; says which point fails, lists the random draws
@@ -51,15 +58,15 @@ def trace(vae: Any, x: Tensor, cond: tuple = (), kwargs: dict[str, Any] | None =
     draws: list[Draw] = []
     try:
         _require_eager(vae)
-        batch = Batch(x, cond, kwargs or {})
+        batch, entry = Batch(x, cond, kwargs or {}), Entry(vae, output)
         with untouched(vae), own_random_state(x.device), torch.enable_grad():
             with evaluation_mode(vae):
-                names = find_awake(vae, batch.head(ROWS), draws)
-                seen = observe(vae, batch.head(ROWS), names, draws)
-                parts = _parts(vae, seen, batch, names)
+                names = find_awake(entry, batch.head(ROWS), draws)
+                seen = observe(entry, batch.head(ROWS), names, draws)
+                parts = _parts(entry, seen, batch, names)
                 with refusing("a pass with its noise replaced"):
                     _prove(parts, seen, batch.head(ROWS))
-            _prove_training(parts, seen, batch.head(TRAINING_ROWS), draws)
+            _prove_training(parts, seen, batch.head(TRAINING_ROWS), draws, entry)
     except Refusal as reason:
         # What went wrong inside the user's code, if it did, is shown as the cause.
         listed = "; ".join(map(str, draws)) or "none"
@@ -81,14 +88,17 @@ def _require_eager(vae: Any) -> None:
             )
 
 
-def _parts(vae: nn.Module, seen: Observation, batch: Batch, names: tuple[str, ...]) -> TracedParts:
+def _parts(entry: Entry, seen: Observation, batch: Batch, names: tuple[str, ...]) -> TracedParts:
     z = seen.record.values[len(seen.latent_call.calls)]
-    parts = TracedParts(vae, seen.latent_call, {False: seen.path}, other_data(batch.x[:1]), z.shape[1:], names)
+    at, like = {False: seen.path}, other_data(batch.x[:1])
+    parts = TracedParts(entry.vae, seen.latent_call, at, like, z.shape[1:], names, output=entry.output)
     parts.likelihood = seen.likelihood
     draw = seen.record.draws[0]
     parts.taken = (
         f"encoder: forward with {draw.name} replaced; z is what `{seen.latent_call.name}` makes of it, its scale dz/du",
-        f"decoder: {say_path(seen.path)}, the only output shaped like the data that depends on the noise",
+        "decoder: what output= makes of forward(x)"
+        if entry.output is not None
+        else f"decoder: {say_path(seen.path)}, the only output shaped like the data that depends on the noise",
     )
     parts.assumed = ("traced: VAE's own prior and loss are not seen in its forward",)
     if names:
@@ -124,8 +134,8 @@ def _prove(parts: TracedParts, seen: Observation, batch: Batch) -> None:
 
 def _grads(parts: TracedParts, batch: Batch, u: Tensor) -> tuple[Follow, Tensor, list[Tensor]]:
     """One pass with its gradients: to u of the output, to the parameters of output, z and scale."""
-    follow, out = parts.follow(batch.x, batch.cond, batch.kwargs, u)
-    mean = parts.decoded(out).mean
+    follow, decoded = parts.follow(batch.x, batch.cond, batch.kwargs, u)
+    mean = decoded.mean
     wanted = [p for p in parts.vae.parameters() if p.requires_grad]
     with refusing("its gradient"):
         (to_u,) = torch.autograd.grad(mean.sum(), follow.u, retain_graph=True, allow_unused=True)
@@ -155,7 +165,7 @@ def _prove_decoding(parts: TracedParts, z: Tensor, mean: Tensor, to_z: Tensor, b
     x = other_data(batch.x).requires_grad_()
     z = z.clone().requires_grad_()
     follow, out = parts.follow(x.clone(), batch.cond, batch.kwargs, replacement=z)
-    decoded = parts.decoded(out).mean
+    decoded = out.mean
     to_x, to_u, found = torch.autograd.grad(decoded.sum(), [x, follow.u, z], allow_unused=True)
     if to_x is not None or to_u is not None:
         raise Refusal(f"the {'data' if to_u is None else 'noise'} reaches the decoder beside z")
@@ -179,8 +189,7 @@ def _require_all_of_z(parts: TracedParts, z: Tensor, batch: Batch) -> None:
     moves = torch.zeros(z.shape[1:], dtype=torch.bool, device=z.device)
     for _ in range(TRIES):
         z = torch.randn_like(z).requires_grad_()
-        _, out = parts.follow(batch.x, batch.cond, batch.kwargs, replacement=z)
-        mean = parts.decoded(out).mean
+        mean = parts.follow(batch.x, batch.cond, batch.kwargs, replacement=z)[1].mean
         (grad,) = torch.autograd.grad((mean * torch.randn_like(mean)).sum(), z)
         moves |= (grad != 0).any(0)
         if bool(moves.all()):
@@ -192,12 +201,12 @@ def _require_all_of_z(parts: TracedParts, z: Tensor, batch: Batch) -> None:
         )
 
 
-def _prove_training(parts: TracedParts, seen: Observation, batch: Batch, draws: list[Draw]) -> None:
+def _prove_training(parts: TracedParts, seen: Observation, batch: Batch, draws: list[Draw], entry: Entry) -> None:
     """In training mode the same call makes z; note where the mean is then."""
     modes = [(m, m.training) for m in parts.vae.modules()]
     parts.vae.train()
     try:
-        again = observe(parts.vae, batch, (), draws)
+        again = observe(entry, batch, (), draws)
         parts.outputs[True] = again.path
         if again.latent_call == seen.latent_call:
             with refusing("a pass with its noise replaced"):

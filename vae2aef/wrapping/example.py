@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from vae2aef.batch import Batch
-from vae2aef.errors import WrapError
+from vae2aef.errors import WrapError, describe
 from vae2aef.flows import Bijection
 from vae2aef.modes import own_random_state
-from vae2aef.parts import describe
 from vae2aef.preprocess import require_continuous
 from vae2aef.tensors import at_least_float32
 

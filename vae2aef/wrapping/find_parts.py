@@ -21,7 +21,7 @@ def find_parts(vae: Any, batch: Batch, given: dict[str, Any]) -> VAEParts:
     Args:
         vae: the user's VAE.
         batch: rows of the example, with conditions.
-        given: what the user said: `encoder`, `decoder`, `encoder_scale`, each may be None.
+        given: what the user said: `encoder`, `decoder`, `encoder_scale`, `output`, each may be None.
 
     Raises:
         WrapError: if they are not found, listing what was tried and the line to write; or if the meaning of the
@@ -41,8 +41,10 @@ def find_parts(vae: Any, batch: Batch, given: dict[str, Any]) -> VAEParts:
 class _Search:
     """One search, with what was tried in vain."""
 
-    def __init__(self, vae: Any, batch: Batch, encoder: Any, decoder: Any, encoder_scale: str | None) -> None:
-        self.vae, self.batch = vae, batch
+    def __init__(
+        self, vae: Any, batch: Batch, encoder: Any, decoder: Any, encoder_scale: str | None, output: Any
+    ) -> None:
+        self.vae, self.batch, self.output = vae, batch, output
         self.encoder, self.decoder, self.scale = encoder, decoder, encoder_scale
         self.said = {} if encoder_scale is None else {"encoder_scale": encoder_scale}
         self.tried: list[str] = []
@@ -53,10 +55,11 @@ class _Search:
         if self.encoder is not None or self.decoder is not None or self.vae is None:
             return None
         kind = type(self.vae)
-        with naming(f"{kind.__name__} cannot be read with data of shape {tuple(self.batch.x.shape)}:"):
-            parts = self._adapted(self.vae)
-        if parts is not None:
-            return parts
+        if self.output is None:  # which is of forward's output, that no adapter reads
+            with naming(f"{kind.__name__} cannot be read with data of shape {tuple(self.batch.x.shape)}:"):
+                parts = self._adapted(self.vae)
+            if parts is not None:
+                return parts
         self.tried.append(f"an adapter for {kind.__module__}.{kind.__qualname__}: none is registered")
         pairs = any(_callable(self.vae, first) and _callable(self.vae, second) for first, second in PAIRS)
         if not isinstance(self.vae, nn.Module) or (self.scale is not None and pairs):
@@ -64,7 +67,7 @@ class _Search:
         from vae2aef.tracing.proof import trace
 
         try:
-            return trace(self.vae, *self.batch)
+            return trace(self.vae, *self.batch, self.output)
         except WrapError as error:
             self.untraced = str(error)
             self.tried.append(f"tracing: {self.untraced}")
@@ -78,7 +81,9 @@ class _Search:
             if encoder is None or decoder is None:
                 self.tried.append(f"`{first}` and `{second}`: not both there")
                 continue
-            return self._read_pair(encoder, decoder, self._name("encoder", first), self._name("decoder", second))
+            parts = self._read_pair(encoder, decoder, self._name("encoder", first), self._name("decoder", second))
+            parts.output = self.output
+            return parts
         return None
 
     def _read_pair(self, encoder: Callable, decoder: Callable, encoder_name: str, decoder_name: str) -> VAEParts:

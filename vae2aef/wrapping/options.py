@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from vae2aef.chain import Site
 from vae2aef.core import Expansion, LinearFeatures, NoFeatures, Partition, partition_mask
-from vae2aef.errors import WrapError
+from vae2aef.errors import WrapError, describe
 from vae2aef.flows import AffineCoupling, Bijection, Chain, Each, Identity
 from vae2aef.interop import as_bijection, as_prior
 from vae2aef.likelihood import Likelihood
 from vae2aef.masked import MaskedAutoregressive
-from vae2aef.parts import VAEParts, describe
+from vae2aef.parts import VAEParts
 from vae2aef.preprocess import Dequantize, Logit, Standardize
 from vae2aef.priors import FlowPrior, StandardNormal
 from vae2aef.program import VAEProgram

@@ -13,6 +13,7 @@ from vae2aef.wrapping.example import example_rows, read_example
 from vae2aef.wrapping.find_parts import find_parts
 from vae2aef.wrapping.likelihoods import build_likelihood, one_of, read_likelihood, require_no_preprocessing
 from vae2aef.wrapping.look import look, require_integers
+from vae2aef.wrapping.meaning import warn_of_logits
 from vae2aef.wrapping.optimizer_warning import watch
 from vae2aef.wrapping.options import (
     build_preprocess,
@@ -32,6 +33,7 @@ def wrap(
     encoder: Callable[..., Any] | None = None,
     decoder: Callable[..., Any] | None = None,
     encoder_scale: str | None = None,
+    output: Callable[[Any], Any] | None = None,
     core: "str | nn.Module | Tensor" = "linear",
     core_flow: Any = "coupling",
     prior: Any = None,
@@ -52,6 +54,8 @@ def wrap(
         encoder: callable `x -> (location, scale)`, if the VAE's own is not to be used.
         decoder: callable `z -> mean` or `z -> (mean, scale)`, likewise.
         encoder_scale: what the encoder's second output is: `"std"`, `"log_std"`, `"var"` or `"log_var"`.
+        output: what the data's mean is in what the VAE's forward (or, where there is none in use, its decoder) returns,
+            as a function of that: `lambda out: torch.tanh(out[0])`; (mean, scale), or all that a likelihood takes.
         core: `"linear"` (h(x) = W x + b), a module (your own h, data to latent shape), `"noise"` (the VAE
             itself: the loss is its negative ELBO), or, for the partition family, `"center"`, `"corner"`,
             `"random"` or a boolean mask of the event's shape. For several latents, one for all or a dict by name.
@@ -75,6 +79,10 @@ def wrap(
 
     Returns:
         A module whose forward is the loss.
+
+    Warns:
+        WrapWarning: if something of the VAE seems to be misread, such as logits for means; the line to write is its
+            end.
 
     Raises:
         WrapError: if the VAE's parts are not found or do not fit together, or if a part, run on rows of the example,
@@ -107,7 +115,7 @@ def wrap(
     given_batch = read_example(example)
     x = given_batch.x
     noise, core = read_noise(noise), read_core(core)
-    given = {"encoder": encoder, "decoder": decoder, "encoder_scale": encoder_scale}
+    given = {"encoder": encoder, "decoder": decoder, "encoder_scale": encoder_scale, "output": output}
     choice = read_likelihood(one_of(likelihood, residual), x)
     require_no_preprocessing(choice, preprocess)
     bijection = build_preprocess(preprocess, x)
@@ -116,7 +124,9 @@ def wrap(
     parts = find_parts(vae, batch, given)
     seen = look(vae, parts, batch, choice.like_data)
     options = {"core": core, "core_flow": core_flow, "prior": prior, "preprocess": preprocess}
-    the_likelihood, why = build_likelihood(choice, parts, seen, batch.x, preprocess is not None or is_partition(core))
+    continuous = preprocess is not None or is_partition(core)
+    the_likelihood, why = build_likelihood(choice, parts, seen, batch.x, continuous)
+    warn_of_logits(parts, seen, the_likelihood, batch.x, continuous)
     the_prior, takes_conditions = build_prior(prior, parts, seen, batch.kwargs)
     sites = build_sites(core, core_flow, noise, parts, seen, the_likelihood)
 
