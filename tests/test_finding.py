@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from zoo_core import LinearGaussianVAE
 
 import vae2aef
 
@@ -144,3 +145,22 @@ def test_intervals_cover_the_truth_of_trained_models(dim, family):
     assert len(z) > 150
     assert 0.9 < (z.abs() < 1.96).double().mean() < 0.98
     assert 0.8 < z.std() < 1.25
+
+
+def test_more_latents_than_are_fitted_in_full():
+    """Above 256 a diagonal Gaussian around h(x) is fitted to each datum: better than one for all, if not good.
+
+    The encoder is off by another vector for each datum, which no common proposal can mend.
+    """
+    torch.manual_seed(0)
+    vae = LinearGaussianVAE(300, 300, orthogonal=True)
+    x = vae.decoder(torch.randn(4, 300)).detach() + 0.6 * torch.randn(4, 300)
+    vae.centre_on_posterior(0.6)
+    with torch.no_grad():
+        vae.w.add_(0.02 * torch.randn(300, 300))
+    aef = vae2aef.wrap(vae, example=x, encoder_scale="std", core="noise", core_flow="none", residual=0.6)
+    truth = vae.log_marginal(x, 0.6)
+    found = aef.log_prob(x, num_samples=64, seed=0)
+    tuned = aef.log_prob(x, num_samples=64, proposal="tuned")
+    assert not found.bound and found.uncertain.all()
+    assert ((found.value - truth).abs() < 40).all() and (tuned.value < found.value - 80).all()
