@@ -8,6 +8,7 @@ from torch import Tensor
 from vae2aef.errors import WrapWarning
 from vae2aef.parts import VAEParts
 from vae2aef.residual import Residual
+from vae2aef.tensors import numel
 from vae2aef.tracing.outputs import say_path
 from vae2aef.tracing.parts import TracedParts
 from vae2aef.wrapping.look import Seen
@@ -16,7 +17,9 @@ ACTIVATIONS = (("sigmoid", torch.sigmoid, 0.0), ("tanh", torch.tanh, -1.0))
 """Names, functions, and from where to 1 they reach."""
 
 EXPLAINS = 0.1
-"""Which share of the variance must be explained through an activation. A decoder that is not trained explains none."""
+CHANCE = 4.0
+"""Which share of the variance must be explained through an activation: EXPLAINS + CHANCE / N, of N values. A decoder
+that is not trained explains none, but for the chance, of order 1 / N, that its one pattern is like the data's."""
 
 
 def explained(x: Tensor, output: Tensor) -> float:
@@ -45,7 +48,7 @@ def warn_of_logits(parts: VAEParts, seen: Seen, likelihood: object, x: Tensor, c
     as_it_is = explained(x, output)
     name, apply, bottom = next((one for one in ACTIVATIONS if one[2] <= low), ACTIVATIONS[-1])
     through = explained(x, apply(output))
-    if as_it_is >= 0 or low < bottom or high > 1 or through < EXPLAINS:
+    if as_it_is >= 0 or low < bottom or high > 1 or through < EXPLAINS + CHANCE / numel(x.shape[1:]):
         return
     line = 'likelihood="bernoulli_logits"'
     if continuous or name != "sigmoid":
