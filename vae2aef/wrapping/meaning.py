@@ -9,8 +9,6 @@ from vae2aef.errors import WrapWarning
 from vae2aef.parts import VAEParts
 from vae2aef.residual import Residual
 from vae2aef.tensors import numel
-from vae2aef.tracing.outputs import say_path
-from vae2aef.tracing.parts import TracedParts
 from vae2aef.wrapping.look import Seen
 
 ACTIVATIONS = (("sigmoid", torch.sigmoid, 0.0), ("tanh", torch.tanh, -1.0))
@@ -52,8 +50,7 @@ def warn_of_logits(parts: VAEParts, seen: Seen, likelihood: object, x: Tensor, c
         return
     line = 'likelihood="bernoulli_logits"'
     if continuous or name != "sigmoid":
-        out = "out" + (say_path(parts.outputs[False])[len("forward(x)") :] if isinstance(parts, TracedParts) else "")
-        line = f"output=lambda out: torch.{name}({out})"
+        line = f"output=lambda out: torch.{name}({_place(parts)})"
     warnings.warn(
         WrapWarning(
             f"the decoder's output, taken as the mean of the data, explains {as_it_is:.0%} of their variance (of data "
@@ -62,3 +59,11 @@ def warn_of_logits(parts: VAEParts, seen: Seen, likelihood: object, x: Tensor, c
         ),
         stacklevel=4,
     )
+
+
+def _place(parts: VAEParts) -> str:
+    """Say where in `out`, what the VAE returns, the output is."""
+    from vae2aef.tracing.outputs import say_path
+    from vae2aef.tracing.parts import TracedParts
+
+    return "out" + (say_path(parts.outputs[False])[len("forward(x)") :] if isinstance(parts, TracedParts) else "")
