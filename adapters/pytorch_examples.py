@@ -6,6 +6,8 @@ a log variance from a log standard deviation, a standard deviation or a variance
 left to tracing.
 """
 
+import ast
+import inspect
 import math
 import sys
 from typing import Any
@@ -80,9 +82,20 @@ def _says(likelihood: str | None) -> str:
 
 def trained_with(vae: Any) -> str | None:
     """Return the likelihood in the `loss_function` beside a class, as in `vae/main.py`; None if there is none."""
-    loss = getattr(sys.modules.get(type(vae).__module__), "loss_function", None)
-    names = getattr(getattr(loss, "__code__", None), "co_names", ())
+    module = sys.modules.get(type(vae).__module__)
+    loss = getattr(module, "loss_function", None)
+    names = _names_to_come(module) if loss is None else getattr(getattr(loss, "__code__", None), "co_names", ())
     return next((LOSSES[name] for name in names if name in LOSSES), None)
+
+
+def _names_to_come(module: Any) -> list[str]:
+    """Return the names in the `loss_function` that a script will only define further down, as `vae/main.py` does."""
+    try:
+        script = ast.parse(inspect.getsource(module))
+    except (OSError, TypeError, SyntaxError):  # a notebook has no source
+        return []
+    losses = [step for step in script.body if isinstance(step, ast.FunctionDef) and step.name == "loss_function"]
+    return [node.attr for loss in losses for node in ast.walk(loss) if isinstance(node, ast.Attribute)]
 
 
 def _encode(vae: Any, x: Tensor, cond: tuple, kwargs: dict[str, Any]) -> tuple[Any, bool]:

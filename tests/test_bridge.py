@@ -201,6 +201,21 @@ def test_where_nothing_is_gaussian_the_kl_is_sampled(option):
         vae2aef.wrap(vae, example=x, encoder_scale="log_std", kl="exact")
 
 
+class Laplace(vae2aef.StandardNormal):
+    """Another density under the same roof."""
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        return torch.distributions.Laplace(0.0, 1.0).log_prob(z).sum(1)
+
+
+def test_a_prior_of_ones_own_does_not_inherit_an_expectation():
+    vae, x = SmallVAE((5,), (2,)), torch.randn(4, 5)
+    options = {"encoder_scale": "log_std", "core": "noise", "core_flow": "none"}
+    aef = vae2aef.wrap(vae, example=x, prior=Laplace((2,)), **options)
+    terms = aef(x, terms=True)
+    close(terms.prior, aef.prior.log_prob(terms.z))
+
+
 def test_a_posterior_flow_keeps_its_kl_sampled():
     vae, x = FlowPosteriorVAE((5,), (2,)), torch.randn(4, 5)
     aef = vae2aef.wrap(vae, example=x, core="noise", core_flow="none")

@@ -63,6 +63,7 @@ class Infer:
         terms: all that was computed, by name, in order.
         free: whether the latents so far range over all real numbers.
         masks: which rows have a latent at all, by name, where not all do.
+        spread: where log p0(z) is averaged, mean and standard deviation of z given x and the latents before it.
     """
 
     def __init__(

@@ -19,6 +19,12 @@ class StandardNormal(nn.Module):
 
     zero: Tensor
 
+    def __init_subclass__(cls) -> None:
+        """Let a class with a `log_prob` of its own not inherit the expectation of another."""
+        super().__init_subclass__()
+        if "log_prob" in vars(cls) and "expected_log_prob" not in vars(cls):
+            setattr(cls, "expected_log_prob", None)  # noqa: B010 - a type checker takes it for a mistake
+
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
         self.register_buffer("zero", torch.zeros(tuple(shape)), persistent=False)

@@ -7,7 +7,11 @@ from torch import Tensor
 
 
 class Density(Protocol):
-    """A prior: of all rows alike, or of each row its own."""
+    """A prior: of all rows alike, or of each row its own.
+
+    One that knows the mean of its log density over z of N(loc, scale^2) has `expected_log_prob(loc, scale)`,
+    `(batch, *latent)` each to `(batch,)` in nats, beside these: the KL can then be had in closed form.
+    """
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density in nats, `(batch, *latent)` to `(batch,)`."""

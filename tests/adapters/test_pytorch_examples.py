@@ -1,5 +1,7 @@
 """Classes shaped like pytorch/examples: what their second output is, is measured."""
 
+import sys
+import types
 from typing import Any
 
 import pytest
@@ -93,3 +95,20 @@ def test_conditions_reach_encode_and_decode() -> None:
     assert not torch.allclose(aef.encode(x, y), aef.encode(x, y + 1))
     z = torch.randn(5, 2)
     torch.testing.assert_close(aef.decode(z, y + 1), aef.decode(z, y) + 1)
+
+
+@pytest.mark.parametrize("where", ["above", "below", "absent"])
+def test_the_loss_beside_the_class_is_found_though_defined_later(where: str, tmp_path: Any, monkeypatch: Any) -> None:
+    """`vae/main.py` makes its optimizer, and so its AEF, above its `loss_function`."""
+    loss = "def loss_function(out, x):\n    return torch.nn.functional.binary_cross_entropy_with_logits(out, x)\n"
+    lines = ["class Own(Shaped):\n    pass\n", "aef = vae2aef.wrap(Own('log_var'), example=x)\n"]
+    if where != "absent":
+        lines.insert(1 if where == "above" else 2, loss)
+    module = types.ModuleType("a_script")
+    vars(module).update(
+        torch=torch, vae2aef=vae2aef, Shaped=Shaped, x=torch.rand(5, 6), __file__=str(tmp_path / "a.py")
+    )
+    (tmp_path / "a.py").write_text("".join(lines))
+    monkeypatch.setitem(sys.modules, "a_script", module)
+    exec(compile("".join(lines), module.__file__, "exec"), vars(module))
+    assert isinstance(module.aef.likelihood, vae2aef.Residual) == (where == "absent")

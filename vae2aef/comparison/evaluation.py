@@ -13,7 +13,7 @@ from vae2aef.certificate import Certificate
 from vae2aef.comparison.batches import stream
 from vae2aef.comparison.data import Dataset
 from vae2aef.comparison.errors import InputError
-from vae2aef.comparison.evaluate import reconstruction_mse
+from vae2aef.comparison.evaluate import CERTIFIED, reconstruction_mse
 from vae2aef.comparison.latent_use import LatentUse, latent_use
 from vae2aef.comparison.sample_quality import Accuracy, fid, load_extractor, two_sample
 from vae2aef.comparison.subject import EvaluateOptions, Subject, load_subject
@@ -24,7 +24,6 @@ from vae2aef.marginal import LogProb
 from vae2aef.modes import evaluation_mode, own_random_state
 
 PIECE = 128
-CERTIFIED = 64
 """Data drawn from the model for the certificate."""
 
 
