@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -199,6 +200,51 @@ def test_where_nothing_is_gaussian_the_kl_is_sampled(option):
     assert torch.equal(*losses)
     with pytest.raises(ValueError, match='kl "analytic" or "sampled", got "exact"'.replace('"exact"', "'exact'")):
         vae2aef.wrap(vae, example=x, encoder_scale="log_std", kl="exact")
+
+
+class LaplaceNoise(NamedTuple):
+    """A posterior of another family: u is drawn from the Laplace density."""
+
+    loc: Tensor
+    scale: Tensor
+    transform = mask = None
+    free = True
+
+    @property
+    def standard(self) -> torch.distributions.Distribution:
+        return torch.distributions.Laplace(torch.zeros_like(self.loc), torch.ones_like(self.loc))
+
+    def push(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        return self.loc + self.scale * u, self.scale.log().sum(1)
+
+
+class LaplaceParts(vae2aef.VAEParts):
+    def __init__(self, vae: SmallVAE) -> None:
+        self.vae = vae
+
+    def encode(self, x: Tensor) -> LaplaceNoise:
+        loc, log_std = self.vae.encoder(x)
+        return LaplaceNoise(loc, log_std.exp())
+
+    def decode(self, z: Tensor) -> vae2aef.Decoded:
+        return vae2aef.Decoded(self.vae.decoder(z))
+
+
+def test_a_posterior_that_is_not_gaussian_keeps_its_kl_sampled():
+    vae, x = SmallVAE((5,), (2,)), torch.randn(4, 5)
+    aef = vae2aef.wrap(vae, example=x, encoder_scale="log_std", core="noise", core_flow="none")
+    aef.parts = LaplaceParts(vae)
+    terms = aef(x, terms=True)
+    close(terms.prior, Normal(0.0, 1.0).log_prob(terms.z).sum(1))
+
+
+def test_only_the_loss_averages_over_the_noise():
+    """The density in the expanded space is that of h(x) itself, whatever sigma is."""
+    vae, x = SmallVAE((5,), (2,)), torch.randn(4, 5)
+    aef = vae2aef.wrap(vae, example=x, encoder_scale="log_std", core_flow="none", noise=0.5)
+    before = aef.expanded_log_prob(x)
+    aef.noise = 0.0
+    close(aef.expanded_log_prob(x), before)
 
 
 class Laplace(vae2aef.StandardNormal):

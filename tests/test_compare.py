@@ -242,6 +242,7 @@ def test_the_arms_say_which_core_flow_they_have(tmp_path):
     for text in (protocol, page, printed):
         assert "deterministic (σ = 0); with the coupling core flow" in text
         assert "(h = 0, σ = 1); with" not in text
+    assert [("core_flow" in row["added"]) for row in results["rows"]] == [False, True]  # the plain VAE has none
     assert "of 8 draws" in page and "of 8 draws" in (tmp_path / "table.md").read_text()
     assert "8 draws" in printed
 

@@ -73,6 +73,17 @@ def test_the_fitted_tail_is_that_of_its_distribution(k):
     assert float(tail.log_excess.exp()) == pytest.approx(float(excess.sum()), rel=0.1)
 
 
+@pytest.mark.parametrize("drawn", ["less", "more"])
+def test_of_what_a_tail_held_and_should_hold_the_more_counts(drawn):
+    """A heavy tail whose largest draws stayed out promises what they hold; a draw beyond all others counts itself."""
+    n = tail_length(4000)
+    excess = 0.02 * ((1 - (torch.arange(n) + 0.5) / n) ** -1.2 - 1) / 1.2
+    excess = excess.clamp(max=float(excess[-8])) if drawn == "less" else torch.cat([excess[:-1], 50 * excess[-1:]])
+    tail = pareto_tail(torch.cat([torch.ones(1), 1 + excess]).flip(0).log()[:, None], 4000)
+    ratio = float(tail.log_excess.exp() / excess.sum())
+    assert ratio > 1.1 if drawn == "less" else ratio == pytest.approx(1.0)
+
+
 def test_an_error_is_infinite_where_it_is_not_known():
     """One draw carries the first datum, twenty draws tell nothing; the third is plain."""
     log_w = 0.3 * torch.randn(200, 3)

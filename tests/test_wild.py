@@ -12,6 +12,7 @@ from zoo_core import SmallVAE
 
 import vae2aef
 from vae2aef.tracing.parts import TracedParts
+from vae2aef.wrapping.meaning import explained
 
 
 def followed(said: Exception, vae: Any, example: Any, **options: Any) -> vae2aef.AEF:
@@ -59,6 +60,28 @@ def test_logits_are_recognised_and_the_line_works(apply, low, options):
     report = vae2aef.check(vae, example=x, **options)
     (found,) = (f for f in report.findings if "logits" in f.message)
     assert found.severity == "warning" and found.fix == warned[0].message.fix
+
+
+class Mean(nn.Module):
+    """Keeps the mean of each datum, and gives it back as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(()))
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean = self.gain * x.mean(1, keepdim=True)
+        return mean, torch.full_like(mean, -6.0)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.gain * z.expand(-1, 100)
+
+
+def test_a_decoder_of_means_is_not_taken_for_logits():
+    """What explains the data as it is needs no sigmoid, though through one it would explain them too."""
+    x = 0.9 * (torch.arange(64) % 2).float()[:, None].expand(64, 100)
+    assert explained(x, x.sigmoid()) > 0.25
+    vae2aef.wrap(Mean(), example=x, encoder_scale="log_std")  # a warning would be an error
 
 
 def test_an_untrained_decoder_is_not_taken_for_logits():

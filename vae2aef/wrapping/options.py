@@ -71,7 +71,7 @@ def build_sites(
         read = likelihood.features(seen.event_shape) if isinstance(likelihood, Likelihood) else None
         the_core = build_core(own_core, seen, latent, noise, read)
         flow = build_flow(own_flow, numel(latent[outer:]))
-        sites[name] = Site(the_core, Each(flow, outer) if outer and not isinstance(flow, Identity) else flow)
+        sites[name] = Site(the_core, Each(flow, outer) if outer else flow)
         # What the user made keeps its dtype; what was made here takes that of the data, for a VAE in float64.
         for part, option in ((sites[name].core, own_core), (sites[name].flow, own_flow)):
             if is_ours(option):
