@@ -126,3 +126,15 @@ def test_the_working_folder_is_searched(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [p for p in __import__("sys").path])
     assert find_factory("only_in_this_folder:make") is list
+
+
+@pytest.mark.parametrize("kind", [MLPVAE, ConvVAE])
+def test_standardised_inputs(kind):
+    vae, x = kind((1, 8, 8), 3), 40 + 5 * torch.rand(50, 1, 8, 8)
+    unit = (x - x.mean()) / x.std(correction=0)
+    expected = vae.encode(unit)
+    vae.standardise(x)
+    torch.testing.assert_close(vae.encode(x), expected, rtol=1e-4, atol=1e-4)
+    old = {name: value for name, value in vae.state_dict().items() if name not in ("center", "spread")}
+    assert not any(vae.load_state_dict(old))  # weights of release 0.1
+    torch.testing.assert_close(vae.encode(unit), expected)

@@ -60,7 +60,7 @@ def case(request: pytest.FixtureRequest, reference: dict[str, Tensor]) -> tuple[
         preprocess=[vae2aef.Logit(0.05), standardize],
     ).double()
     if kind == "linear":
-        aef.core.features.linear.load_state_dict({"weight": weights["dense.1.weight"], "bias": weights["dense.1.bias"]})
+        aef.core.features.set_map(weights["dense.1.weight"], weights["dense.1.bias"])
     return kind, ref, aef
 
 

@@ -8,47 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from vae2aef.errors import WrapError
-from vae2aef.tensors import full_precision, numel, sum_event
+from vae2aef.features import LinearFeatures, NoFeatures
+from vae2aef.tensors import numel, sum_event
+
+__all__ = ["MIN_NOISE", "Expansion", "LinearFeatures", "NoFeatures", "Partition", "partition_mask"]
 
 MIN_NOISE = 1e-30
 """Smallest sigma above zero: its square logarithm must exist in float32."""
-
-
-class LinearFeatures(nn.Module):
-    """The feature expansion of the paper: h(x) = W x + b.
-
-    Args:
-        event_shape: shape of one event of data.
-        latent_shape: shape of one latent.
-        read: what is done to x first, `(batch, *event)` to `(batch, ...)`: such as one-hot classes. None for nothing.
-    """
-
-    def __init__(self, event_shape: Sequence[int], latent_shape: Sequence[int], read: nn.Module | None = None) -> None:
-        super().__init__()
-        self.latent_shape = torch.Size(latent_shape)
-        self.read = read
-        seen = numel(event_shape) if read is None else read(torch.zeros(1, *event_shape)).numel()
-        self.linear = nn.Linear(seen, numel(latent_shape))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map data `(batch, *event)` to features `(batch, *latent)`."""
-        with full_precision(x):
-            x = x if self.read is None else self.read(x).to(self.linear.weight.dtype)
-            flat = x.reshape(x.shape[0], self.linear.in_features)
-            return self.linear(flat).reshape(x.shape[0], *self.latent_shape)
-
-
-class NoFeatures(nn.Module):
-    """h(x) = 0. With sigma = 1 the core variables are white noise and the AEF is the VAE itself."""
-
-    def __init__(self, latent_shape: Sequence[int]) -> None:
-        super().__init__()
-        self.latent_shape = torch.Size(latent_shape)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return zeros of shape `(batch, *latent)`."""
-        dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
-        return x.new_zeros(x.shape[0], *self.latent_shape, dtype=dtype)
 
 
 class Expansion(nn.Module):

@@ -12,6 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from vae2aef.fan_in import FanInLinear
 from vae2aef.tensors import full_precision, sum_event
 
 MAX_LOG_SCALE = 3.0
@@ -156,9 +157,9 @@ class AffineCoupling(Bijection):
         self.conditioner: nn.Module = _Constant(changed)
         if self.kept:
             self.conditioner = nn.Sequential(
-                nn.Linear(self.kept, hidden), nn.SiLU(),
-                nn.Linear(hidden, hidden), nn.SiLU(),
-                nn.Linear(hidden, changed),
+                FanInLinear(self.kept, hidden), nn.SiLU(),
+                FanInLinear(hidden, hidden), nn.SiLU(),
+                FanInLinear(hidden, changed),
             )  # fmt: skip
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,8 +2,9 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from vae2aef.fan_in import FanInLinear
 from vae2aef.flows import Bijection, bounded
 from vae2aef.tensors import full_precision
 
@@ -51,9 +52,9 @@ class MaskedAutoregressive(Bijection):
         self.register_buffer("mask_out", _mask(inputs - 1, degrees).repeat(2, 1), persistent=False)
         # ends[d]: how many hidden units see no more than the first d features.
         self._ends = [int((degrees <= d).sum()) for d in range(features)]
-        self.layer_in = nn.Linear(max(features, 1), hidden)
-        self.layer_hidden = nn.Linear(hidden, hidden)
-        self.layer_out = nn.Linear(hidden, 2 * max(features, 1))
+        self.layer_in = FanInLinear(max(features, 1), hidden)
+        self.layer_hidden = FanInLinear(hidden, hidden)
+        self.layer_out = FanInLinear(hidden, 2 * max(features, 1))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Normalise, in one pass; see `Bijection.forward` for shapes."""
@@ -91,9 +92,9 @@ class MaskedAutoregressive(Bijection):
             return x.reshape(y.shape), log_det
 
     def _affine(self, ordered: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = F.silu(F.linear(ordered, self.layer_in.weight * self.mask_in, self.layer_in.bias))
-        hidden = F.silu(F.linear(hidden, self.layer_hidden.weight * self.mask_hidden, self.layer_hidden.bias))
-        out = F.linear(hidden, self.layer_out.weight * self.mask_out, self.layer_out.bias)
+        hidden = F.silu(_masked(self.layer_in, self.mask_in, ordered))
+        hidden = F.silu(_masked(self.layer_hidden, self.mask_hidden, hidden))
+        out = _masked(self.layer_out, self.mask_out, hidden)
         raw, shift = out.chunk(2, dim=1)
         return bounded(raw), shift
 
@@ -122,10 +123,14 @@ class Prefix:
         """Return what is known, shape `(known, batch)`."""
         return self._rows[: self._known]
 
-    def linear(self, layer: nn.Linear, rows: slice) -> Tensor:
+    def linear(self, layer: FanInLinear, rows: slice) -> Tensor:
         """Apply the chosen output rows of `layer` to what is known: shape `(rows, batch)`."""
         bias = layer.bias[rows].unsqueeze(1)
-        return torch.addmm(bias, layer.weight[rows, : self._known], self.values())
+        return torch.addmm(bias, layer.weight[rows, : self._known] * layer.gain, self.values())
+
+
+def _masked(layer: FanInLinear, mask: Tensor, x: Tensor) -> Tensor:
+    return F.linear(x * layer.gain, layer.weight * mask, layer.bias)
 
 
 def _mask(outputs: Tensor, inputs: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from vae2aef.flows import Bijection, Chain, Identity
 from vae2aef.preprocess import Logit, Standardize, bits_per_dim
 
 VALIDATION_LIMIT = 256
+EXAMPLE_ROWS = 128
 FIT_LIMIT = 20_000
 
 
@@ -110,7 +111,7 @@ def _prepare(dataset: Dataset, options: Options) -> tuple[RunData, Recipe]:
         bins=dataset.bins,
     )
     preprocess = _preprocess(seen, options)
-    return held, _recipe(options, preprocess, seen[:16], dataset.bins)
+    return held, _recipe(options, preprocess, seen[:EXAMPLE_ROWS], dataset.bins)
 
 
 def _prepare_discrete(dataset: Dataset, options: Options) -> tuple[RunData, Recipe]:
@@ -124,7 +125,7 @@ def _prepare_discrete(dataset: Dataset, options: Options) -> tuple[RunData, Reci
     train, validation = dataset.split_validation()
     test = scored(dataset.some_test(options.test_limit))
     held = RunData(scored(train), scored(validation[:VALIDATION_LIMIT]), test, test[: 2 * SHOWN], bins=1)
-    return held, _recipe(options, Identity(), held.train[:16], dataset.bins)
+    return held, _recipe(options, Identity(), held.train[:EXAMPLE_ROWS], dataset.bins)
 
 
 def _recipe(options: Options, preprocess: Bijection, example: torch.Tensor, bins: int) -> Recipe:

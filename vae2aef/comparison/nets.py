@@ -17,10 +17,24 @@ class _GaussianVAE(nn.Module):
     decoder: nn.Module
     to_mean: nn.Module
     to_log_var: nn.Module
+    center: Tensor
+    spread: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("center", torch.zeros(()))
+        self.register_buffer("spread", torch.ones(()))
+
+    @torch.no_grad()
+    def standardise(self, x: Tensor) -> None:
+        """Have the encoder see data less the mean of x, in units of its standard deviation: one number each."""
+        x = x.to(self.center.dtype)
+        self.center.copy_(x.mean())
+        self.spread.copy_(x.std(correction=0).clamp(min=1e-6))
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map data (batch, *event) to the mean and the log-variance of z, each (batch, latents)."""
-        hidden = self.encoder(x)
+        hidden = self.encoder((x - self.center) / self.spread)
         return self.to_mean(hidden), self.to_log_var(hidden)
 
     def reparameterize(self, mean: Tensor, log_var: Tensor) -> Tensor:
@@ -35,6 +49,15 @@ class _GaussianVAE(nn.Module):
         """Return reconstruction, mean and log-variance."""
         mean, log_var = self.encode(x)
         return self.decode(self.reparameterize(mean, log_var)), mean, log_var
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
+        if prefix + "center" not in state_dict:  # of release 0.1, which had none
+            state_dict = {
+                **state_dict,
+                prefix + "center": torch.zeros_like(self.center),
+                prefix + "spread": torch.ones_like(self.spread),
+            }
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class MLPVAE(_GaussianVAE):

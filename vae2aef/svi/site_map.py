@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vae2aef.core import LinearFeatures, NoFeatures
 from vae2aef.errors import WrapError
+from vae2aef.fan_in import FanInLinear
 from vae2aef.svi.batch_axis import BatchAxis
 from vae2aef.svi.sites import LocationScale, flow_core, push, sum_after
 from vae2aef.tensors import numel
@@ -108,8 +109,11 @@ def build_map(
     axis = site.loc.dim() + batch.axis
     inner = [size for i, size in enumerate(site.loc.shape) if i >= batch_dims and i != axis]
     flow = build_flow(core_flow, numel(inner))
-    # Permutations are no parameters, so Pyro's store does not save them: they follow from the site's name instead.
+    # Permutations and gains are no parameters, so Pyro's store does not save them: the first follow from the site's
+    # name instead, the second are 1.
     for i, layer in enumerate(flow.modules()):
+        if isinstance(layer, FanInLinear) and isinstance(core_flow, str):
+            layer.fold()
         order = getattr(layer, "permutation", None)
         if isinstance(order, Tensor) and isinstance(core_flow, str):
             generator = torch.Generator().manual_seed(zlib.crc32(f"{name}/{i}".encode()))

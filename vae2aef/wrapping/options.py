@@ -36,7 +36,7 @@ def read_core(core: Any) -> Any:
 
 
 def build_sites(
-    core: Any, core_flow: Any, noise: float, parts: VAEParts, seen: Seen, likelihood: Any = None
+    core: Any, core_flow: Any, noise: float, parts: VAEParts, seen: Seen, x: Tensor, likelihood: Any = None
 ) -> dict[str, Site]:
     """Make what is added for each latent.
 
@@ -46,6 +46,7 @@ def build_sites(
         noise: sigma.
         parts: of the VAE.
         seen: what a look at the example showed.
+        x: the example as the VAE sees it.
         likelihood: of the AEF.
 
     Raises:
@@ -69,7 +70,7 @@ def build_sites(
                 'discrete ones; use core="linear"'
             )
         read = likelihood.features(seen.event_shape) if isinstance(likelihood, Likelihood) else None
-        the_core = build_core(own_core, seen, latent, noise, read)
+        the_core = build_core(own_core, seen, latent, noise, read, x)
         flow = build_flow(own_flow, numel(latent[outer:]))
         sites[name] = Site(the_core, Each(flow, outer) if outer else flow)
         # What the user made keeps its dtype; what was made here takes that of the data, for a VAE in float64.
@@ -98,9 +99,12 @@ def is_partition(core: Any) -> bool:
 
 
 def build_core(
-    core: Any, seen: Seen, latent: torch.Size, noise: float, read: nn.Module | None = None
+    core: Any, seen: Seen, latent: torch.Size, noise: float, read: nn.Module | None = None, x: Tensor | None = None
 ) -> Expansion | Partition:
-    """Make the core that `wrap(core=...)` names, for a latent of shape `latent`; linear features are of `read(x)`."""
+    """Make the core that `wrap(core=...)` names, for a latent of shape `latent`.
+
+    Linear features are of `read(x)`; their center and scale are those of the example x.
+    """
     event = seen.event_shape
     if is_partition(core):
         if noise:
@@ -117,7 +121,7 @@ def build_core(
     if isinstance(core, nn.Module):
         return Expansion(core, latent, noise)
     if core == "linear":
-        return Expansion(LinearFeatures(event, latent, read), latent, noise)
+        return Expansion(LinearFeatures(event, latent, read, x), latent, noise)
     if core == "noise":
         if noise not in (0.0, 1.0):
             raise ValueError(f'core="noise" is the VAE itself, whose noise is 1 by definition; got noise={noise}')

@@ -128,7 +128,7 @@ def wrap(
     the_likelihood, why = build_likelihood(choice, parts, seen, batch.x, continuous)
     warn_of_logits(parts, seen, the_likelihood, batch.x, continuous)
     the_prior, takes_conditions = build_prior(prior, parts, seen, batch.kwargs)
-    sites = build_sites(core, core_flow, noise, parts, seen, the_likelihood)
+    sites = build_sites(core, core_flow, noise, parts, seen, batch.x, the_likelihood)
 
     aef = AEF(
         vae,

@@ -1,0 +1,133 @@
+"""Linear features: one map in any parametrisation, and steps of an optimizer that do not grow with the size of x."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import make_flow, seeds
+from torch import Tensor, nn
+from zoo_core import SmallVAE
+
+import vae2aef
+from vae2aef.fan_in import FanInLinear
+from vae2aef.features import FAN_IN, LinearFeatures
+from vae2aef.wrapping.options import build_flow
+
+
+def step(features: LinearFeatures, x: Tensor, optimizer: type, lr: float) -> Tensor:
+    """How far one step moves h(x), whose gradient points the same way for every row."""
+    before = features(x).detach()
+    steps = optimizer(features.parameters(), lr=lr)
+    features(x).sum().backward()
+    steps.step()
+    return (features(x) - before).abs().mean()
+
+
+@settings(max_examples=20)
+@given(st.integers(8, 700), st.floats(0.01, 1000.0), st.floats(-30.0, 30.0), seeds)
+def test_h_starts_centred_and_with_one_spread_whatever_the_data(size, spread, middle, seed):
+    torch.manual_seed(seed)
+    x = spread * (middle + torch.randn(300, size, dtype=torch.float64))
+    features = LinearFeatures((size,), (40,), example=x).double()
+    with torch.no_grad():
+        features.linear.bias.zero_()
+        h = features(x)
+    assert h.mean(0).abs().max() < 1e-4
+    # W ~ U(-1, 1) / sqrt(n), so that h has the variance of x / 3; fewer values leave more to chance.
+    assert 0.3 < h.std(0).square().mean().sqrt() / 3**-0.5 < 2.0
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD])
+def test_a_step_does_not_grow_with_the_number_of_values(optimizer):
+    """Smooth data, all of whose values move together, are the worst case: |h| moved in proportion to their number."""
+    moved = {}
+    for size in (FAN_IN, 100 * FAN_IN):
+        torch.manual_seed(0)
+        x = torch.rand(32, 1).expand(-1, size) + 0.1 * torch.rand(32, size)
+        moved[size] = step(LinearFeatures((size,), (8,), example=x), x[:1], optimizer, 1e-3)
+    assert 0 < moved[100 * FAN_IN] < 1.5 * moved[FAN_IN]
+    plain = [step(LinearFeatures((size,), (8,)), torch.ones(1, size), optimizer, 1e-3) for size in moved]
+    assert plain[1] > 50 * plain[0]  # the parametrisation of 0.1
+
+
+@given(st.integers(1, 600), seeds)
+@settings(max_examples=20)
+def test_any_map_can_be_set_and_read(size, seed):
+    torch.manual_seed(seed)
+    x = 5 + 3 * torch.randn(10, size, dtype=torch.float64)
+    features = LinearFeatures((size,), (2, 2), example=x).double()
+    weight, bias = torch.randn(4, size, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
+    features.set_map(weight, bias)
+    torch.testing.assert_close(features(x), (x @ weight.T + bias).reshape(10, 2, 2))
+    torch.testing.assert_close(features.map(), (weight, bias))
+
+
+@pytest.mark.parametrize("x", [torch.full((5, 4), 3.0), torch.tensor([[1.0, 2.0, 3.0, 6.0]]), torch.zeros(2, 4)])
+def test_rows_that_are_all_alike_tell_no_spread(x):
+    features = LinearFeatures((4,), (2,), example=x)
+    assert features.scale.isfinite() and features(x).isfinite().all() and features(x).abs().max() < 10
+    assert torch.allclose(features.center, x.mean().expand(4))
+
+
+def test_checkpoints_of_0_1_keep_their_map():
+    torch.manual_seed(0)
+    x = 7 + torch.rand(20, 600)
+    aef, old = vae2aef.wrap(SmallVAE((600,), (2,)), example=x, encoder_scale="log_std"), nn.Linear(600, 2)
+    state = aef.state_dict()
+    (prefix,) = (key.removesuffix("center") for key in state if key.endswith("features.center"))
+    del state[prefix + "center"], state[prefix + "scale"]
+    state[prefix + "linear.weight"], state[prefix + "linear.bias"] = old.weight, old.bias
+    assert not any(aef.load_state_dict(state))  # neither missing nor unexpected
+    torch.testing.assert_close(aef.core.features(x), old(x))
+
+
+def test_a_copy_by_state_dict_has_the_same_map():
+    x, y = torch.rand(20, 600), 9 + torch.randn(20, 600)
+    one, two = (vae2aef.wrap(SmallVAE((600,), (2,)), example=z, encoder_scale="log_std") for z in (x, y))
+    two.load_state_dict(one.state_dict())
+    torch.testing.assert_close(two.core.features(x), one.core.features(x))
+
+
+def test_classes_are_read_one_hot_and_centred():
+    x = torch.randint(0, 3, (50, 4))
+    aef = vae2aef.wrap(
+        None, example=x, encoder=lambda x: (x[:, :2] * 0.0, x[:, :2] * 0.0 + 1.0), decoder=Classes(),
+        encoder_scale="std", likelihood="categorical", core_flow="none",
+    )  # fmt: skip
+    features = aef.core.features
+    assert features.center.shape == (12,) and torch.allclose(features.center.reshape(4, 3).sum(1), torch.ones(4))
+    assert features(x).shape == (50, 2)
+
+
+class Classes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 12)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.linear(z).reshape(-1, 4, 3)
+
+
+@pytest.mark.parametrize("kind", ["coupling", "maf"])
+def test_flows_of_0_1_keep_their_map(kind):
+    flow = make_flow(kind, 40)
+    state = {name: value for name, value in flow.state_dict().items() if not name.endswith("gain")}
+    assert len(state) < len(flow.state_dict())
+    assert not any(flow.load_state_dict(state))
+    assert all(layer.gain == 1 for layer in flow.modules() if isinstance(layer, FanInLinear))
+    y, log_det = flow(torch.randn(6, 40))
+    assert y.isfinite().all() and log_det.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["coupling", "maf"])
+def test_a_step_moves_a_flow_no_further_the_more_latents_there_are(kind):
+    moved = []
+    for size in (32, 2048):
+        torch.manual_seed(0)
+        flow, w = build_flow(kind, size, layers=1), torch.ones(4, size)
+        steps = torch.optim.Adam(flow.parameters(), lr=1e-3)
+        before = flow(w)[0].detach()
+        flow(w)[0].sum().backward()
+        steps.step()
+        moved.append((flow(w)[0] - before).abs().mean())
+    assert 0 < moved[1] < 2 * moved[0]

@@ -1,0 +1,116 @@
+"""Feature expansions h(x) of the expanded family (Eq. 9)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vae2aef.tensors import full_precision, numel
+
+FAN_IN = 256
+"""Up to how many values of x one step of Adam moves h by more, the more there are. Each weight moves by about the
+learning rate a step whatever its gradient, and so h by the sum of |x| over all values: on a picture of 3 x 256 x 256
+that is more than the whole spread of the latent. Beyond this many values each counts for less."""
+
+
+class LinearFeatures(nn.Module):
+    """The feature expansion of the paper: h(x) = W x + b, in the parametrisation h(x) = W' (x - center) scale + b'.
+
+    With an example, x is centred and brought to unit spread, whatever its range. From 256 values on, each is divided by
+    their number (and W' starts larger by as much), so that the effect of one step of an optimizer on h does not grow
+    with the size of x: maximal-update scaling (Yang & Hu, *Feature Learning in Infinite-Width Neural Networks*, ICML
+    2021). h starts with the same spread in all cases. Without an example, center is 0 and scale 1.
+
+    Args:
+        event_shape: shape of one event of data.
+        latent_shape: shape of one latent.
+        read: what is done to x first, `(batch, *event)` to `(batch, ...)`: such as one-hot classes. None for nothing.
+        example: data, `(batch, *event)`.
+
+    Example:
+        >>> features = LinearFeatures((2,), (1,), example=torch.tensor([[0.0, 10.0], [2.0, 12.0]]))
+        >>> features.center, features.scale
+        (tensor([ 1., 11.]), tensor(1.))
+    """
+
+    center: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        latent_shape: Sequence[int],
+        read: nn.Module | None = None,
+        example: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.latent_shape = torch.Size(latent_shape)
+        self.read = read
+        seen = numel(event_shape) if read is None else read(torch.zeros(1, *event_shape)).numel()
+        self.linear = nn.Linear(seen, numel(latent_shape))
+        self.register_buffer("center", torch.zeros(seen))
+        self.register_buffer("scale", torch.ones(()))
+        if example is not None:
+            self._fit(example)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map data `(batch, *event)` to features `(batch, *latent)`."""
+        with full_precision(x):
+            return self.linear((self._flat(x) - self.center) * self.scale).reshape(x.shape[0], *self.latent_shape)
+
+    @torch.no_grad()
+    def set_map(self, weight: Tensor, bias: Tensor) -> None:
+        """Make h the map `weight @ x + bias`, whatever center and scale are.
+
+        Args:
+            weight: W, shape `(D, values of x)`.
+            bias: b, shape `(D,)`.
+        """
+        self.linear.weight.copy_(weight / self.scale)
+        self.linear.bias.copy_(bias + weight @ self.center)
+
+    @torch.no_grad()
+    def map(self) -> tuple[Tensor, Tensor]:
+        """Return W, `(D, values of x)`, and b, `(D,)`, of h(x) = W x + b."""
+        weight = self.linear.weight * self.scale
+        return weight, self.linear.bias - weight @ self.center
+
+    def _flat(self, x: Tensor) -> Tensor:
+        x = x if self.read is None else self.read(x).to(self.linear.weight.dtype)
+        return x.reshape(x.shape[0], self.linear.in_features)
+
+    @torch.no_grad()
+    def _fit(self, example: Tensor) -> None:
+        """Take center and spread of x from an example; from all its values together if the rows are alike."""
+        seen = self._flat(example.cpu()).double()
+        smallest = 1e-6 * seen.abs().max()
+        center = seen.mean(0)
+        if not (seen - center).std(correction=0) > smallest:
+            center = seen.mean().expand_as(self.center)
+        spread = (seen - center).std(correction=0)
+        less = min(1.0, FAN_IN / self.linear.in_features)
+        self.center.copy_(center)
+        self.scale.fill_(less / float(spread) if spread > smallest else less)
+        self.linear.weight.div_(less)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
+        if prefix + "linear.weight" in state_dict and prefix + "center" not in state_dict:  # of release 0.1
+            state_dict = {  # which had none
+                **state_dict,
+                prefix + "center": torch.zeros_like(self.center),
+                prefix + "scale": torch.ones_like(self.scale),
+            }
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class NoFeatures(nn.Module):
+    """h(x) = 0. With sigma = 1 the core variables are white noise and the AEF is the VAE itself."""
+
+    def __init__(self, latent_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.latent_shape = torch.Size(latent_shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return zeros of shape `(batch, *latent)`."""
+        dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+        return x.new_zeros(x.shape[0], *self.latent_shape, dtype=dtype)
