@@ -17,6 +17,7 @@ from vae2aef.comparison import report, wording
 from vae2aef.comparison.options import Options
 from vae2aef.comparison.plots import save_comparison, save_curves, save_sheet, tile
 from vae2aef.comparison.summary import mean_and_error, summarise
+from vae2aef.comparison.verdict import verdict
 
 
 def run(arm, seed, log_prob, ess=64.0, best_step=5):
@@ -65,9 +66,79 @@ def test_levels_are_counted():
 
 def test_several_seeds_by_hand():
     """Samples differ by 2 on average over seeds, seeds' means by 2: each contributes a variance of 1."""
-    mean, error = mean_and_error(np.array([[0.0, 2.0], [2.0, 4.0]]))
+    mean, error, interval = mean_and_error(np.array([[0.0, 2.0], [2.0, 4.0]]))
     assert mean == 2.0
     assert error == pytest.approx(math.sqrt(1.0 + 1.0))
+    # The 97.5 % point of Student's t with one degree of freedom is 12.706 (any table).
+    assert interval == pytest.approx(12.706 * math.sqrt(2.0), rel=1e-4)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_intervals_of_few_seeds_cover(seeds):
+    """Of data whose seeds and samples both vary 95 % of the intervals hold the truth; 1.96 errors hold far fewer."""
+    random = np.random.default_rng(0)
+    covered, by_normal = [], []
+    for _ in range(600):
+        values = (
+            random.normal(size=(seeds, 1)) + 0.3 * random.normal(size=(1, 50)) + 0.3 * random.normal(size=(seeds, 50))
+        )
+        mean, error, interval = mean_and_error(values)
+        covered.append(abs(mean) < interval)
+        by_normal.append(abs(mean) < 1.96 * error)
+    assert 0.93 < np.mean(covered) < 0.98
+    assert np.mean(by_normal) < 0.91
+
+
+def test_when_an_arm_reached_the_first_ones_best():
+    results = [run("vae", 0, [-1.0, -2.0]), run("aef", 0, [-1.0, -2.0]), run("slow", 0, [-1.0, -2.0])]
+    results[1]["validation_bits_per_dim"] = [[5, 2.4], [10, 2.0]]
+    results[2]["validation_bits_per_dim"] = [[5, 9.4], [10, 2.6]]
+    first, quick, slow = summarise(results, ["vae", "aef", "slow"], (1,), 1, 128)
+    assert (first.reached, quick.reached, slow.reached) == (1.0, 0.5, None)
+
+
+def made(arm, difference, interval=0.01, **more):
+    row = summarise([run(arm, 0, [-NATS, -2 * NATS])], [arm], (2,), 1, 128)[0]
+    change = {} if difference is None else {"difference": difference, "difference_interval": interval}
+    return replace(
+        row, **{"bits_per_dim": 3.0 + (difference or 0.0), "reached": 0.38, "uncertain": 0.0, **change, **more}
+    )
+
+
+def test_the_verdict_of_a_gain():
+    rows = [made("vae", None), made("vae+features", -0.09), made("aef", -0.05), made("aef-noise", -0.13)]
+    headline, *more = verdict(rows, Options(steps=100, core_flow="none", likelihood="discretized_logistic"))
+    assert headline == (
+        "The AEF with σ = 0.3 (aef-noise) is better than the VAE by 0.130 ± 0.010 bits per dimension "
+        "(95 % interval, one seed)."
+    )
+    assert more == [
+        "It was as good as the VAE ever was after 38% of the steps.",
+        "Most of the gain (69%) comes with the linear features alone.",
+        "To try next: --seeds 3: one seed says nothing of others.",
+        "In your own loop: "
+        'vae2aef.wrap(vae, example=x, noise=0.3, core_flow="none", likelihood="discretized_logistic")',
+    ]
+
+
+def test_the_verdict_of_a_loss_or_of_nothing():
+    worse = verdict([made("vae", None), made("aef", 0.03)], Options(seeds=3))
+    assert worse == [
+        "The VAE is the best: the next, the AEF with σ = 0 (aef), is worse by 0.030 ± 0.010 bits per dimension "
+        "(95 % interval)."
+    ]
+    within = verdict([made("vae", None), made("aef", -0.005)], Options(seeds=3))[0]
+    assert within.startswith("No arm is better than the VAE: the best, the AEF with σ = 0 (aef), differs by 0.005")
+    assert "nothing" not in within and "within the error" in within
+    alone = verdict([made("aef", None)], Options(seeds=3))
+    assert len(alone) == 1 and "no other arm" in alone[0]
+
+
+def test_the_verdict_names_what_stands_against_it():
+    rows = [made("vae", None, best_steps=[100], uncertain=0.9), made("aef", -0.05)]
+    (next_,) = [line for line in verdict(rows, Options(steps=100, seeds=2, importance_samples=50)) if "next" in line]
+    assert "(--steps 200): not every arm had converged" in next_ and "--importance-samples 200" in next_
+    assert "seed" not in next_
 
 
 def test_seeds_are_paired_whatever_their_order():
@@ -95,9 +166,9 @@ def test_the_terminal_table_fits_in_eighty_columns(rows):
     console.print(report.terminal_table(long, "title", 100_000))
     text = console.export_text()
     assert "…" not in text
-    assert "1.500 ± 0.500" in text
+    assert "1.500 ± 6.353" in text
     assert "of 100000" in text
-    assert "-0.250 ± 0.250" in text
+    assert "−0.250 ± 3.177" in text
 
 
 def test_notes_say_what_stands_against_the_numbers(rows):
@@ -113,7 +184,7 @@ def test_markdown(rows):
     lines = report.markdown_table(rows, 128).splitlines()
     assert len(lines) == 4
     assert all(line.count("|") == len(report.COLUMNS) + 1 for line in lines)
-    assert "1.500 ± 0.500" in lines[2]
+    assert "1.500 ± 6.353" in lines[2]
     assert "| effective sample size of 128 draws: median (min) |" in lines[0]
 
 
@@ -165,7 +236,7 @@ def test_the_page_needs_nothing_else(rows, tmp_path):
     assert "A &lt;title&gt;" in page
     assert "note &amp; more" in page
     assert "data:image/png;base64,iVBOR" in page
-    assert "<td>1.500 ± 0.500</td>" in page
+    assert "<td>1.500 ± 6.353</td>" in page
     assert "td { white-space: nowrap; }" in page
     assert "pre { white-space: pre-wrap;" in page
     assert "effective sample size of 128 draws" in page

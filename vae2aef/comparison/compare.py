@@ -76,6 +76,10 @@ def compare(options: Options, out: Path, console: Console, overwrite: bool = Fal
     ]
     outcome = Outcome(options, dataset, data, results, rows, [*found, *notes], shared)
     write_results(outcome, out)
+    headline, *more = outcome.verdict
+    console.print(headline, style="bold", highlight=False, soft_wrap=True)
+    for sentence in more:
+        console.print(sentence, highlight=False, soft_wrap=True)
     console.print(report.terminal_table(rows, outcome.title, options.importance_samples))
     for arm, text in wording.arms(options):
         console.print(f"[bold]{arm}[/]: {text}", highlight=False, soft_wrap=True)

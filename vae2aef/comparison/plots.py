@@ -74,7 +74,7 @@ def save_comparison(
     """
     lines = [("test data", originals[:SHOWN], originals[SHOWN : 2 * SHOWN])]
     for row in rows:
-        label = f"{row.arm}\n{row.bits_per_dim:.3f} ± {row.std_error:.3f} bits"
+        label = f"{row.arm}\n{row.bits_per_dim:.3f} ± {row.interval:.3f} bits"
         shown = pictures[row.arm]
         lines.append((label, shown["reconstructions"][:SHOWN], shown["samples"][:SHOWN]))
     example = tile(originals[:SHOWN], SHOWN)

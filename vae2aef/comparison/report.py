@@ -21,6 +21,7 @@ COLUMNS = (
     "parameters",
     "of these added",
     "seconds",
+    "as good as {first} after",
 )
 
 STYLE = """
@@ -34,6 +35,7 @@ th:first-child, td:first-child { text-align: left; }
 th { font-weight: 600; vertical-align: bottom; }
 .wide { overflow-x: auto; }
 .note { border-left: 3px solid #e6a23c; background: var(--soft); padding: .4rem .8rem; margin: .5rem 0; }
+.verdict { font-size: 1.1rem; margin: .4rem 0; } .verdict:first-of-type { font-size: 1.3rem; font-weight: 600; }
 pre { background: var(--soft); padding: .7rem 1rem; border-radius: 4px; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 img { width: 100%; background: white; border-radius: 4px; }
@@ -46,24 +48,31 @@ dt { font-weight: 600; } dd { margin: 0; }
 
 def headings(first: str, draws: int) -> list[str]:
     """Return `COLUMNS` with the arm that differences are to, and the draws for the marginal of one sample."""
-    return [f"difference to {first}" if name == "difference" else name.format(draws=draws) for name in COLUMNS]
+    names = [name.format(draws=draws, first=first) for name in COLUMNS]
+    return [f"difference to {first}" if name == "difference" else name for name in names]
 
 
 def cells(row: Row) -> tuple[str, ...]:
     """Return one row of the table as text, in the order of `COLUMNS`."""
     change = "—"
     if row.difference is not None:
-        change = f"{row.difference:+.3f} ± {row.difference_std_error:.3f}"
+        change = f"{_signed(row.difference)} ± {row.difference_interval:.3f}"
     return (
         row.arm,
-        f"{row.bits_per_dim:.3f} ± {row.std_error:.3f}",
+        f"{row.bits_per_dim:.3f} ± {row.interval:.3f}",
         change,
         f"{row.ess_median:.1f} ({row.ess_min:.1f})",
         f"{row.reconstruction_mse:.4f}",
         f"{row.parameters:,}",
         f"{sum(row.added.values()):,}",
         f"{row.seconds:.0f}",
+        "never" if row.reached is None else f"{row.reached:.0%}",
     )
+
+
+def _signed(value: float) -> str:
+    """A difference with its sign, the true minus sign."""
+    return f"{value:+.3f}".replace("-", "\u2212")
 
 
 def terminal_table(rows: Sequence[Row], title: str, draws: int) -> Table:
@@ -75,13 +84,13 @@ def terminal_table(rows: Sequence[Row], title: str, draws: int) -> Table:
         draws: importance samples for the marginal of one sample.
     """
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in ("arm", "bits/dim", f"minus\n{rows[0].arm}", f"ESS (min)\nof {draws}", "MSE", "params", "s"):
+    for name in ("arm", "bits/dim", f"minus\n{rows[0].arm}", f"ESS (min)\nof {draws}", "params", "s", "equal\nafter"):
         table.add_column(name, justify="left" if name == "arm" else "right", no_wrap=True)
     for row in rows:
-        # Eighty columns must do: the added parameters are left to the report.
-        arm, bits, change, _, error, _, _, seconds = cells(row)
+        # Eighty columns must do: reconstruction error and added parameters are left to the report.
+        arm, bits, change, _, _, _, _, seconds, reached = cells(row)
         sizes = f"{row.ess_median:.1f} ({row.ess_min:.0f})"
-        table.add_row(arm, bits, change, sizes, error, _short(row.parameters), seconds)
+        table.add_row(arm, bits, change, sizes, _short(row.parameters), seconds, reached)
     return table
 
 
@@ -106,6 +115,7 @@ def html_report(
     protocol: Sequence[str],
     meaning: Sequence[str],
     made_with: str,
+    verdict: Sequence[str] = (),
 ) -> str:
     """Return a web page with everything inline: it opens offline.
 
@@ -120,6 +130,7 @@ def html_report(
         protocol: how the numbers were made.
         meaning: what they mean.
         made_with: versions and machine, one line.
+        verdict: sentences, the first of which says what to take away.
     """
     body = "".join(f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in cells(row))}</tr>\n" for row in rows)
     figures = "".join(
@@ -137,6 +148,7 @@ def html_report(
 </head>
 <body>
 <h1>{escape(title)}</h1>
+{"".join(f'<p class="verdict">{escape(line)}</p>' for line in verdict)}
 <div class="wide"><table>
 <thead><tr>{"".join(f"<th>{escape(name)}</th>" for name in headings(rows[0].arm, draws))}</tr></thead>
 <tbody>

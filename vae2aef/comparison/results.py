@@ -16,6 +16,7 @@ from vae2aef.comparison.options import Options
 from vae2aef.comparison.plots import SHOWN, save_comparison, save_curves, save_sheet
 from vae2aef.comparison.run import RunData
 from vae2aef.comparison.summary import Row
+from vae2aef.comparison.verdict import verdict
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,11 @@ class Outcome:
         """The heading of table and report."""
         steps, draws = self.options.steps, self.options.importance_samples
         return f"VAE and AEF on {self.dataset.name}: {steps} steps, {draws} draws a test sample"
+
+    @property
+    def verdict(self) -> list[str]:
+        """What to take away, and what to try next."""
+        return verdict(self.rows, self.options)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -85,6 +91,7 @@ def _content(outcome: Outcome, about: dict[str, dict[str, Any]], command: str) -
             "digest": dataset.digest(),
             "sizes": outcome.sizes,
         },
+        "verdict": outcome.verdict,
         "protocol": outcome.protocol,
         "notes": outcome.notes,
         "rows": [asdict(row) for row in outcome.rows],
@@ -125,6 +132,7 @@ def _page(outcome: Outcome, about: dict[str, dict[str, Any]], command: str, out:
         protocol=outcome.protocol,
         meaning=wording.MEANING,
         made_with=_made_with(about),
+        verdict=outcome.verdict,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ class Row:
         std_error: of that mean, over test samples and, with several seeds, between seeds, in quadrature.
         difference: to the first arm on the same test samples and seeds; None for the first arm.
         difference_std_error: paired, computed like `std_error`.
+        interval: half of the 95 % interval of `bits_per_dim`, by Student's t: few seeds say little of their spread.
+        difference_interval: half of that of `difference`.
         importance_std_error: of `bits_per_dim`, from the importance sampling alone, as far as its errors are known.
         ess_median: effective sample size, median over test samples and seeds.
         ess_min: the smallest one.
@@ -33,6 +35,8 @@ class Row:
         added: parameters added, by part.
         seconds: in training steps, mean over seeds.
         best_steps: the step whose weights were tested, one a seed.
+        reached: share of the steps after which it was as good on validation data as the first arm's best, median over
+            seeds; None if it never was in half of them.
         uncertain: share of test samples whose estimate cannot be trusted (`LogProb.uncertain`).
         gap: from the certificate: how many nats the marginal is too low by at most, mean over seeds.
         gap_std_error: of it.
@@ -44,6 +48,8 @@ class Row:
     std_error: float
     difference: float | None
     difference_std_error: float | None
+    interval: float
+    difference_interval: float | None
     importance_std_error: float
     ess_median: float
     ess_min: float
@@ -52,6 +58,7 @@ class Row:
     added: dict[str, int]
     seconds: float
     best_steps: list[int]
+    reached: float | None
     uncertain: float
     gap: float
     gap_std_error: float
@@ -81,16 +88,18 @@ def summarise(
     for arm in arms:
         ess = np.array([run["test"]["effective_sample_size"] for run in runs[arm]])
         gap, gap_error = _gap(runs[arm])
-        mean, error = mean_and_error(bpd[arm])
-        change, change_error = (None, None) if arm == arms[0] else mean_and_error(bpd[arm] - bpd[arms[0]])
+        bits = mean_and_error(bpd[arm])
+        change = None if arm == arms[0] else mean_and_error(bpd[arm] - bpd[arms[0]])
         median = float(np.median(ess))
         rows.append(
             Row(
                 arm=arm,
-                bits_per_dim=mean,
-                std_error=error,
-                difference=change,
-                difference_std_error=change_error,
+                bits_per_dim=bits.mean,
+                std_error=bits.std_error,
+                difference=None if change is None else change.mean,
+                difference_std_error=None if change is None else change.std_error,
+                interval=bits.interval,
+                difference_interval=None if change is None else change.interval,
                 importance_std_error=_importance_error(runs[arm]) * scale,
                 ess_median=median,
                 ess_min=float(ess.min()),
@@ -99,6 +108,7 @@ def summarise(
                 added=runs[arm][0]["parameters"]["added"],
                 seconds=float(np.mean([run["seconds"] for run in runs[arm]])),
                 best_steps=[run["best_step"] for run in runs[arm]],
+                reached=_reached(runs[arm], runs[arms[0]]),
                 uncertain=float(np.mean([run["test"]["uncertain"] for run in runs[arm]])) / ess.shape[1],
                 gap=gap,
                 gap_std_error=gap_error,
@@ -108,16 +118,41 @@ def summarise(
     return rows
 
 
-def mean_and_error(values: np.ndarray) -> tuple[float, float]:
-    """Mean of (seeds, samples) values, and its standard error.
+class Mean(NamedTuple):
+    """A mean over samples and seeds, its standard error, and half of its 95 % interval."""
+
+    mean: float
+    std_error: float
+    interval: float
+
+
+def mean_and_error(values: np.ndarray) -> Mean:
+    """Mean of (seeds, samples) values, and how sure it is.
 
     The same samples are tested with every seed, so the error over samples is that of the values averaged over
-    seeds; the variance between seeds' means, divided by the number of seeds, is added to its square.
+    seeds; the variance between seeds' means, divided by the number of seeds, is added to its square. The interval
+    adds the two intervals of Student's t in the same way, which covers at least as often as it says, also with two
+    seeds; of one seed it is over the samples alone.
     """
+    from scipy.stats import t
+
     seeds, samples = values.shape
     over_samples = values.mean(0).var(ddof=1) / samples
     between_seeds = values.mean(1).var(ddof=1) / seeds if seeds > 1 else 0.0
-    return float(values.mean()), float(np.sqrt(over_samples + between_seeds))
+    halves = [(over_samples, samples - 1)] + ([(between_seeds, seeds - 1)] if seeds > 1 else [])
+    interval = math.sqrt(sum(t.ppf(0.975, freedom) ** 2 * variance for variance, freedom in halves))
+    return Mean(float(values.mean()), math.sqrt(over_samples + between_seeds), float(interval))
+
+
+def _reached(runs: list[dict[str, Any]], first: list[dict[str, Any]]) -> float | None:
+    """Share of the steps after which a run's validation curve is at the other run's best, seed by seed; the median."""
+    shares = []
+    for run, other in zip(runs, first, strict=True):
+        curve = run["validation_bits_per_dim"]
+        best = min(value for _, value in other["validation_bits_per_dim"])
+        shares.append(next((step for step, value in curve if value <= best), math.inf) / curve[-1][0])
+    share = float(np.median(shares))
+    return share if math.isfinite(share) else None
 
 
 def _importance_error(runs: list[dict[str, Any]]) -> float:

@@ -120,8 +120,8 @@ def protocol(options: Options, sizes: dict[str, int], bins: int, shared: str) ->
         f"sampling with {VALIDATION_SAMPLES} draws.",
         f"Test: marginal by importance sampling with {options.importance_samples} draws for each sample (Eq. 17-18 "
         "with −log K), placed by a mixture fitted to each sample's posterior; the same random numbers for all arms.",
-        "Standard errors are over test samples"
-        + (" and between seeds, added in quadrature" if options.seeds > 1 else "")
+        "± is half of a 95 % interval, over test samples "
+        + ("and between seeds, by Student's t" if options.seeds > 1 else "alone: one seed says nothing of others")
         + "; differences are paired sample by sample. Reconstruction error is the mean squared error in the space "
         "of the data, encoding without noise. Seconds are those in training steps.",
     ]
@@ -132,7 +132,7 @@ def nats(rows: Sequence[Row], options: Options, event_shape: Sequence[int]) -> l
     if not options.discrete:
         return []
     unit = numel(event_shape) * math.log(2)
-    each = ", ".join(f"{row.arm} {-row.bits_per_dim * unit:.2f} ± {row.std_error * unit:.2f}" for row in rows)
+    each = ", ".join(f"{row.arm} {-row.bits_per_dim * unit:.2f} ± {row.interval * unit:.2f}" for row in rows)
     return [f"log p(x) in nats: {each}"]
 
 
