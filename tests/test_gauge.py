@@ -131,6 +131,30 @@ def test_the_marginal_does_not_follow_the_cancellation():
     assert error.max() < 0.05  # where the expanded losses of the two differ by D log 5 = 4.8
 
 
+@settings(max_examples=20)
+@given(st.floats(0.05, 20.0), st.sampled_from(["none", "coupling", "maf"]), seeds)
+def test_any_sigma_above_zero_is_one_in_other_units(sigma, kind, seed):
+    """(sigma, h, n) and (1, h / sigma, n o sigma) are one model: loss, gradients and marginal, draw by draw."""
+    vae, features, x, proposal = draw(seed)
+    flow = make_flow(kind, D)
+    shake(flow)
+    grow = vae2aef.Standardize(torch.zeros(()), torch.tensor(1 / sigma))
+    some = build(vae, features, flow=flow, noise=sigma, kl="sampled")
+    unit = build(vae, Scaled(features, sigma), flow=vae2aef.Chain(grow, flow), noise=1.0, kl="sampled")
+    found = []
+    for aef in (some, unit):
+        torch.manual_seed(3)
+        vae.zero_grad()
+        loss = aef(x)
+        loss.backward()
+        found.append((loss, *(p.grad.clone() for p in vae.parameters())))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(
+        same_seed(some, x, scaled(proposal, 1 / sigma)).value, same_seed(unit, x, proposal).value
+    )
+
+
 def test_with_noise_the_gauge_is_closed():
     """At sigma > 0 the loss is a bound on -log p(x): shrinking h no longer lowers it without end."""
     vae, features, x, _ = draw(3)

@@ -14,7 +14,7 @@ PACKAGES = {"vae2aef": "vae2aef", "adapters": "vae2aef.adapters"}
 MOST_LINES, MOST_WAYS, MOST_BODY = 250, 15, 40
 
 LAYERS = (
-    ("batch", "draws", "errors", "evidence", "fan_in", "modes", "pareto", "tensors"),
+    ("added", "batch", "draws", "errors", "evidence", "fan_in", "modes", "pareto", "tensors"),
     ("core", "features", "flows", "likelihood", "masked", "preprocess", "priors", "protocols", "residual"),
     ("parts",),
     ("program", "registry"),

@@ -1,6 +1,7 @@
 """`wrap`: find the parts of a VAE, check them on an example, add what an AEF needs."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from vae2aef.wrapping.options import (
     read_core,
     read_noise,
 )
+from vae2aef.wrapping.start import begin
 from vae2aef.wrapping.summary import summarise
 
 
@@ -42,6 +44,8 @@ def wrap(
     preprocess: Any = None,
     noise: float = 0.0,
     kl: str = "analytic",
+    start: str = "random",
+    added: "str | Path | None" = None,
 ) -> AEF:
     """Wrap a VAE as an AutoEncoder within Flows. The VAE is used as it is: nothing in it is changed or copied.
 
@@ -76,6 +80,9 @@ def wrap(
         noise: sigma of Eq. 11; 0 is the paper's loss, more makes the loss a bound on -log p(x).
         kl: with noise and no core flow, z given x is Gaussian: `"analytic"` then averages log p0(z) over it where the
             prior is Gaussian too, which takes noise out of the gradients; `"sampled"` takes log p0 at the z drawn.
+        start: `"exact"` begins as the VAE, for one that is trained: with the noise its loss is the VAE's ELBO, and
+            reconstructions and samples are its own, whatever flow and sigma > 0. `"random"` begins with h at random.
+        added: a file of `aef.save_added`, to go on with what was added to this VAE before, wrapped with these options.
 
     Returns:
         A module whose forward is the loss.
@@ -90,7 +97,7 @@ def wrap(
             a `ValueError`.
         TypeError: if `vae` is an AEF already, an option is of the wrong type, or the example holds integers that no
             preprocessing dequantises.
-        ValueError: for an unknown option.
+        ValueError: for an unknown option, or a file of `added` that does not fit.
 
     Example:
         >>> import torch
@@ -128,7 +135,7 @@ def wrap(
     the_likelihood, why = build_likelihood(choice, parts, seen, batch.x, continuous)
     warn_of_logits(parts, seen, the_likelihood, batch.x, continuous)
     the_prior, takes_conditions = build_prior(prior, parts, seen, batch.kwargs)
-    sites = build_sites(core, core_flow, noise, parts, seen, batch.x, the_likelihood)
+    sites = begin(start, build_sites(core, core_flow, noise, parts, seen, batch.x, the_likelihood))
 
     aef = AEF(
         vae,
@@ -144,6 +151,8 @@ def wrap(
         summary=summarise(vae, parts, seen, the_prior, the_likelihood, {**options, "likelihood": choice.option}, why),
     ).to(x.device)
     aef.kl = kl
+    if added is not None:
+        aef.load_added(added)
     prove(aef, batch, seen)
     watch(aef)  # warns if an optimizer leaves out what was added
     return aef

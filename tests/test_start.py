@@ -1,0 +1,144 @@
+"""Begin as the trained VAE, exactly; save what was added, and nothing else."""
+
+import sys
+
+import pytest
+import torch
+from strategies import make_flow
+from torch import nn
+from zoo_core import SmallVAE, shake
+
+import vae2aef
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+EVENT, LATENT = (2, 3), (4,)
+
+
+def trained() -> tuple[SmallVAE, torch.Tensor]:
+    torch.manual_seed(0)
+    vae, x = SmallVAE(EVENT, LATENT), torch.randn(64, *EVENT)
+    shake(vae)
+    return vae, x
+
+
+def wrap(vae, x, **options) -> vae2aef.AEF:
+    return vae2aef.wrap(vae, example=x, encoder_scale="log_std", likelihood=0.7, **options)
+
+
+def sampled(aef, x, seed=3) -> torch.Tensor:
+    torch.manual_seed(seed)
+    return aef(x)
+
+
+@pytest.mark.parametrize("sigma", [1.0, 0.3, 2.5])
+@pytest.mark.parametrize("flow", ["none", "coupling", "maf"])
+def test_it_begins_as_the_vae(flow, sigma):
+    vae, x = trained()
+    bare = wrap(vae, x, core="noise", core_flow="none", kl="sampled")
+    aef = wrap(vae, x, core_flow=flow, noise=sigma, kl="sampled", start="exact")
+    torch.testing.assert_close(sampled(aef, x), sampled(bare, x), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(aef.reconstruct(x), bare.reconstruct(x))
+    torch.manual_seed(4)
+    samples = aef.sample(5)
+    torch.manual_seed(4)
+    torch.testing.assert_close(samples, bare.sample(5))
+    assert any(p.requires_grad for p in aef.core.parameters())  # and h is learned from there
+
+
+def test_the_analytic_kl_is_that_of_the_vae():
+    vae, x = trained()
+    bare, aef = wrap(vae, x, core="noise", core_flow="none"), wrap(vae, x, core_flow="none", noise=1.0, start="exact")
+    assert sampled(aef, x) == sampled(bare, x)
+
+
+def test_training_on_does_not_fall_below_the_start():
+    """A converged VAE goes on as an AEF: its bound, averaged over many draws, never rises by more than its noise."""
+    vae, x = trained()
+    bare = wrap(vae, x, core="noise", core_flow="none")
+    steps = torch.optim.Adam(bare.parameters(), lr=3e-3)
+    for _ in range(300):
+        steps.zero_grad()
+        bare(x).backward()
+        steps.step()
+    aef = wrap(vae, x, core_flow="coupling", noise=1.0, start="exact", kl="sampled")
+
+    def bound() -> torch.Tensor:
+        torch.manual_seed(9)
+        with torch.no_grad():
+            return torch.stack([aef(x) for _ in range(100)])
+
+    start = bound()
+    steps = torch.optim.Adam(aef.parameters(), lr=1e-3)
+    for step in range(100):
+        steps.zero_grad()
+        sampled(aef, x, step).backward()
+        steps.step()
+        if step % 10 == 9:
+            assert bound().mean() < start.mean() + 0.05
+    assert bound().mean() < start.mean() - 0.05
+
+
+REFUSED = {
+    "no noise": (lambda: {}, {"noise": 1}),
+    "a partition": (lambda: {"core": "center", "core_flow": "none"}, {"core": "linear", "noise": 1}),
+    "own features": (lambda: {"core": nn.Sequential(nn.Flatten(), nn.Linear(6, 4)), "noise": 1}, {"core": "linear"}),
+    "own flow": (lambda: {"core_flow": vae2aef.Inverse(make_flow("maf", 4)), "noise": 1}, {"core_flow": "coupling"}),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_begin_as_the_vae_is_refused_with_a_remedy(case):
+    vae, x = trained()
+    options, remedy = REFUSED[case][0](), REFUSED[case][1]
+    with pytest.raises(vae2aef.WrapError) as error:
+        wrap(vae, x, start="exact", **options)
+    assert any(name + "=" in error.value.fix for name in remedy)
+    wrap(vae, x, start="exact", **{**options, **remedy})
+
+
+def test_an_unknown_start_is_refused():
+    vae, x = trained()
+    with pytest.raises(ValueError, match="'random' or 'exact'"):
+        wrap(vae, x, start="excat")
+
+
+# ---------------------------------------------------------------------- what was added
+
+
+def test_what_was_added_is_saved_alone(tmp_path):
+    vae, x = trained()
+    torch.manual_seed(1)
+    one = wrap(vae, x, noise=0.3, prior="coupling")
+    one.save_added(tmp_path / "added.safetensors")
+    size = (tmp_path / "added.safetensors").stat().st_size
+    assert size < 8 * 1.1 * sum(p.numel() for p in one.added_parameters()) + 10_000
+    torch.manual_seed(2)
+    two = wrap(vae, x, prior="coupling", added=tmp_path / "added.safetensors")
+    assert two.noise == 0.3
+    torch.testing.assert_close(two.encode(x), one.encode(x))
+    assert sampled(two, x) == sampled(one, x)
+    assert [p.name for p in tmp_path.iterdir()] == ["added.safetensors"]
+
+
+def test_a_file_that_does_not_fit_changes_nothing(tmp_path):
+    vae, x = trained()
+    wrap(vae, x).save_added(tmp_path / "a")
+    other = wrap(vae, x, core_flow="none")
+    before = {name: value.clone() for name, value in other.state_dict().items()}
+    with pytest.raises(ValueError, match=r"only in the file.*wrap|wrap.*only in the file"):
+        other.load_added(tmp_path / "a")
+    other_shape = vae2aef.wrap(
+        SmallVAE((5,), LATENT), example=torch.randn(8, 5), encoder_scale="log_std", likelihood=0.7
+    )
+    with pytest.raises(ValueError, match=r"\(4, 6\) in the file, \(4, 5\) here"):
+        other_shape.load_added(tmp_path / "a")
+    assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
+
+
+def test_without_safetensors_the_extra_is_named(tmp_path, monkeypatch):
+    vae, x = trained()
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(ImportError, match=r"vae2aef\[safetensors\]"):
+        wrap(vae, x).save_added(tmp_path / "a")
