@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vae2aef.chain import Site
+from vae2aef.modes import parameters
 from vae2aef.parts import VAEParts
 from vae2aef.program import VAEProgram
 
@@ -119,9 +120,9 @@ class Wrapper(nn.Module):
 
     def added_parameters(self) -> Iterator[nn.Parameter]:
         """Yield the parameters that are not the VAE's, for `optimizer.add_param_group`."""
-        own = {id(p) for p in self.vae.parameters()} if isinstance(self.vae, nn.Module) else set()
-        own |= {id(p) for p in self.outside.parameters()}
-        return (p for p in self.parameters() if id(p) not in own)
+        own = {id(p) for p in parameters(self.vae)} if isinstance(self.vae, nn.Module) else set()
+        own |= {id(p) for p in parameters(self.outside)}
+        return (p for p in parameters(self) if id(p) not in own)
 
     def added_by_part(self) -> dict[str, list[nn.Parameter]]:
         """Return the added parameters by the part they belong to: core, core_flow, prior, likelihood, preprocess."""

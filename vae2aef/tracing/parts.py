@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vae2aef.batch import Batch
 from vae2aef.errors import WrapError
+from vae2aef.modes import modules
 from vae2aef.parts import MIN_SCALE, Decoded, Posterior, VAEParts
 from vae2aef.protocols import Place
 from vae2aef.tensors import at_least_float32, sum_event
@@ -74,7 +75,7 @@ class TracedParts(VAEParts):
 
     def decode(self, z: Tensor, *cond: Any, **kwargs: Any) -> Decoded:
         """See `VAEParts.decode`. The encoder runs on placeholder data, without effect on the result."""
-        rows = 1 if self.lean and not any(m.training for m in self.vae.modules()) else z.shape[0]
+        rows = 1 if self.lean and not any(m.training for m in modules(self.vae)) else z.shape[0]
         x = self.placeholder.to(z).expand(rows, *self.placeholder.shape[1:])
         with own_buffers(self.vae):
             return self.follow(x.clone(), cond, kwargs, replacement=z)[1]
@@ -157,7 +158,7 @@ def awake(vae: nn.Module, names: Sequence[str]) -> Iterator[None]:
 @contextlib.contextmanager
 def own_buffers(vae: nn.Module) -> Iterator[None]:
     """Let modules in training mode work on copies of their buffers, so that the pass leaves no trace in them."""
-    saved = [(m, dict(m._buffers)) for m in vae.modules() if m.training and m._buffers]
+    saved = [(m, dict(m._buffers)) for m in modules(vae) if m.training and m._buffers]
     for m, buffers in saved:
         m._buffers.update({name: None if b is None else b.detach().clone() for name, b in buffers.items()})
     try:

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vae2aef.aef import AEF
+from vae2aef.modes import modules
 from vae2aef.parts import VAEParts
 from vae2aef.registry import unwrap
 from vae2aef.wrapping.contract import prove
@@ -151,7 +152,7 @@ def wrap(
 
 def _outside(vae: Any, parts: VAEParts) -> dict[str, nn.Module]:
     """Modules among the parts that are not inside `vae`, so that they are trained, moved and saved."""
-    inside = {id(m) for m in vae.modules()} if isinstance(vae, nn.Module) else set()
+    inside = {id(m) for m in modules(vae)} if isinstance(vae, nn.Module) else set()
     found = {f"beside_{i}": module for i, module in enumerate(parts.beside)}
     for name in ("encoder", "decoder"):
         part = getattr(parts, name, None)
