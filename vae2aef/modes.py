@@ -98,7 +98,8 @@ def untouched(*outermost: nn.Module) -> Iterator[None]:
     Buffers are written back where they have changed, and are the same tensors before, inside and afterwards. Lists,
     dicts and sets among the attributes get their contents back. What other objects keep is theirs.
     """
-    every = list({id(m): m for module in outermost for m in modules(module)}.values())
+    found = {id(m): m for module in outermost for m in modules(module)}
+    every = [m for m in found.values() if not isinstance(m, torch.jit.ScriptModule)]  # whose attributes are fixed
     saved = [(m, dict(m.__dict__), dict(m._buffers)) for m in every]
     kept = [(b, b.detach().clone()) for _, _, own in saved for b in own.values() if b is not None]
     contents = [pair for _, attributes, _ in saved for name, value in attributes.items()
@@ -152,16 +153,16 @@ def own_random_state(device: torch.device) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def own_random_states(device: torch.device) -> Iterator[Callable[[], None]]:
+def own_random_states(device: torch.device) -> Iterator[Callable[[int], None]]:
     """Leave the random states of torch, Python and NumPy as they were; gives a function that seeds all three."""
     numpy = sys.modules.get("numpy")
     state, arrays = random.getstate(), None if numpy is None else numpy.random.get_state()
 
-    def seed() -> None:
-        torch.manual_seed(0)
-        random.seed(0)
+    def seed(number: int) -> None:
+        torch.manual_seed(number)
+        random.seed(number)
         if numpy is not None:
-            numpy.random.seed(0)
+            numpy.random.seed(number)
 
     with own_random_state(device):
         try:

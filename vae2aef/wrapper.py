@@ -156,7 +156,8 @@ class Wrapper(nn.Module):
             TypeError: if the encoder or decoder was given as a function that holds a module, such as
                 `lambda x: vae.encode(x)`.
         """
-        for name, part in vars(self.parts).items():
+        prior = getattr(getattr(self, "prior", None), "function", None)
+        for name, part in {**vars(self.parts), "prior": prior}.items():
             if isinstance(part, FunctionType) and any(isinstance(held, nn.Module) for held in _holds(part)):
                 raise TypeError(
                     f"cannot copy this AEF: its {name} is a function that holds a module, and the copy's {name} would "

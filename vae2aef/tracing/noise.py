@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from vae2aef.errors import WrapError
+from vae2aef.parts import MIN_SCALE
 
 GAUSSIAN = {torch.randn, torch.randn_like, torch.normal, torch.Tensor.normal_}
 NOT_GAUSSIAN = {
@@ -157,10 +158,20 @@ class Follow(TorchFunctionMode):
             return result.detach_().copy_(new) if in_place else new.clone()
         one = torch.ones_like(result)
         (self.scale,) = torch.autograd.grad(result, self.u, one, create_graph=self.grad, retain_graph=True)
+        result = self._lift(result, in_place)
         if not self.grad:
             result = result.detach_() if in_place else result.detach()
         self.z, self.done = result.clone(), True
         return result
+
+    def _lift(self, result: Tensor, in_place: bool) -> Tensor:
+        """Give z the floor of the scale, where dz/du is below it: that of the log-determinant."""
+        low = (self.scale >= 0) & (self.scale < MIN_SCALE)
+        if not bool(low.any()):
+            return result
+        more = torch.where(low, (MIN_SCALE - self.scale) * self.u, 0.0).to(result.dtype)
+        self.scale = torch.where(low, MIN_SCALE, self.scale)
+        return result.add_(more) if in_place else result + more
 
     def _is_alias(self, t: Tensor) -> bool:
         """Whether `t` is the draw in another object, cut from the graph: by `Variable(...)`, `.data`, `.detach()`."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vae2aef.batch import Batch
 from vae2aef.errors import WrapError
 from vae2aef.modes import modules
-from vae2aef.parts import MIN_SCALE, Decoded, Posterior, VAEParts
+from vae2aef.parts import Decoded, Posterior, VAEParts
 from vae2aef.protocols import Place
 from vae2aef.tensors import at_least_float32, sum_event
 from vae2aef.tracing.noise import Follow, LatentCall
@@ -36,6 +36,8 @@ class TracedParts(VAEParts):
         lean: whether decoding works with one row of placeholder data for any number of latents.
         output: what to make of forward's output, inside the same pass: then all of it is read as by a decoder.
     """
+
+    known, decoder_scale = False, None
 
     def __init__(
         self,
@@ -130,7 +132,7 @@ class OnePass:
 def _posterior(follow: Follow) -> Posterior:
     """Read location and scale from a pass; a scale that is not positive becomes NaN, which the loss reports."""
     z, scale, u = at_least_float32(follow.z), at_least_float32(follow.scale), follow.u
-    return Posterior(z - scale * u, torch.where(scale < 0, torch.nan, scale).clamp(min=MIN_SCALE))
+    return Posterior(z - scale * u, torch.where(scale < 0, torch.nan, scale))
 
 
 def _cloned(value: Any) -> Any:

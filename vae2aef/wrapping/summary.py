@@ -47,6 +47,7 @@ def summarise(
     lines = [
         f"AEF of {type(vae).__name__}: data {tuple(seen.event_shape)}, latent {latent}",
         *(f"  taken from the VAE: {line}" for line in parts.taken),
+        *([f"  encoder and decoder: {parts.compared}"] if parts.compared else []),
         *_prior_lines(parts, prior, options),
         *(f"  assumed: {line}" for line in parts.assumed),
         *_likelihood_lines(seen, likelihood, option),
@@ -90,5 +91,5 @@ def _likelihood_lines(seen: Seen, likelihood: nn.Module | None, option: Any) -> 
         lines.append(f"  assumed: residual scale starts at {seen.spread:.3g}, the standard deviation of the example")
     unused = seen.scale_range is not None and isinstance(likelihood, Scaled) and likelihood.kind != "decoder"
     if unused:
-        lines.append('  assumed: the decoder\'s second output is not used; residual="decoder" takes it as a scale')
+        lines.append("  assumed: the decoder's second output is not used; decoder_scale= takes it as a scale")
     return lines
