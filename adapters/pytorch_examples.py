@@ -53,7 +53,7 @@ def adapt(vae: Any, x: Tensor, *cond: Any, encoder_scale: str | None = None, **k
         raise WrapError(
             f'encoder_scale="{encoder_scale}", but {type(vae).__name__}.reparameterize treats the second output as '
             f'"{measured}" (measured with one noise at two values); ',
-            "leave encoder_scale out",
+            f'Pass encoder_scale="{measured}"',
         )
     scale = measured or encoder_scale
     parts = CallableParts(vae.encode, vae.decode, str(scale), flatten=flatten)

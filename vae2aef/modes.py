@@ -100,20 +100,28 @@ def untouched(*outermost: nn.Module) -> Iterator[None]:
     """
     found = {id(m): m for module in outermost for m in modules(module)}
     every = [m for m in found.values() if not isinstance(m, torch.jit.ScriptModule)]  # whose attributes are fixed
-    saved = [(m, dict(m.__dict__), dict(m._buffers)) for m in every]
-    kept = [(b, b.detach().clone()) for _, _, own in saved for b in own.values() if b is not None]
-    contents = [pair for _, attributes, _ in saved for name, value in attributes.items()
-                if name not in _TORCHS_OWN for pair in _contents(value, DEPTH)]  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        for m in every:
+            stack.enter_context(_attributes_kept(m))
+        yield
+
+
+@contextlib.contextmanager
+def _attributes_kept(m: nn.Module) -> Iterator[None]:
+    """Leave one module as it was, without those inside it."""
+    attributes, buffers = dict(m.__dict__), dict(m._buffers)
+    values = [(b, b.detach().clone()) for b in buffers.values() if b is not None]
+    own = [value for name, value in attributes.items() if name not in _TORCHS_OWN]
+    contents = [pair for value in own for pair in _contents(value, DEPTH)]
     try:
         yield
     finally:
-        for m, attributes, buffers in saved:
-            m.__dict__.clear()
-            m.__dict__.update(attributes)
-            m._buffers.clear()
-            m._buffers.update(buffers)
+        m.__dict__.clear()
+        m.__dict__.update(attributes)
+        m._buffers.clear()
+        m._buffers.update(buffers)
         with torch.no_grad():
-            for buffer, value in kept:
+            for buffer, value in values:
                 if not torch.equal(buffer, value):  # batch normalisation does not count its changes as versions
                     buffer.copy_(value)
         for container, items in contents:

@@ -58,6 +58,7 @@ class TracedParts(VAEParts):
         self.awake = awake
         self.lean = lean
         self.output = output
+        self.floor = 0.0
 
     def infer(self, x: Tensor, *cond: Any, **kwargs: Any) -> "OnePass":
         """See `VAEParts.infer`: the pass waits for u, and then encodes and decodes at once."""
@@ -92,7 +93,7 @@ class TracedParts(VAEParts):
             with torch.inference_mode(False), torch.no_grad():
                 x, u, replacement, cond, kwargs = _cloned((x, u, replacement, cond, kwargs))
                 return self.follow(x, cond, kwargs, u, replacement)
-        follow = Follow(u, self.latent_call, replacement)
+        follow = Follow(u, self.latent_call, replacement, self.floor)
         training = self.vae.training
         with awake(self.vae, self.awake), follow:
             out = self.vae(x, *cond, **kwargs)

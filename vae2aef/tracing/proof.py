@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from vae2aef.batch import Batch
 from vae2aef.errors import WrapError, describe
 from vae2aef.modes import evaluation_mode, in_mode, named_modules, own_random_state, parameters, untouched
+from vae2aef.parts import MIN_SCALE
 from vae2aef.tracing.decide import Observation, Refusal
 from vae2aef.tracing.noise import Follow
 from vae2aef.tracing.observe import Entry, find_awake, observe, refusing
@@ -67,6 +68,7 @@ def trace(
                 with refusing("a pass with its noise replaced"):
                     _prove(parts, seen, batch.head(ROWS))
             _prove_training(parts, seen, batch.head(TRAINING_ROWS), draws, entry)
+            parts.floor = MIN_SCALE  # what was proved is forward as it is
     except Refusal as reason:
         # What went wrong inside the user's code, if it did, is shown as the cause.
         listed = "; ".join(map(str, draws)) or "none"

@@ -107,7 +107,7 @@ def _conditions(probe: Probe, batch: Batch, raw: Tensor) -> None:
 
 
 def _is_data(c: Any, *data: Tensor) -> bool:
-    """Whether a condition equals the data, as they are given or as the VAE sees them; one value a row may be a label."""
+    """Whether a condition equals the data, as given or as the VAE sees them; one value a row may be a label."""
     shaped = [x for x in data if isinstance(c, Tensor) and c.numel() == x.numel() and c.shape[:1] == x.shape[:1]]
     return any(x[:1].numel() > 1 and torch.equal(c.reshape(x.shape).to(x), x) for x in shaped)
 

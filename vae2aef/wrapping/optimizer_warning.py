@@ -69,16 +69,7 @@ class _Watch:
         missing = [p for p in added if id(p) not in self.held]
         self.done = not missing or self.steps[id(optimizer)] > 1
         if missing and self.done:
-            ids = set(map(id, missing))
-            names = sorted(name for name, some in aef.added_by_part().items() if any(id(p) in ids for p in some))
-            warnings.warn(
-                f"{type(optimizer).__name__} trains the VAE but not {len(missing)} parameters that the AEF has added "
-                f"({', '.join(names)}): make the optimizer from aef.parameters() after wrapping, or call "
-                'optimizer.add_param_group({"params": list(aef.added_parameters())}). If they are to stay as they '
-                "are, set requires_grad_(False) on them",
-                OptimizerWarning,
-                stacklevel=4,
-            )
+            _warn(optimizer, aef, missing)
 
     def _concerned(self, aef: "AEF", added: list[Any], held: set[int]) -> bool:
         """Whether an optimizer trains this AEF: not a discriminator, nor another AEF of the same VAE."""
@@ -90,6 +81,19 @@ class _Watch:
         if any(not held.isdisjoint(map(id, other.added_parameters())) for other in others):
             return False
         return any(p.grad is not None for p in added)  # by a loss of this AEF
+
+
+def _warn(optimizer: Optimizer, aef: "AEF", missing: list[Any]) -> None:
+    ids = set(map(id, missing))
+    names = sorted(name for name, some in aef.added_by_part().items() if any(id(p) in ids for p in some))
+    warnings.warn(
+        f"{type(optimizer).__name__} trains the VAE but not {len(missing)} parameters that the AEF has added "
+        f"({', '.join(names)}): make the optimizer from aef.parameters() after wrapping, or call "
+        'optimizer.add_param_group({"params": list(aef.added_parameters())}). If they are to stay as they '
+        "are, set requires_grad_(False) on them",
+        OptimizerWarning,
+        stacklevel=5,
+    )
 
 
 _watches: list[_Watch] = []

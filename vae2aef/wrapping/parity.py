@@ -1,5 +1,6 @@
 """Hold parts, however they came, against the VAE's own forward: of the same noise, the same z and the same output."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -70,6 +71,7 @@ class _Comparison:
         self.vae, self.parts, self.batch, self.given, self.seen = vae, parts, batch, given, seen
         self.posterior = parts.encode(batch.x, *batch.cond, **batch.kwargs)
         self.name = type(vae).__name__
+        self.kind = parts.encoder_scale if isinstance(parts, CallableParts) else ""
 
     def verdict(self) -> str:
         """See `compare_with_forward`."""
@@ -84,11 +86,11 @@ class _Comparison:
         self.mean = self.decode(self.z)
         shaped = [v for v in self.seen.outputs if alike(v, self.mean)] if isinstance(self.mean, Tensor) else []
         same_z = self.is_latent(self.z)
-        same_output = any(self.is_output(v) for v in shaped)
+        same_output = any(self.is_output(v, self.mean) for v in shaped)
         if same_z and (same_output or not shaped):
             what = "this z" if not shaped else "this z and this output"
             return f"compared: of the same noise, its own forward makes {what}"
-        if same_output and not self.other_scale() and self.moves():
+        if same_output and not any(self.latents()) and self.moves():
             return "compared: of the same noise, its own forward makes this output"
         if self.is_random():
             return "not compared with its forward, which is random beyond its draw"
@@ -102,20 +104,24 @@ class _Comparison:
         """Whether forward has made this z."""
         return any(alike(t, z) and close(at_least_float32(t).reshape(z.shape), z) for t in self.seen.latents)
 
-    def is_output(self, value: Tensor) -> bool:
+    def is_output(self, value: Tensor, mean: Tensor) -> bool:
         """Whether forward's output is the decoder's, or, if somebody wrote the decoder, of the same meaning."""
-        value = at_least_float32(value).reshape(self.mean.shape)
+        value = at_least_float32(value).reshape(mean.shape)
         written = self.given.get("decoder") is not None or not isinstance(self.parts, CallableParts)
-        return close(value, self.mean) or (written and of_one_order(value, self.mean))
+        return close(value, mean) or (written and of_one_order(value, mean))
 
-    def other_scale(self) -> str | None:
-        """Return what the encoder's second output is, if z then is forward's."""
+    def latents(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield those of z, and of what it would be for another kind of scale, that forward has made; and the kind."""
+        if self.is_latent(self.z):
+            yield self.kind, self.z
         if not isinstance(self.parts, CallableParts):
-            return None
+            return
         x = self.batch.x.flatten(1) if self.parts.flatten else self.batch.x
         loc, raw = two_tensors(self.parts.encoder(x, *self.batch.cond, **self.batch.kwargs))
-        others = (kind for kind in SCALES if kind != self.parts.encoder_scale)
-        return next((kind for kind in others if self.is_latent(loc + to_scale(raw, kind) * self.u)), None)
+        for kind in SCALES:
+            z = loc + to_scale(raw, kind) * self.u
+            if kind != self.kind and self.is_latent(z):
+                yield kind, z
 
     def moves(self) -> bool:
         """Whether the decoder's output depends on z at all."""
@@ -130,20 +136,19 @@ class _Comparison:
 
     def refusal(self, same_z: bool, shaped: list[Tensor]) -> WrapError:
         """Say in what they differ, and what to pass."""
-        kind = self.other_scale()
-        if kind is not None:
-            said = self.parts.encoder_scale if isinstance(self.parts, CallableParts) else ""
-            return WrapError(
-                f'encoder_scale="{said}", but the forward of {self.name} takes the second output as "{kind}"; ',
-                f'Pass encoder_scale="{kind}"',
-            )
-        later = next((t for t in reversed(self.seen.latents) if self.is_decoded(t, shaped)), None)
-        if later is not None and same_z:
-            return WrapError(
-                f"the forward of {self.name} maps z = loc + scale * u further before it decodes it, and the encoder "
-                "says nothing of that: a posterior flow, or a projection, would be lost. ",
-                self.traced() or self.with_flow(later),
-            )
+        for kind, z in self.latents():
+            if kind != self.kind and (not shaped or any(self.is_output(v, self.decode(z)) for v in shaped)):
+                return WrapError(
+                    f'encoder_scale="{self.kind}", but the forward of {self.name} takes that output as "{kind}"; ',
+                    f'Pass encoder_scale="{kind}"',
+                )
+            later = next((t for t in reversed(self.seen.latents) if self.is_decoded(t, z, shaped)), None)
+            if later is not None:
+                return WrapError(
+                    f"the forward of {self.name} maps z = loc + scale * u further before it decodes it, and the "
+                    "encoder says nothing of that: a posterior flow, or a projection, would be lost. ",
+                    self.traced() or self.with_flow(kind, z, later),
+                )
         if not same_z:
             return WrapError(
                 f"of the same noise, the forward of {self.name} makes another z than loc + scale * u of the encoder. ",
@@ -156,15 +161,15 @@ class _Comparison:
             self.traced() or self.alone(),
         )
 
-    def is_decoded(self, latent: Tensor, shaped: list[Tensor]) -> bool:
-        """Whether forward's output is the decoder's for a later latent."""
-        if not alike(latent, self.z) or close(at_least_float32(latent).reshape(self.z.shape), self.z):
+    def is_decoded(self, latent: Tensor, z: Tensor, shaped: list[Tensor]) -> bool:
+        """Whether forward's output is the decoder's for a latent that is not z."""
+        if not alike(latent, z) or close(at_least_float32(latent).reshape(z.shape), z):
             return False
         try:
-            mean = self.decode(at_least_float32(latent).reshape(self.z.shape))
+            mean = self.decode(at_least_float32(latent).reshape(z.shape))
         except Exception:  # it is no latent
             return False
-        return any(close(at_least_float32(v).reshape(mean.shape), mean) for v in shaped)
+        return any(self.is_output(v, mean) for v in shaped)
 
     # ------------------------------------------------------------------ remedies
 
@@ -182,16 +187,15 @@ class _Comparison:
         more = f", output=lambda out: out{path}" if by_adapter else ""
         return f"Pass encoder=None, decoder=None, encoder_scale=None{more}"
 
-    def with_flow(self, later: Tensor) -> str:
+    def with_flow(self, kind: str, before: Tensor, later: Tensor) -> str:
         """Return the line that hands over the flow: a module that makes the later latent of z, and its log|det|."""
         general = "Pass encoder=lambda x: vae2aef.Posterior(loc, scale, flow), where flow(z) returns (z, log|det|)"
-        kind = self.parts.encoder_scale if isinstance(self.parts, CallableParts) else ""
         name = next((name for name in ("encode", "encoder") if callable(getattr(self.vae, name, None))), None)
         for path, module in named_modules(self.vae):
             if name is None or kind not in WRITTEN or not path or not has_forward(module):
                 continue
             try:
-                z, change = module(self.z.clone())
+                z, change = module(before.clone())
             except Exception:  # it maps something else
                 continue
             if alike(z, later) and close(z, later.reshape(z.shape)) and change.shape == z.shape[:1]:
