@@ -180,7 +180,10 @@ def _keepers(probe: Probe) -> list[Any]:
     """Return the modules that keep statistics of the batch: those whose own buffers change in training mode."""
     every = [m for owner in probe.owners for m in modules(owner)]
     before = [{k: b.clone() for k, b in m._buffers.items() if b is not None} for m in every]
-    probe.decode(probe.z, probe.batch, probe.infer(probe.batch))
+    state = probe.infer(probe.batch)
+    if hasattr(state, "push"):  # of a traced forward this is the pass, and `decode` leaves no trace in buffers
+        state.push(torch.zeros_like(probe.z["z"]))
+    probe.decode(probe.z, probe.batch, state)
     pairs = zip(every, before, strict=True)
     batch_norm = torch.nn.modules.batchnorm._BatchNorm
     return [

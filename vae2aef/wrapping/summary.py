@@ -1,5 +1,6 @@
 """What `print(aef)` says of how it was made."""
 
+import inspect
 from typing import Any
 
 from torch import nn
@@ -64,6 +65,8 @@ def _name(option: Any) -> str:
         return " + ".join(map(_name, option))
     if isinstance(option, dict):
         return ", ".join(f"{name}: {_name(value)}" for name, value in option.items())
+    if inspect.isroutine(option):
+        return option.__name__
     return f"{option:g}" if isinstance(option, (int, float)) else type(option).__name__
 
 
