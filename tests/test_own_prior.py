@@ -94,7 +94,7 @@ def test_a_function_in_the_place_of_a_prior():
     aef = vae2aef.wrap(vae, example=x, prior=vae.log_p_z, noise=0.3)
     assert "added: core linear, core flow coupling, residual learned, prior log_p_z" in repr(aef)
     assert aef.log_prob(x, num_samples=300, seed=0).value.isfinite().all()  # without draws from the prior
-    with pytest.raises(ValueError, match="given as a function of z, from which nothing can be sampled"):
+    with pytest.raises(ValueError, match=r"given as a function of z, from which nothing can be sampled"):
         aef.sample(3)
     twin = copy.deepcopy(aef)
     assert twin.prior.function.__self__ is twin.vae
@@ -105,7 +105,7 @@ def test_a_function_in_the_place_of_a_prior():
     with pytest.raises(vae2aef.WrapError, match=r"`prior`: expected log_prob of shape \(4,\) for 4 rows, got"):
         vae2aef.wrap(vae, example=x, prior=lambda z: -0.5 * z.square())
     outside = torch.randn(LATENT, requires_grad=True)
-    with pytest.raises(vae2aef.WrapError, match="trainable tensors .* not in aef.parameters"):
+    with pytest.raises(vae2aef.WrapError, match=r"trainable tensors .* not in aef\.parameters"):
         vae2aef.wrap(vae, example=x, prior=lambda z: (z * outside).sum(1))
 
 
