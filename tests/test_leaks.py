@@ -116,6 +116,16 @@ def test_a_condition_that_equals_the_data_is_named(preprocess):
     assert vae2aef.wrap(Told(), example=(x, x + 0.1), **options)(x, x + 0.1).isfinite()
 
 
+def test_a_condition_that_equals_the_data_in_a_traced_forward():
+    class Added(Plain):
+        def forward(self, x: Tensor, c: Tensor) -> Any:
+            return super().forward(x)[0] + c
+
+    x = data()
+    refused(Added(), "^condition 1 equals the data, and the decoder's output moves", (x, x.clone()))
+    assert vae2aef.wrap(Added(), example=(x, 0.5 * x))(x, 0.5 * x).isfinite()
+
+
 def test_a_target_that_the_decoder_does_not_see_may_be_the_data():
     class WithTarget(Plain):
         def forward(self, x: Tensor, target: Tensor) -> Any:

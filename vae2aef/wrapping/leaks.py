@@ -119,7 +119,7 @@ def _without_effect(probe: Probe, what: str, changed: Batch) -> None:
         raise WrapError(
             f"{what} equals the data, and the decoder's output moves with it: there is no density of x given z in a "
             "decoder that is told x. ",
-            "Pass what is known of a datum beside z (a label), or example=x alone",
+            "Leave it out of example=, or give in its place what is known of a datum beside z (a label)",
         )
 
 
