@@ -131,6 +131,52 @@ def test_the_decoders_second_output_is_what_it_is_said_to_be(kind):
     torch.testing.assert_close(aef.parts.decode(z).scale, scale)
 
 
+class Negative(zoo_wild.TwoOutputs):
+    """Its second output is a log variance, and negative; without a forward."""
+
+    forward = nn.Module.forward
+
+    def decode(self, z: Tensor) -> Any:
+        mean = self.tail(z)
+        return mean, -0.1 * mean.square() - 1
+
+
+class Described(Negative):
+    """The same, whose adapter knows that."""
+
+
+class DescribedParts(vae2aef.VAEParts):
+    def __init__(self, vae: Described) -> None:
+        self.vae = vae
+
+    def encode(self, x: Tensor) -> vae2aef.Posterior:
+        return vae2aef.Posterior(*self.vae.posterior(x))
+
+    def decode(self, z: Tensor) -> vae2aef.Decoded:
+        mean, log_var = self.vae.decode(z)
+        return vae2aef.Decoded(mean, (0.5 * log_var).exp())
+
+
+vae2aef.register_adapter(f"{Described.__module__}.Described")(lambda vae, x, **kwargs: DescribedParts(vae))
+
+
+@pytest.mark.parametrize(
+    ("cls", "said", "match"),
+    [
+        (Negative, "std", 'decoder_scale="std", but on the example .* is not positive'),
+        (Described, "log_var", 'decoder_scale="log_var", but DescribedParts knows it to be a "std"'),
+    ],
+)
+def test_the_lines_about_a_decoder_scale_work(cls, said, match):
+    vae, x = cls(), data()
+    options = {"encoder_scale": "log_var", "decoder_scale": said, "likelihood": "decoder"}
+    aef = followed(refused(vae, match, x, **options), vae, x, **options)
+    terms = aef(x, terms=True)
+    mean, log_var = vae.decode(terms.z)
+    expected = torch.distributions.Normal(mean, (0.5 * log_var).exp()).log_prob(x).flatten(1).sum(1)
+    torch.testing.assert_close(terms.residual, expected)
+
+
 # ---------------------------------------------------------------------- forward parity
 
 
