@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vae2aef.adapters._common import refusal
 from vae2aef.adapters.nvae_likelihood import Likelihood, has_probability
+from vae2aef.modes import modules
 from vae2aef.parts import Decoded, Posterior
 from vae2aef.program import Gaussian, VAEProgram
 from vae2aef.protocols import Place
@@ -171,7 +172,7 @@ def adapt(vae: Any, x: Tensor, *cond: Any, **kwargs: Any) -> NVAEProgram:
             f"its data are in [0, 1], and the example ranges from {x.min():.4g} to {x.max():.4g}",
             "Scale them to [0, 1]; the model itself makes 2 x - 1 of them",
         )
-    if any(getattr(m, "data_init", False) and not m.init_done for m in vae.modules()):
+    if any(getattr(m, "data_init", False) and not m.init_done for m in modules(vae)):
         raise refusal(
             vae,
             "its layers with data_init set their weights by the first batch they see, and wrapping would be that batch",

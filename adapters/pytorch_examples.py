@@ -6,10 +6,7 @@ a log variance from a log standard deviation, a standard deviation or a variance
 left to tracing.
 """
 
-import ast
-import inspect
 import math
-import sys
 from typing import Any
 
 import torch
@@ -18,21 +15,14 @@ from torch import Tensor
 from vae2aef.errors import WrapError
 from vae2aef.parts import SCALES, CallableParts, two_tensors
 from vae2aef.registry import register_adapter
+from vae2aef.wrapping.trained_with import has_methods, trained_with
 from vae2aef.wrapping.trial import trial
 
 DRAWS, SIZE = 2**18, 0.02
 """How many draws are compared, and how far from 1 their root mean square may be: ten times its standard error."""
 
 
-LOSSES = {"binary_cross_entropy": "bernoulli", "binary_cross_entropy_with_logits": "bernoulli_logits"}
-
-
-def has_methods(vae: Any) -> bool:
-    """Whether an object has callable `encode`, `reparameterize` and `decode`."""
-    return all(callable(getattr(vae, name, None)) for name in ("encode", "reparameterize", "decode"))
-
-
-@register_adapter(matches=has_methods)
+@register_adapter(matches=has_methods, style=True)
 def adapt(vae: Any, x: Tensor, *cond: Any, encoder_scale: str | None = None, **kwargs: Any) -> CallableParts | None:
     """Read the parts of such a VAE.
 
@@ -63,7 +53,7 @@ def adapt(vae: Any, x: Tensor, *cond: Any, encoder_scale: str | None = None, **k
         raise WrapError(
             f'encoder_scale="{encoder_scale}", but {type(vae).__name__}.reparameterize treats the second output as '
             f'"{measured}" (measured with one noise at two values); ',
-            "leave encoder_scale out",
+            f'Pass encoder_scale="{measured}"',
         )
     scale = measured or encoder_scale
     parts = CallableParts(vae.encode, vae.decode, str(scale), flatten=flatten)
@@ -78,24 +68,6 @@ def adapt(vae: Any, x: Tensor, *cond: Any, encoder_scale: str | None = None, **k
 
 def _says(likelihood: str | None) -> str:
     return "its output taken as the mean of the data" if likelihood is None else f"with the loss of a {likelihood}"
-
-
-def trained_with(vae: Any) -> str | None:
-    """Return the likelihood in the `loss_function` beside a class, as in `vae/main.py`; None if there is none."""
-    module = sys.modules.get(type(vae).__module__)
-    loss = getattr(module, "loss_function", None)
-    names = _names_to_come(module) if loss is None else getattr(getattr(loss, "__code__", None), "co_names", ())
-    return next((LOSSES[name] for name in names if name in LOSSES), None)
-
-
-def _names_to_come(module: Any) -> list[str]:
-    """Return the names in the `loss_function` that a script will only define further down, as `vae/main.py` does."""
-    try:
-        script = ast.parse(inspect.getsource(module))
-    except (OSError, TypeError, SyntaxError):  # a notebook has no source
-        return []
-    losses = [step for step in script.body if isinstance(step, ast.FunctionDef) and step.name == "loss_function"]
-    return [node.attr for loss in losses for node in ast.walk(loss) if isinstance(node, ast.Attribute)]
 
 
 def _encode(vae: Any, x: Tensor, cond: tuple, kwargs: dict[str, Any]) -> tuple[Any, bool]:

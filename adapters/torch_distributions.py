@@ -37,9 +37,11 @@ class DistributionParts(VAEParts):
 
     Args:
         encoder: `encoder(x, *cond)` returns Normal, MultivariateNormal, either in Independent, or a
-            TransformedDistribution over these.
+            TransformedDistribution over these; or a `vae2aef.Posterior`, whose transform may be any flow.
         decoder: `decoder(z, *cond)` returns the mean, (mean, scale), or the distribution of x.
     """
+
+    known, decoder_scale = False, None
 
     def __init__(self, encoder: Callable[..., Any], decoder: Callable[..., Any]) -> None:
         self.encoder = encoder
@@ -67,6 +69,8 @@ def read_posterior(out: Any) -> Posterior:
             the shape.
     """
     out = inner(out)
+    if isinstance(out, Posterior):
+        return out._replace(loc=at_least_float32(out.loc), scale=to_scale(out.scale, "std"))
     if isinstance(out, Normal):
         return Posterior(at_least_float32(out.loc), to_scale(out.scale, "std"))
     if isinstance(out, (MultivariateNormal, LowRankMultivariateNormal)):
@@ -130,7 +134,7 @@ def by_draws(z: Tensor, like: Tensor) -> Tensor:
     return z.reshape(-1, *like.shape) if like.shape[0] else z.reshape(1, *z.shape)
 
 
-@register_adapter(matches=lambda vae: find_pair(vae) is not None)
+@register_adapter(matches=lambda vae: find_pair(vae) is not None, style=True)
 def adapt(vae: Any, x: Tensor, *cond: Any, encoder_scale: str | None = None, **kwargs: Any) -> VAEParts | None:
     """Read the parts, if the encoder returns a distribution; otherwise leave the VAE to others.
 
@@ -146,7 +150,7 @@ def adapt(vae: Any, x: Tensor, *cond: Any, encoder_scale: str | None = None, **k
             out = encoder(x, *cond, **kwargs)
         except Exception:  # whatever it is, the next adapter meets it too and knows better what to say
             return None
-        if not isinstance(out, Distribution):
+        if not isinstance(out, (Distribution, Posterior)):
             return None
         z = read_posterior(out).loc
         decoded = inner(decoder(z, *cond, **kwargs))

@@ -114,6 +114,7 @@ def aefs(
         SmallVAE(event, latent, own_scale=scale == "decoder"),
         example=example,
         encoder_scale="log_std",
+        decoder_scale="std" if scale == "decoder" else None,
         core_flow=make_flow(flow, numel(latent)),
         prior=None if prior is None else make_flow(prior, numel(latent)),
         residual=vae2aef.Residual(event, 0.7 if scale == "fixed" else scale, family),

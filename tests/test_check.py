@@ -82,9 +82,9 @@ def test_a_wrong_encoder_scale_is_found_by_the_forward_itself(said, right):
         vae.head.bias[zoo.LATENTS :] += 2
     report = vae2aef.check(vae, example=x, encoder=vae.split, decoder=vae.data, encoder_scale=said)
     if right is None:
-        assert report.ok and find(report, "confirmed: it is dz/du")
+        assert report.ok and find(report, "compared: of the same noise, its own forward makes this z and this output")
     else:
-        assert find(report, "forward uses another").fix == f'encoder_scale="{right}"'
+        assert find(report, "forward of .* takes that output as").fix == f'Pass encoder_scale="{right}"'
         assert not report.ok
 
 
@@ -94,7 +94,7 @@ def test_a_wrong_location_is_found():
         vae, example=x, encoder=lambda x: (vae.split(x)[0] + 1, vae.split(x)[1]), decoder=vae.data,
         encoder_scale="log_var",
     )  # fmt: skip
-    assert find(report, "location is not that").severity == "error"
+    assert find(report, "the forward of LogVar makes another z").severity == "error"
 
 
 def test_data_out_of_reach_of_a_sigmoid():
@@ -125,9 +125,12 @@ def test_rows_that_mix_and_outputs_that_are_random():
             return super().data(z - z.mean(0))
 
     vae, x = make(Mixing)
-    assert find(vae2aef.check(vae, example=x), "depends on the other rows").place == "encoder"
+    assert (
+        find(vae2aef.check(vae, example=x), "the encoder's location for one row moves with another").severity == "error"
+    )
     vae, x = make(MixingDecoder)
-    assert find(vae2aef.check(vae, example=x, **vae.described()), "depends on the other rows").place == "decoder"
+    report = vae2aef.check(vae, example=x, **vae.described())
+    assert find(report, "the decoder's mean for one row moves with another").severity == "error"
     vae, x = make(Random)
     report = vae2aef.check(vae, example=x, **vae.described())
     assert find(report, "random in eval mode").place == "decoder"
@@ -205,7 +208,7 @@ def test_conditions_and_adapters():
             return self.draw(loc, log_var)
 
     report = vae2aef.check(Example(), example=zoo.example(vae)[0])
-    assert find(report, "measured on reparameterize") and find(report, "confirmed: it is dz/du")
+    assert find(report, "forward with randn_like replaced") and find(report, "measured as dz/du")
 
 
 @pytest.mark.parametrize(
@@ -279,7 +282,7 @@ def test_nothing_is_changed():
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["mlp"], 0, "confirmed: it is dz/du"),
+        (["mlp"], 0, "compared: of the same noise"),
         (["zoo:Categorical"], 1, "ERROR vae: it cannot be wrapped"),
         (["zoo:NoSuchThing"], 2, "zoo has no NoSuchThing"),
         (["mlp", "--data", "nothing"], 2, "no such file"),

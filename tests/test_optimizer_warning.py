@@ -156,6 +156,30 @@ def test_evaluation_in_between_and_the_vae_alone() -> None:
         aef(X)
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["the first", "the second"])
+def test_of_two_models_of_one_vae_the_right_one_is_spoken_of(first: bool) -> None:
+    """Both hold the VAE's parameters; only one is trained, by an optimizer that leaves out what it has added."""
+    vae = VAE()
+    optimizer = torch.optim.Adam(vae.parameters())
+    aefs = wrapped(vae, prior="coupling"), wrapped(vae, core_flow="none")
+    trained = aefs[0] if first else aefs[1]
+    names = r"\(core, core_flow, likelihood, prior\)" if first else r"\(core, likelihood\)"
+    with pytest.warns(OptimizerWarning, match=names) as warned:
+        train(trained, optimizer)
+    assert len(warned) == 1
+
+
+def test_an_optimizer_of_one_of_two_models_is_complete() -> None:
+    """A warning would be an error: what the other has added is none of its business, though it was trained before."""
+    vae = VAE()
+    first, second = wrapped(vae), wrapped(vae)
+    train(first, torch.optim.Adam(first.parameters()))
+    third = wrapped(vae)  # by now the watch over the first has ended
+    third(X).backward()
+    train(second, torch.optim.Adam(second.parameters()))
+    train(first, torch.optim.Adam(first.parameters()))
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # from inside torch.compile
 @pytest.mark.skipif(torch.__version__ < "2.7", reason="Dynamo of torch 2.4 to 2.6 misses attributes of named tuples")
 def test_a_compiled_aef_is_watched_too() -> None:

@@ -57,6 +57,7 @@ def case(request: pytest.FixtureRequest, reference: dict[str, Tensor]) -> tuple[
         core=kind,
         core_flow="none",
         residual="decoder",
+        decoder_scale="std",
         preprocess=[vae2aef.Logit(0.05), standardize],
     ).double()
     if kind == "linear":

@@ -107,7 +107,7 @@ def test_output_says_what_is_what_within_the_trace():
     (x,) = zoo.example(vae)
     with pytest.raises(vae2aef.WrapError, match="several outputs are shaped like the data"):
         vae2aef.wrap(vae, example=x)
-    aef = vae2aef.wrap(vae, example=x, output=lambda out: out, likelihood="decoder")
+    aef = vae2aef.wrap(vae, example=x, output=lambda out: out, decoder_scale="std")
     z = torch.randn(5, 4)
     decoded = aef.parts.decode(z)
     torch.testing.assert_close(decoded.mean, vae.data(z))

@@ -201,16 +201,38 @@ def test_a_log_variance_in_the_place_of_the_decoder_scale(x, vae):
         mean = vae.decoder(z)
         return mean, mean - mean.detach().amax() - 0.5
 
-    match = r"second output ranges from -.* to -0.5 on the example.*pass decoder=lambda z: \(mean, scale\)"
-    refused(vae, match, example=x, decoder=decoder, residual="decoder")
-    refused(vae, match, example=x, decoder=decoder, residual=vae2aef.Residual((2, 3), "decoder", "laplace"))
+    match = (
+        r"what is the decoder's second output\? On the example it ranges from -.* to -0.5, .*Pass decoder_scale=, one"
+    )
+    for residual in ("decoder", vae2aef.Residual((2, 3), "decoder", "laplace")):
+        refused(vae, match, example=x, decoder=decoder, residual=residual)
+        wrong = 'decoder_scale="std", but.*is not positive.*Pass decoder_scale="log_var"$'
+        refused(vae, wrong, example=x, decoder=decoder, residual=residual, decoder_scale="std")
     aef = vae2aef.wrap(vae, example=x, encoder_scale="log_std", decoder=decoder)
-    assert 'assumed: the decoder\'s second output is not used; residual="decoder" takes it' in repr(aef)
+    assert "assumed: the decoder's second output is not used; decoder_scale= takes it" in repr(aef)
+
+
+@pytest.mark.parametrize("kind", ["std", "log_std", "var", "log_var"])
+def test_a_decoder_scale_is_what_it_is_said_to_be(x, vae, kind):
+    def decoder(z: Tensor) -> tuple[Tensor, Tensor]:
+        mean = vae.decoder(z)
+        return mean, torch.full_like(mean, 1.28)
+
+    aef = vae2aef.wrap(vae, example=x, encoder_scale="log_std", decoder=decoder, decoder_scale=kind)
+    scale = {"std": 1.28, "log_std": math.exp(1.28), "var": math.sqrt(1.28), "log_var": math.exp(0.64)}[kind]
+    terms = aef(x, terms=True)
+    expected = torch.distributions.Normal(terms.reconstruction, scale).log_prob(x).flatten(1).sum(1)
+    torch.testing.assert_close(terms.residual, expected)
+
+
+def test_a_decoder_scale_that_is_no_option_or_has_no_output(x, vae):
+    refused(vae, "expected decoder_scale to be one of 'std'.*'sigma'", example=x, decoder_scale="sigma")
+    refused(vae, "returned the mean alone", example=x, decoder_scale="std")
 
 
 def test_a_decoder_scale_that_turns_negative_later_is_named(x):
     vae = SmallVAE((2, 3), (3,), own_scale=True)
-    aef = vae2aef.wrap(vae, example=x, encoder_scale="log_std", residual="decoder")
+    aef = vae2aef.wrap(vae, example=x, encoder_scale="log_std", residual="decoder", decoder_scale="std")
     assert "second output is not used" not in repr(aef)
     assert aef(x).isfinite()
     aef.parts.decoder = lambda z: tuple(sign * t for sign, t in zip((1, -1), vae.decoder(z), strict=True))

@@ -313,6 +313,7 @@ class NormalDecoder(Base):
         return {
             **super().described(),
             "likelihood": "decoder",
+            "decoder_scale": "std",
             "decoder": lambda z: (data(z), torch.full_like(data(z), 0.7)),
         }
 

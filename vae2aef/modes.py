@@ -1,6 +1,13 @@
-"""The modes a model is run in: evaluation mode, torch's random state, inference mode."""
+"""The modes a model is run in: evaluation mode, random states, inference mode; and how it is left as it was.
 
+Nothing is called that a user's class may have overridden (`eval`, `train`, `modules`, `parameters`): a loss of pixyz,
+for one, has an `eval` that wants data.
+"""
+
+import collections
 import contextlib
+import random
+import sys
 from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -32,16 +39,113 @@ def _plain(value: Any) -> Any:
     return {name: _plain(item) for name, item in value.items()} if isinstance(value, dict) else value
 
 
+def named_modules(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Yield a module and all inside it, each once, with dotted names, as torch's own `named_modules` does."""
+    seen: set[int] = set()
+    todo = [(prefix, module)]
+    while todo:
+        name, m = todo.pop()
+        if id(m) in seen:
+            continue
+        seen.add(id(m))
+        yield name, m
+        inside = [(f"{name}.{key}" if name else key, child) for key, child in m._modules.items() if child is not None]
+        todo += reversed(inside)
+
+
+def modules(module: nn.Module) -> list[nn.Module]:
+    """Return a module and all inside it, each once."""
+    return [m for _, m in named_modules(module)]
+
+
+def named_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield all parameters of a module, each once, with dotted names."""
+    seen: set[int] = set()
+    for name, m in named_modules(module):
+        for key, p in m._parameters.items():
+            if p is not None and id(p) not in seen:
+                seen.add(id(p))
+                yield f"{name}.{key}" if name else key, p
+
+
+def parameters(module: nn.Module) -> list[nn.Parameter]:
+    """Return all parameters of a module, each once."""
+    return [p for _, p in named_parameters(module)]
+
+
 @contextlib.contextmanager
-def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Put every submodule in `eval()`, and back into its own mode afterwards."""
-    modes = [(m, m.training) for m in module.modules()]
-    module.eval()
+def in_mode(training: bool, module: nn.Module) -> Iterator[None]:
+    """Put every submodule in training or evaluation mode, and back into its own afterwards."""
+    modes = [(m, m.training) for m in modules(module)]
     try:
+        for m, _ in modes:
+            m.training = training
         yield
     finally:
         for m, mode in modes:
             m.training = mode
+
+
+def evaluation_mode(module: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Put every submodule in evaluation mode, and back into its own mode afterwards."""
+    return in_mode(False, module)
+
+
+@contextlib.contextmanager
+def untouched(*outermost: nn.Module) -> Iterator[None]:
+    """Leave modules as they were, whatever they keep in attributes, containers and buffers when they are run.
+
+    Buffers are written back where they have changed, and are the same tensors before, inside and afterwards. Lists,
+    dicts and sets among the attributes get their contents back. What other objects keep is theirs.
+    """
+    found = {id(m): m for module in outermost for m in modules(module)}
+    every = [m for m in found.values() if not isinstance(m, torch.jit.ScriptModule)]  # whose attributes are fixed
+    with contextlib.ExitStack() as stack:
+        for m in every:
+            stack.enter_context(_attributes_kept(m))
+        yield
+
+
+@contextlib.contextmanager
+def _attributes_kept(m: nn.Module) -> Iterator[None]:
+    """Leave one module as it was, without those inside it."""
+    attributes, buffers = dict(m.__dict__), dict(m._buffers)
+    values = [(b, b.detach().clone()) for b in buffers.values() if b is not None]
+    own = [value for name, value in attributes.items() if name not in _TORCHS_OWN]
+    contents = [pair for value in own for pair in _contents(value, DEPTH)]
+    try:
+        yield
+    finally:
+        m.__dict__.clear()
+        m.__dict__.update(attributes)
+        m._buffers.clear()
+        m._buffers.update(buffers)
+        with torch.no_grad():
+            for buffer, value in values:
+                if not torch.equal(buffer, value):  # batch normalisation does not count its changes as versions
+                    buffer.copy_(value)
+        for container, items in contents:
+            _refill(container, items)
+
+
+DEPTH = 3
+"""How far inside one another containers are looked into."""
+
+_CONTAINERS = (list, dict, set, collections.deque, collections.OrderedDict, collections.defaultdict)
+_TORCHS_OWN = frozenset(vars(nn.Module()))
+
+
+def _contents(value: Any, depth: int) -> list[tuple[Any, Any]]:
+    """Return the containers in an attribute with a copy of what they hold."""
+    if not depth or type(value) not in _CONTAINERS:
+        return []
+    inside = value.values() if isinstance(value, dict) else value
+    return [(value, value.copy()), *(pair for item in inside for pair in _contents(item, depth - 1))]
+
+
+def _refill(container: Any, items: Any) -> None:
+    container.clear()
+    container.extend(items) if isinstance(container, (list, collections.deque)) else container.update(items)
 
 
 @contextlib.contextmanager
@@ -54,3 +158,24 @@ def own_random_state(device: torch.device) -> Iterator[None]:
     else:
         with torch.random.fork_rng(devices=[device], device_type=device.type):
             yield
+
+
+@contextlib.contextmanager
+def own_random_states(device: torch.device) -> Iterator[Callable[[int], None]]:
+    """Leave the random states of torch, Python and NumPy as they were; gives a function that seeds all three."""
+    numpy = sys.modules.get("numpy")
+    state, arrays = random.getstate(), None if numpy is None else numpy.random.get_state()
+
+    def seed(number: int) -> None:
+        torch.manual_seed(number)
+        random.seed(number)
+        if numpy is not None:
+            numpy.random.seed(number)
+
+    with own_random_state(device):
+        try:
+            yield seed
+        finally:
+            random.setstate(state)
+            if numpy is not None:
+                numpy.random.set_state(arrays)

@@ -90,10 +90,16 @@ class VAEParts(abc.ABC):
         beside: modules of the VAE that are not inside it: trained, moved and saved with it.
         needs_rows: whether it cannot be run on an empty batch.
         output: applied to what the VAE returns for the data, before it is read; None for nothing.
+        known: whether an adapter was written for the VAE's class, so that what it does not read is not there.
+        compared: what came of comparing it with the VAE's own forward; empty if it is that.
+        decoder_scale: what its decoder's second output is, one of `SCALES`; None if it is not known.
     """
 
     prior: Any = None
     output: Callable[[Any], Any] | None = None
+    known: bool = True
+    compared: str = ""
+    decoder_scale: str | None = "std"
     likelihood: Any = None
     needs_rows: bool = False
     beside: tuple[nn.Module, ...] = ()
@@ -109,8 +115,11 @@ class VAEParts(abc.ABC):
         """Decode latents `(batch, *latent)`; conditions are handed on."""
 
     def decoded(self, out: Any) -> Decoded:
-        """Read what the VAE returned for the data, through `output`; see `to_decoded`."""
-        return to_decoded(out if self.output is None else self.output(out))
+        """Read what the VAE returned for the data, through `output`; see `to_decoded`. A scale becomes a "std"."""
+        decoded = to_decoded(out if self.output is None else self.output(out))
+        if decoded.scale is None or self.decoder_scale in (None, "std"):
+            return decoded
+        return decoded._replace(scale=to_scale(decoded.scale, str(self.decoder_scale)))
 
     def infer(self, x: Tensor, *cond: Any, **kwargs: Any) -> Any:
         """Run the bottom-up pass, once a datum, and return what `run` needs of it: tensors with the batch first."""
@@ -153,6 +162,8 @@ class CallableParts(VAEParts):
         WrapError: for an unknown `encoder_scale`, or outputs of another kind, when they are first seen.
     """
 
+    known, decoder_scale = False, None
+
     def __init__(
         self,
         encoder: Callable[..., Any],
@@ -160,10 +171,7 @@ class CallableParts(VAEParts):
         encoder_scale: str,
         flatten: bool = False,
     ) -> None:
-        if encoder_scale not in SCALES:
-            raise WrapError(
-                f"expected encoder_scale to be one of {', '.join(map(repr, SCALES))}; got {encoder_scale!r}"
-            )
+        require_scale("encoder_scale", encoder_scale)
         self.encoder = encoder
         self.decoder = decoder
         self.encoder_scale = encoder_scale
@@ -178,6 +186,12 @@ class CallableParts(VAEParts):
     def decode(self, z: Tensor, *cond: Any, **kwargs: Any) -> Decoded:
         """See `VAEParts.decode`."""
         return self.decoded(self.decoder(z, *cond, **kwargs))
+
+
+def require_scale(option: str, kind: Any) -> None:
+    """Raise a `WrapError` for what is not one of `SCALES`; it names the option."""
+    if kind not in SCALES:
+        raise WrapError(f"expected {option} to be one of {', '.join(map(repr, SCALES))}; got {kind!r}")
 
 
 def to_scale(raw: Tensor, kind: str) -> Tensor:
@@ -197,11 +211,7 @@ def to_scale(raw: Tensor, kind: str) -> Tensor:
 
 
 def two_tensors(out: Any) -> tuple[Tensor, Tensor]:
-    """Unpack an encoder's output.
-
-    Raises:
-        WrapError: if it is not a pair of tensors; the message says what it is.
-    """
+    """Unpack an encoder's output; raise a `WrapError` that says what it is if it is not a pair of tensors."""
     if isinstance(out, (tuple, list)) and len(out) == 2 and all(isinstance(t, Tensor) for t in out):
         return out[0], out[1]
     raise WrapError(

@@ -1,7 +1,8 @@
 """Priors over the latent: the standard normal, and a density made by a flow."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,33 @@ class StandardNormal(nn.Module):
     def sample(self, n: int, temperature: float = 1.0) -> Tensor:
         """Draw `n` events, shape `(n, *event)`, with the standard deviation `temperature`."""
         return temperature * torch.randn(n, *self.zero.shape, dtype=self.zero.dtype, device=self.zero.device)
+
+
+class FunctionPrior(nn.Module):
+    """A density that is known by its logarithm alone: nothing can be sampled from it.
+
+    Args:
+        function: log p(z) in nats, `(batch, *latent)` to `(batch,)`, such as the VAE's own method.
+    """
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def log_prob(self, z: Tensor, *cond: Any, **kwargs: Any) -> Tensor:
+        """Log density in nats: `z` of shape `(batch, *latent)` gives `(batch,)`."""
+        return self.function(z, *cond, **kwargs)
+
+    def sample(self, n: int, *cond: Any, **kwargs: Any) -> Tensor:
+        """Refuse.
+
+        Raises:
+            ValueError: says what to pass.
+        """
+        raise ValueError(
+            "the prior was given as a function of z, from which nothing can be sampled: to sample, pass prior= a "
+            "module with log_prob(z) and sample(n)"
+        )
 
 
 class FlowPrior(nn.Module):

@@ -25,10 +25,12 @@ the user gave it. Returns the parts, or None to leave the VAE to the next adapte
 GROUP = "vae2aef.adapters"
 
 _by_name: dict[str, Adapter] = {}
-_by_shape: list[tuple[Callable[[Any], bool], Adapter]] = []
+_by_shape: list[tuple[Callable[[Any], bool], Adapter, bool]] = []
 
 
-def register_adapter(*names: str, matches: Callable[[Any], bool] | None = None) -> Callable[[Adapter], Adapter]:
+def register_adapter(
+    *names: str, matches: Callable[[Any], bool] | None = None, style: bool = False
+) -> Callable[[Adapter], Adapter]:
     """Register an adapter for classes with these qualified names, or for objects that `matches` accepts.
 
     A name is found through the whole inheritance of the VAE's class, the nearest class first, so subclasses are
@@ -37,6 +39,8 @@ def register_adapter(*names: str, matches: Callable[[Any], bool] | None = None) 
     Args:
         *names: such as `"pythae.models.vae.vae_model.VAE"`; the class's `__module__` and `__qualname__`.
         matches: for code that is copied rather than imported, whose module has any name.
+        style: whether `matches` knows a way of writing rather than a codebase. A forward of the VAE's own then says
+            more than the names of its methods, and is traced first.
 
     Returns:
         A decorator that returns the adapter unchanged.
@@ -53,27 +57,31 @@ def register_adapter(*names: str, matches: Callable[[Any], bool] | None = None) 
     def register(adapter: Adapter) -> Adapter:
         _by_name.update(dict.fromkeys(names, adapter))
         if matches is not None:
-            _by_shape.append((matches, adapter))
+            _by_shape.append((matches, adapter, style))
         return adapter
 
     return register
 
 
-def find_adapters(vae: Any) -> Iterator[Adapter]:
+def find_adapters(vae: Any, style: bool | None = None) -> Iterator[Adapter]:
     """Yield the adapters for an object, the best first: by class name, then by `matches`.
+
+    Args:
+        vae: the object.
+        style: True for those alone that know a way of writing, False for those that know a codebase, None for both.
 
     Raises:
         WrapError: if an entry point names the class but cannot be loaded.
     """
     importlib.import_module("vae2aef.adapters")
     installed = _installed()
-    for cls in type(vae).__mro__:
+    for cls in type(vae).__mro__ if not style else ():
         name = f"{cls.__module__}.{cls.__qualname__}"
         if name in _by_name:
             yield _by_name[name]
         elif name in installed:
             yield _load(installed[name])
-    yield from (adapter for matches, adapter in _by_shape if matches(vae))
+    yield from (adapter for matches, adapter, is_style in _by_shape if style in (None, is_style) and matches(vae))
 
 
 def unwrap(vae: Any) -> Any:

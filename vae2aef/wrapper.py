@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vae2aef.added import load_added, save_added
 from vae2aef.chain import Site
+from vae2aef.modes import parameters
 from vae2aef.parts import VAEParts
 from vae2aef.program import VAEProgram
 
@@ -121,9 +122,9 @@ class Wrapper(nn.Module):
 
     def added_parameters(self) -> Iterator[nn.Parameter]:
         """Yield the parameters that are not the VAE's, for `optimizer.add_param_group`."""
-        own = {id(p) for p in self.vae.parameters()} if isinstance(self.vae, nn.Module) else set()
-        own |= {id(p) for p in self.outside.parameters()}
-        return (p for p in self.parameters() if id(p) not in own)
+        own = {id(p) for p in parameters(self.vae)} if isinstance(self.vae, nn.Module) else set()
+        own |= {id(p) for p in parameters(self.outside)}
+        return (p for p in parameters(self) if id(p) not in own)
 
     def added_by_part(self) -> dict[str, list[nn.Parameter]]:
         """Return the added parameters by the part they belong to: core, core_flow, prior, likelihood, preprocess."""
@@ -174,7 +175,8 @@ class Wrapper(nn.Module):
             TypeError: if the encoder or decoder was given as a function that holds a module, such as
                 `lambda x: vae.encode(x)`.
         """
-        for name, part in vars(self.parts).items():
+        prior = getattr(getattr(self, "prior", None), "function", None)
+        for name, part in {**vars(self.parts), "prior": prior}.items():
             if isinstance(part, FunctionType) and any(isinstance(held, nn.Module) for held in _holds(part)):
                 raise TypeError(
                     f"cannot copy this AEF: its {name} is a function that holds a module, and the copy's {name} would "

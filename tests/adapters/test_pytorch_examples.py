@@ -75,11 +75,20 @@ def test_unmeasurable_is_asked_for() -> None:
 
 
 def test_flat_networks_take_images() -> None:
+    """By its forward, and by its methods where there is none: the same parts."""
     case = CASES[0]
     x = images(case.shape, 8)
-    aef = vae2aef.wrap(case.make(), example=x)
-    assert "of flattened data" in repr(aef)
-    assert aef.reconstruct(x).shape == x.shape
+    vae = case.make()
+    traced = vae2aef.wrap(vae, example=x)
+    assert isinstance(traced.likelihood, vae2aef.likelihood.Bernoulli)  # of the loss beside its class
+    vae.__class__ = type("Bare", (type(vae),), {"forward": nn.Module.forward})
+    aef = vae2aef.wrap(vae, example=x)
+    assert "of flattened data" in repr(aef) and "of flattened data" not in repr(traced)
+    assert aef.reconstruct(x).shape == traced.reconstruct(x).shape == x.shape
+    z = torch.randn(8, *aef.latent_shape)
+    torch.testing.assert_close(traced.decode(z), aef.decode(z))
+    for one, other in zip(traced.parts.encode(x)[:2], aef.parts.encode(x)[:2], strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_conditions_reach_encode_and_decode() -> None:

@@ -15,6 +15,7 @@ from vae2aef.comparison.factory import make_vae
 from vae2aef.comparison.likelihoods import is_discrete, option
 from vae2aef.comparison.nets import MLPVAE, ConvVAE
 from vae2aef.flows import Bijection
+from vae2aef.modes import parameters
 from vae2aef.wrapping import wrap
 
 
@@ -111,7 +112,7 @@ class Recipe:
             first["vae"].standardise(self.example)  # a preprocessing has done it elsewhere
         # A factory may hand out the same networks each time; a copy keeps the arms apart. Functions among the parts
         # are not copied with it, and would go on using the first VAE: so copy only where that is needed.
-        shared = {id(p) for p in first["vae"].parameters()} & {id(p) for p in second["vae"].parameters()}
+        shared = {id(p) for p in parameters(first["vae"])} & {id(p) for p in parameters(second["vae"])}
         return copy.deepcopy(first) if shared else first
 
     def _wrap(self, arm: Arm, seed: int) -> AEF:

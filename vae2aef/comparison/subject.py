@@ -22,7 +22,7 @@ from vae2aef.comparison.factory import make_vae
 from vae2aef.comparison.likelihoods import CHOICES, is_discrete, values
 from vae2aef.errors import WrapError
 from vae2aef.likelihood import Likelihood
-from vae2aef.modes import evaluation_mode, own_random_state
+from vae2aef.modes import evaluation_mode, own_random_state, parameters
 from vae2aef.wrapping.score import as_it_is
 
 FIT_LIMIT = 2000
@@ -102,7 +102,7 @@ def load_subject(options: EvaluateOptions, dataset: Dataset) -> Subject:
     vae = made.pop("vae").to("cuda" if torch.cuda.is_available() else "cpu")
     if options.weights is not None:
         _load_weights(vae, options.weights)
-    device = next(vae.parameters(), torch.zeros(())).device
+    device = next(iter(parameters(vae)), torch.zeros(())).device
     train = dataset.x_train[:FIT_LIMIT].to(device)
     bins = dataset.bins
     try:

@@ -13,9 +13,8 @@ from vae2aef.aef import AEF
 from vae2aef.diagnostics import measurements
 from vae2aef.diagnostics.findings import Finding, Report
 from vae2aef.errors import Remedied, WrapWarning
-from vae2aef.modes import own_random_state
+from vae2aef.modes import named_modules, named_parameters, own_random_state, parameters, untouched
 from vae2aef.registry import unwrap
-from vae2aef.tracing.probes import untouched
 from vae2aef.wrapping import wrap
 
 DESCRIBE = (
@@ -91,7 +90,7 @@ def _owners(vae: Any, options: dict[str, Any]) -> list[nn.Module]:
 def _modules(vae: nn.Module, x: Any) -> Iterator[Finding]:
     """Modules that make a row's density depend on chance or on other rows."""
     names: dict[str, list[str]] = {"coupling": [], "random": []}
-    for name, m in vae.named_modules():
+    for name, m in named_modules(vae):
         kind = type(m).__name__
         if isinstance(m, nn.modules.batchnorm._BatchNorm):
             names["coupling"].append(name)
@@ -114,7 +113,7 @@ def _modules(vae: nn.Module, x: Any) -> Iterator[Finding]:
 
 def _parameters(vae: nn.Module, x: Any) -> Iterator[Finding]:
     """Parameters that are not finite, frozen, or of too few digits."""
-    named = list(vae.named_parameters())
+    named = list(named_parameters(vae))
     bad = [name for name, p in named if not bool(p.isfinite().all())]
     if bad:
         yield Finding("error", _listed(bad), "holds NaN or infinite values", "load a sound checkpoint")
@@ -136,7 +135,7 @@ def _parameters(vae: nn.Module, x: Any) -> Iterator[Finding]:
 
 
 def _devices(vae: nn.Module, x: Any) -> Iterator[Finding]:
-    places = {p.device for p in vae.parameters()}
+    places = {p.device for p in parameters(vae)}
     if isinstance(x, Tensor) and places and places != {x.device}:
         yield Finding(
             "error", "device", f"the example is on {x.device}, the VAE on {', '.join(map(str, places))}",

@@ -10,14 +10,12 @@ from vae2aef.aef import AEF
 from vae2aef.batch import Batch
 from vae2aef.chain import Generate
 from vae2aef.diagnostics.findings import Finding
-from vae2aef.errors import WrapError
 from vae2aef.modes import evaluation_mode
-from vae2aef.parts import MIN_SCALE, SCALES, CallableParts, Posterior, to_scale
+from vae2aef.parts import MIN_SCALE
 from vae2aef.priors import StandardNormal
 from vae2aef.program import VAEProgram
 from vae2aef.tensors import numel
 from vae2aef.tracing.parts import TracedParts
-from vae2aef.tracing.proof import trace
 from vae2aef.wrapping.example import PROBE_ROWS, example_rows, read_example
 
 SMALL_SCALE = 1e-4
@@ -80,46 +78,12 @@ def scales(aef: AEF, example: Any) -> Iterator[Finding]:
         yield Finding("note", "encoder scale", text)
 
 
-def scale_in_forward(aef: AEF, example: Any) -> Iterator[Finding]:
-    """The described scale against dz/du in the VAE's own forward, if that can be traced."""
-    parts = aef.parts
-    if isinstance(parts, TracedParts):
+def in_forward(aef: AEF, example: Any) -> Iterator[Finding]:
+    """How encoder and decoder were held against the VAE's own forward."""
+    if isinstance(aef.parts, TracedParts):
         yield Finding("note", "encoder scale", "measured as dz/du in the VAE's own forward, in every pass")
-        return
-    batch = _seen_by_vae(aef, example)
-    try:
-        traced = trace(aef.vae, batch.x, batch.cond, batch.kwargs)
-    except WrapError:
-        yield Finding("note", "encoder scale", "not compared with the VAE's own forward, which cannot be traced")
-        return
-    with evaluation_mode(aef), torch.no_grad():
-        own = traced.encode(batch.x, *batch.cond, **batch.kwargs)
-        ours = parts.encode(batch.x, *batch.cond, **batch.kwargs)
-        if ours.transform is not None or own.loc.shape != ours.loc.shape:
-            yield Finding("note", "encoder scale", "not compared with the VAE's own forward: its z is another one")
-        elif not _same(own.loc, ours.loc):
-            yield Finding(
-                "error", "encoder", "its location is not that of the VAE's own forward: largest difference "
-                f"{(own.loc - ours.loc).abs().max().item():.3g}", "vae2aef.wrap(vae, example=x, encoder=...)",
-            )  # fmt: skip
-        elif not _same(own.scale, ours.scale):
-            yield _wrong_scale(parts, batch, own, ours)
-        else:
-            yield Finding("note", "encoder scale", "confirmed: it is dz/du in the VAE's own forward")
-
-
-def _wrong_scale(parts: Any, batch: Batch, own: Posterior, ours: Posterior) -> Finding:
-    right = None
-    if isinstance(parts, CallableParts):
-        raw = parts.encoder(batch.x.flatten(1) if parts.flatten else batch.x, *batch.cond, **batch.kwargs)[1]
-        right = next((kind for kind in SCALES if _same(to_scale(raw, kind), own.scale)), None)
-    ratio = (ours.scale / own.scale).median().item()
-    return Finding(
-        "error", "encoder scale",
-        f"the VAE's own forward uses another: ours is {ratio:.3g} times dz/du (median). Trained like this, "
-        "the posterior is another than your VAE's: its pretrained weights, and its own ELBO, mean something else",
-        f'encoder_scale="{right}"' if right else "encoder=lambda x: (loc, scale) with the scale that forward uses",
-    )  # fmt: skip
+    else:
+        yield Finding("note", "encoder and decoder", aef.parts.compared)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
@@ -246,5 +210,5 @@ def loss(aef: AEF, example: Any) -> Iterator[Finding]:
 
 
 ALL: tuple[Callable[[AEF, Any], Iterator[Finding]], ...] = (
-    scale_in_forward, scales, latent, decoder_range, aggregate_posterior, independence, loss,
+    in_forward, scales, latent, decoder_range, aggregate_posterior, independence, loss,
 )  # fmt: skip

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import transform_to
 
 from vae2aef.errors import WrapError
+from vae2aef.modes import parameters
 from vae2aef.svi.data import find_data
 
 
@@ -68,12 +69,12 @@ class PyroPair(nn.Module):
         self, model: Callable[..., Any], guide: Callable[..., Any], inside: nn.Module | None
     ) -> set[int]:
         """Register the modules that model and guide belong to; return the ids of all parameters looked after."""
-        known = {id(p) for p in inside.parameters()} if inside is not None else set()
+        known = {id(p) for p in parameters(inside)} if inside is not None else set()
         for name, part in (("model", model), ("guide", guide)):
             owner = part if isinstance(part, nn.Module) else getattr(part, "__self__", None)
-            if isinstance(owner, nn.Module) and not (inside and all(id(p) in known for p in owner.parameters())):
+            if isinstance(owner, nn.Module) and not (inside and all(id(p) in known for p in parameters(owner))):
                 self.add_module(f"{name}_module", owner)
-                known |= {id(p) for p in owner.parameters()}
+                known |= {id(p) for p in parameters(owner)}
         return known
 
     def _adopt(self, known: set[int], args: tuple, kwargs: dict[str, Any]) -> None:

@@ -44,6 +44,7 @@ class Follow(TorchFunctionMode):
         u: what the draw is to return, shape `(batch, *latent)`; None for zeros of the shape that is asked for.
         latent_call: which call makes z.
         replacement: put these latents, `(batch, *latent)`, in the place of z.
+        floor: of the scale; where dz/du is below it, z is moved to loc + floor * u.
 
     Attributes:
         drew: whether forward has drawn.
@@ -58,8 +59,15 @@ class Follow(TorchFunctionMode):
     scale: Tensor
     noise: Tensor
 
-    def __init__(self, u: Tensor | None, latent_call: LatentCall | None, replacement: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        u: Tensor | None,
+        latent_call: LatentCall | None,
+        replacement: Tensor | None = None,
+        floor: float = 0.0,
+    ) -> None:
         super().__init__()
+        self.floor = floor
         if u is not None and not u.requires_grad:
             u = u.detach().requires_grad_()
         self.given, self.latent_call, self.replacement = u, latent_call, replacement
@@ -157,10 +165,20 @@ class Follow(TorchFunctionMode):
             return result.detach_().copy_(new) if in_place else new.clone()
         one = torch.ones_like(result)
         (self.scale,) = torch.autograd.grad(result, self.u, one, create_graph=self.grad, retain_graph=True)
+        result = self._lift(result, in_place)
         if not self.grad:
             result = result.detach_() if in_place else result.detach()
         self.z, self.done = result.clone(), True
         return result
+
+    def _lift(self, result: Tensor, in_place: bool) -> Tensor:
+        """Give z and its scale the floor, where dz/du is below it."""
+        low = (self.scale >= 0) & (self.scale < self.floor)
+        if not bool(low.any()):
+            return result
+        more = torch.where(low, (self.floor - self.scale) * self.u, 0.0).to(result.dtype)
+        self.scale = torch.where(low, self.floor, self.scale)
+        return result.add_(more) if in_place else result + more
 
     def _is_alias(self, t: Tensor) -> bool:
         """Whether `t` is the draw in another object, cut from the graph: by `Variable(...)`, `.data`, `.detach()`."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vae2aef.batch import Batch
+from vae2aef.modes import in_mode, named_modules
 from vae2aef.tracing.decide import Observation, Refusal, decide
 from vae2aef.tracing.outputs import leaves
 from vae2aef.tracing.parts import awake
@@ -62,11 +63,10 @@ def find_awake(entry: Entry, batch: Batch, draws: list[Draw]) -> tuple[str, ...]
     record, found = record_pass(entry, batch, ())
     if record.draws:
         return ()
-    vae.train()
-    draws_in_training = record_pass(entry, batch, ())[0].draws
-    vae.eval()
+    with in_mode(True, vae):
+        draws_in_training = record_pass(entry, batch, ())[0].draws
     if draws_in_training:
-        own = [name for name, m in vae.named_modules() if not type(m).__module__.startswith("torch.nn")]
+        own = [name for name, m in named_modules(vae) if not type(m).__module__.startswith("torch.nn")]
         for name in own:
             if record_pass(entry, batch, (name,))[0].draws:
                 return (name,)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from vae2aef.batch import Batch
 from vae2aef.errors import WrapError
-from vae2aef.parts import MIN_SCALE, Decoded, Posterior, VAEParts
+from vae2aef.modes import modules
+from vae2aef.parts import Decoded, Posterior, VAEParts
 from vae2aef.protocols import Place
 from vae2aef.tensors import at_least_float32, sum_event
 from vae2aef.tracing.noise import Follow, LatentCall
@@ -36,6 +37,8 @@ class TracedParts(VAEParts):
         output: what to make of forward's output, inside the same pass: then all of it is read as by a decoder.
     """
 
+    known, decoder_scale = False, None
+
     def __init__(
         self,
         vae: nn.Module,
@@ -55,6 +58,7 @@ class TracedParts(VAEParts):
         self.awake = awake
         self.lean = lean
         self.output = output
+        self.floor = 0.0
 
     def infer(self, x: Tensor, *cond: Any, **kwargs: Any) -> "OnePass":
         """See `VAEParts.infer`: the pass waits for u, and then encodes and decodes at once."""
@@ -74,7 +78,7 @@ class TracedParts(VAEParts):
 
     def decode(self, z: Tensor, *cond: Any, **kwargs: Any) -> Decoded:
         """See `VAEParts.decode`. The encoder runs on placeholder data, without effect on the result."""
-        rows = 1 if self.lean and not any(m.training for m in self.vae.modules()) else z.shape[0]
+        rows = 1 if self.lean and not any(m.training for m in modules(self.vae)) else z.shape[0]
         x = self.placeholder.to(z).expand(rows, *self.placeholder.shape[1:])
         with own_buffers(self.vae):
             return self.follow(x.clone(), cond, kwargs, replacement=z)[1]
@@ -89,7 +93,7 @@ class TracedParts(VAEParts):
             with torch.inference_mode(False), torch.no_grad():
                 x, u, replacement, cond, kwargs = _cloned((x, u, replacement, cond, kwargs))
                 return self.follow(x, cond, kwargs, u, replacement)
-        follow = Follow(u, self.latent_call, replacement)
+        follow = Follow(u, self.latent_call, replacement, self.floor)
         training = self.vae.training
         with awake(self.vae, self.awake), follow:
             out = self.vae(x, *cond, **kwargs)
@@ -129,7 +133,7 @@ class OnePass:
 def _posterior(follow: Follow) -> Posterior:
     """Read location and scale from a pass; a scale that is not positive becomes NaN, which the loss reports."""
     z, scale, u = at_least_float32(follow.z), at_least_float32(follow.scale), follow.u
-    return Posterior(z - scale * u, torch.where(scale < 0, torch.nan, scale).clamp(min=MIN_SCALE))
+    return Posterior(z - scale * u, torch.where(scale < 0, torch.nan, scale))
 
 
 def _cloned(value: Any) -> Any:
@@ -157,7 +161,7 @@ def awake(vae: nn.Module, names: Sequence[str]) -> Iterator[None]:
 @contextlib.contextmanager
 def own_buffers(vae: nn.Module) -> Iterator[None]:
     """Let modules in training mode work on copies of their buffers, so that the pass leaves no trace in them."""
-    saved = [(m, dict(m._buffers)) for m in vae.modules() if m.training and m._buffers]
+    saved = [(m, dict(m._buffers)) for m in modules(vae) if m.training and m._buffers]
     for m, buffers in saved:
         m._buffers.update({name: None if b is None else b.detach().clone() for name, b in buffers.items()})
     try:

@@ -1,10 +1,7 @@
-"""What a VAE is probed with: other data in the range of its own, a comparison up to rounding, and no trace left."""
-
-import contextlib
-from collections.abc import Iterator
+"""What a VAE is probed with: other data in the range of its own, and a comparison up to rounding."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def other_data(x: Tensor) -> Tensor:
@@ -20,19 +17,3 @@ def close(a: Tensor, b: Tensor) -> bool:
         return False
     size = float(b.detach().abs().nan_to_num().amax()) if b.numel() else 0.0
     return torch.allclose(a, b, rtol=0.0, atol=1000 * torch.finfo(b.dtype).eps * (1 + size), equal_nan=True)
-
-
-@contextlib.contextmanager
-def untouched(vae: nn.Module) -> Iterator[None]:
-    """Leave a module's attributes and buffers as they were, whatever its forward keeps in them."""
-    saved = [(m, dict(m.__dict__), dict(m._buffers)) for m in vae.modules()]
-    for m, _, buffers in saved:
-        m._buffers.update({name: None if b is None else b.detach().clone() for name, b in buffers.items()})
-    try:
-        yield
-    finally:
-        for m, attributes, buffers in saved:
-            m.__dict__.clear()
-            m.__dict__.update(attributes)
-            m._buffers.clear()
-            m._buffers.update(buffers)

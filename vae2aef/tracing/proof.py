@@ -22,13 +22,14 @@ from torch import Tensor, nn
 
 from vae2aef.batch import Batch
 from vae2aef.errors import WrapError, describe
-from vae2aef.modes import evaluation_mode, own_random_state
+from vae2aef.modes import evaluation_mode, in_mode, named_modules, own_random_state, parameters, untouched
+from vae2aef.parts import MIN_SCALE
 from vae2aef.tracing.decide import Observation, Refusal
 from vae2aef.tracing.noise import Follow
 from vae2aef.tracing.observe import Entry, find_awake, observe, refusing
 from vae2aef.tracing.outputs import say_path
 from vae2aef.tracing.parts import TracedParts
-from vae2aef.tracing.probes import close, other_data, untouched
+from vae2aef.tracing.probes import close, other_data
 from vae2aef.tracing.recording import Draw
 
 ROWS, TRAINING_ROWS = 3, 2
@@ -67,6 +68,7 @@ def trace(
                 with refusing("a pass with its noise replaced"):
                     _prove(parts, seen, batch.head(ROWS))
             _prove_training(parts, seen, batch.head(TRAINING_ROWS), draws, entry)
+            parts.floor = MIN_SCALE  # what was proved is forward as it is
     except Refusal as reason:
         # What went wrong inside the user's code, if it did, is shown as the cause.
         listed = "; ".join(map(str, draws)) or "none"
@@ -81,7 +83,7 @@ def _require_eager(vae: Any) -> None:
         raise Refusal(f"expected an nn.Module, got {describe(vae)}")
     if isinstance(vae, torch.jit.ScriptModule):
         raise Refusal("it is scripted, and random draws in it cannot be seen; wrap the module it was made from")
-    for name, m in vae.named_modules():
+    for name, m in named_modules(vae):
         if type(m).__name__ == "OptimizedModule" or getattr(m, "_compiled_call_impl", None) is not None:
             raise Refusal(
                 f"`{name or 'the module'}` is compiled, and draws in it cannot be seen; wrap first, compile after"
@@ -136,7 +138,7 @@ def _grads(parts: TracedParts, batch: Batch, u: Tensor) -> tuple[Follow, Tensor,
     """One pass with its gradients: to u of the output, to the parameters of output, z and scale."""
     follow, decoded = parts.follow(batch.x, batch.cond, batch.kwargs, u)
     mean = decoded.mean
-    wanted = [p for p in parts.vae.parameters() if p.requires_grad]
+    wanted = [p for p in parameters(parts.vae) if p.requires_grad]
     with refusing("its gradient"):
         (to_u,) = torch.autograd.grad(mean.sum(), follow.u, retain_graph=True, allow_unused=True)
         if to_u is None:
@@ -203,19 +205,15 @@ def _require_all_of_z(parts: TracedParts, z: Tensor, batch: Batch) -> None:
 
 def _prove_training(parts: TracedParts, seen: Observation, batch: Batch, draws: list[Draw], entry: Entry) -> None:
     """In training mode the same call makes z; note where the mean is then."""
-    modes = [(m, m.training) for m in parts.vae.modules()]
-    parts.vae.train()
     try:
-        again = observe(entry, batch, (), draws)
-        parts.outputs[True] = again.path
-        if again.latent_call == seen.latent_call:
-            with refusing("a pass with its noise replaced"):
-                _same_gradients(parts, batch, again)
+        with in_mode(True, parts.vae):
+            again = observe(entry, batch, (), draws)
+            parts.outputs[True] = again.path
+            if again.latent_call == seen.latent_call:
+                with refusing("a pass with its noise replaced"):
+                    _same_gradients(parts, batch, again)
     except Refusal as reason:
         raise Refusal(f"in training mode {reason}") from reason.__cause__
-    finally:
-        for m, mode in modes:
-            m.training = mode
     if again.latent_call != seen.latent_call:
         ways = (" and ".join(call.calls) for call in (seen.latent_call, again.latent_call))
         raise Refusal("z is made by {} in eval mode and by {} in training mode".format(*ways))

@@ -193,3 +193,18 @@ def _values(func: Any, args: tuple, kwargs: dict) -> list[Tensor]:
     if name.endswith("_as") or name == "to":
         return tensors(args[:1])
     return tensors((args, kwargs))
+
+
+class Known(Record):
+    """One pass whose noise is known, whatever its gradients: of `Normal(loc, scale).sample()`, too."""
+
+    def draw(self, func: Any, args: tuple, kwargs: dict) -> Any:
+        """List the draw; substitute the first Gaussian one."""
+        gaussian = func in GAUSSIAN
+        first = gaussian and self.source is None
+        result = self.substitute(func, args, kwargs) if first else func(*args, **kwargs)
+        if first:
+            self.source = self.node(result, set())
+            self.affine[self.source] = 0
+        self.draws.append(Draw(func.__name__, tuple(tensors(result)[0].shape), True, gaussian))
+        return result

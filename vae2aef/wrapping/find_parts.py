@@ -1,5 +1,6 @@
-"""Find encoder and decoder of a VAE: what the user gave, an adapter, or parts with the usual names."""
+"""Find encoder and decoder of a VAE: what the user gave, an adapter, its traced forward, or the usual names."""
 
+import inspect
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -8,9 +9,11 @@ from torch import nn
 
 from vae2aef.batch import Batch
 from vae2aef.errors import WrapError
-from vae2aef.parts import SCALES, CallableParts, VAEParts, two_tensors
+from vae2aef.parts import CallableParts, VAEParts, require_scale
 from vae2aef.registry import find_adapters
-from vae2aef.wrapping.trial import evaluation, naming, trial
+from vae2aef.wrapping.scales import ask_for_encoder_scale, check_encoder_scale, say_decoder_scale
+from vae2aef.wrapping.trained_with import trained_with
+from vae2aef.wrapping.trial import evaluation, naming
 
 PAIRS = (("encode", "decode"), ("encoder", "decoder"))
 
@@ -21,21 +24,31 @@ def find_parts(vae: Any, batch: Batch, given: dict[str, Any]) -> VAEParts:
     Args:
         vae: the user's VAE.
         batch: rows of the example, with conditions.
-        given: what the user said: `encoder`, `decoder`, `encoder_scale`, `output`, each may be None.
+        given: what the user said: `encoder`, `decoder`, `encoder_scale`, `decoder_scale`, `output`, each may be None.
 
     Raises:
         WrapError: if they are not found, listing what was tried and the line to write; or if the meaning of the
             encoder's second output is not known, showing its range.
     """
-    search = _Search(vae, batch, **given)
+    said = dict(given)
+    decoder_scale = said.pop("decoder_scale", None)
+    search = _Search(vae, batch, **said)
     parts = search.whole() or search.pair()
     if parts is not None:
+        say_decoder_scale(parts, decoder_scale)
         return parts
     raise WrapError(
         f"no encoder and decoder found in {type(vae).__name__}. Tried:\n  " + "\n  ".join(search.tried) + "\n",
         "Pass them: vae2aef.wrap(vae, example=x, encoder=lambda x: (loc, log_var), decoder=lambda z: mean, "
         'encoder_scale="log_var")',
     )
+
+
+def has_forward(vae: Any) -> bool:
+    """Whether a VAE is a module with a forward of its own."""
+    if not isinstance(vae, nn.Module):
+        return False
+    return "forward" in vae.__dict__ or getattr(type(vae), "forward", None) is not nn.Module.forward
 
 
 class _Search:
@@ -51,33 +64,46 @@ class _Search:
         self.untraced = ""
 
     def whole(self) -> VAEParts | None:
-        """Read the VAE by an adapter, or by tracing its forward, if no part was given."""
+        """Read the VAE by the adapter of its codebase, by tracing its forward, or by its style, if no part was given.
+
+        An adapter's output is its own: with `output=`, which is of what forward returns, none is asked.
+        """
         if self.encoder is not None or self.decoder is not None or self.vae is None:
             return None
+        if self.scale is not None:
+            require_scale("encoder_scale", self.scale)
         kind = type(self.vae)
-        if self.output is None:  # which is of forward's output, that no adapter reads
-            with naming(f"{kind.__name__} cannot be read with data of shape {tuple(self.batch.x.shape)}:"):
-                parts = self._adapted(self.vae)
-            if parts is not None:
-                return parts
+        with naming(f"{kind.__name__} cannot be read with data of shape {tuple(self.batch.x.shape)}:"):
+            parts = None if self.output is not None else self._adapted(self.vae, style=False)
+        if parts is not None:
+            return parts
         self.tried.append(f"an adapter for {kind.__module__}.{kind.__qualname__}: none is registered")
-        pairs = any(_callable(self.vae, first) and _callable(self.vae, second) for first, second in PAIRS)
-        if not isinstance(self.vae, nn.Module) or (self.scale is not None and pairs):
-            return None
+        parts = self._traced() if has_forward(self.vae) else None
+        if parts is not None or self.output is not None:
+            return parts
+        with naming(f"{kind.__name__} cannot be read with data of shape {tuple(self.batch.x.shape)}:"):
+            return self._adapted(self.vae, style=True)
+
+    def _traced(self) -> VAEParts | None:
         from vae2aef.tracing.proof import trace
 
         try:
-            return trace(self.vae, *self.batch, self.output)
+            parts = trace(self.vae, *self.batch, self.output)
         except WrapError as error:
             self.untraced = str(error)
             self.tried.append(f"tracing: {self.untraced}")
             return None
+        if parts.likelihood is None and self.output is None:
+            parts.likelihood = trained_with(self.vae)
+        if self.scale is not None:
+            check_encoder_scale(self.vae, parts, self.batch, self.scale)
+        return parts
 
     def pair(self) -> VAEParts | None:
         """Take encoder and decoder as given, or under their usual names."""
         for first, second in PAIRS:
-            encoder = self.encoder or _callable(self.vae, first)
-            decoder = self.decoder or _callable(self.vae, second)
+            encoder = self.encoder or self._named(first)
+            decoder = self.decoder or self._named(second)
             if encoder is None or decoder is None:
                 self.tried.append(f"`{first}` and `{second}`: not both there")
                 continue
@@ -95,37 +121,50 @@ class _Search:
                 return parts
         if self.scale is None:
             tried = f"\nTracing was tried: {self.untraced}" if self.untraced else ""
-            raise _ask_for_scale(self.vae, encoder, self.batch, encoder_name, tried)
+            raise ask_for_encoder_scale(self.vae, encoder, self.batch, encoder_name, tried)
         read = CallableParts(encoder, decoder, self.scale)
         read.taken = (f"encoder: {encoder_name}, second output {self.scale} (as you said)", f"decoder: {decoder_name}")
         return read
 
-    def _adapted(self, thing: Any) -> VAEParts | None:
-        for adapter in find_adapters(thing):
+    def _adapted(self, thing: Any, style: bool | None = None) -> VAEParts | None:
+        for adapter in find_adapters(thing, style):
+            if style and any(isinstance(self._named(name), _Bare) for pair in PAIRS for name in pair):
+                return None  # it would hand the conditions on
             parts = adapter(thing, self.batch.x, *self.batch.cond, **self.batch.kwargs, **self.said)
             if parts is not None:
                 return parts
         return None
 
+    def _named(self, name: str) -> Callable[..., Any] | None:
+        """Return a method of the VAE; conditions that only its forward takes do not go there."""
+        part = getattr(self.vae, name, None)
+        if not callable(part):
+            return None
+        return _Bare(part) if has_forward(self.vae) and not self._takes_conditions(part) else part
+
+    def _takes_conditions(self, part: Callable[..., Any]) -> bool:
+        try:
+            inspect.signature(part).bind(None, *self.batch.cond, **self.batch.kwargs)
+        except TypeError:
+            return False
+        except ValueError:  # it has no signature to be read
+            return True
+        return True
+
     def _name(self, part: str, name: str) -> str:
         return f"{part} given by you" if getattr(self, part) is not None else f"{type(self.vae).__name__}.{name}"
 
 
-def _callable(vae: Any, name: str) -> Callable[..., Any] | None:
-    part = getattr(vae, name, None)
-    return part if callable(part) else None
+class _Bare:
+    """A method that takes no conditions, of a VAE whose forward does.
 
+    Args:
+        part: the method.
+    """
 
-def _ask_for_scale(vae: Any, encoder: Callable, batch: Batch, name: str, tried: str) -> WrapError:
-    x, cond, kwargs = batch
-    with trial(x.device, vae, encoder):
-        try:
-            with naming(f"{name} fails on data of shape {tuple(x.shape)}; pass encoder=lambda x: ... that takes it:"):
-                raw = two_tensors(encoder(x, *cond, **kwargs))[1]
-        except WrapError as error:
-            return WrapError(f"{error}{tried}")
-    return WrapError(
-        f"what is the second output of {name}? On the example it ranges from {raw.min().item():.4g} to "
-        f"{raw.max().item():.4g}, and it cannot be told from that alone. ",
-        f"Pass encoder_scale=, one of {', '.join(map(repr, SCALES))}{tried}",
-    )
+    def __init__(self, part: Callable[..., Any]) -> None:
+        self.part = part
+
+    def __call__(self, value: Any, *cond: Any, **kwargs: Any) -> Any:
+        """Call it without the conditions."""
+        return self.part(value)

@@ -21,7 +21,8 @@ from vae2aef.likelihood import (
 )
 from vae2aef.parts import VAEParts
 from vae2aef.residual import FAMILIES, Residual
-from vae2aef.wrapping.look import Seen, require_decoder_scale
+from vae2aef.wrapping.look import Seen
+from vae2aef.wrapping.scales import require_decoder_scale
 
 
 class Choice(NamedTuple):
@@ -163,7 +164,7 @@ def build_likelihood(
     made = choice.build(seen)
     if isinstance(option, (str, int, float)):  # what the user made keeps its dtype
         made.to(seen.dtype)
-    require_decoder_scale(made, seen)
+    require_decoder_scale(made, parts, seen)
     if isinstance(made, Likelihood):
         try:
             made.check(x)

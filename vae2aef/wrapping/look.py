@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vae2aef.batch import Batch
 from vae2aef.errors import WrapError
 from vae2aef.flows import Bijection
-from vae2aef.likelihood.base import Scaled
 from vae2aef.parts import CallableParts, Decoded, VAEParts
 from vae2aef.preprocess import Dequantize
 from vae2aef.program import VAEProgram
@@ -189,26 +188,6 @@ def _require_like_data(mean: Tensor, y: Tensor) -> None:
         f"{tuple(mean.shape)}" + ("; its dimensions stand in another order: " if turned else ""),
         "pass decoder=lambda z: ... that permutes them" if turned else "",
     )
-
-
-def require_decoder_scale(likelihood: nn.Module | None, seen: Seen) -> None:
-    """Refuse `residual="decoder"` for a decoder without a scale, or with values that are none.
-
-    Raises:
-        WrapError: says what came, and what to pass.
-    """
-    if not (isinstance(likelihood, Scaled) and likelihood.kind == "decoder"):
-        return
-    if seen.scale_range is None:
-        likelihood.scale(None)
-        return
-    low, high = seen.scale_range
-    if not low > 0:
-        raise WrapError(
-            f'the decoder\'s second output ranges from {low:.4g} to {high:.4g} on the example, and residual="decoder" '
-            "takes it as a scale (standard deviation), which is positive; of a log variance ",
-            "pass decoder=lambda z: (mean, scale) with scale = (0.5 * log_var).exp()",
-        )
 
 
 def require_integers(preprocess: Bijection, x: Tensor) -> None:

@@ -36,6 +36,7 @@ def watch(aef: "AEF") -> None:
         return
     if not _hook:
         _hook.append(register_optimizer_step_post_hook(_look))
+    _alive.add(aef)
     _watches[:] = [one for one in _watches if not one.done and one.aef() is not None]
     _watches.append(_Watch(aef))
 
@@ -60,24 +61,41 @@ class _Watch:
         if aef is None:
             return
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        if held.isdisjoint(map(id, aef.parameters())):
-            return  # a discriminator's, or another model's
+        added = [p for p in aef.added_parameters() if p.requires_grad]
+        if not self._concerned(aef, added, held):
+            return
         self.held |= held
         self.steps[id(optimizer)] = self.steps.get(id(optimizer), 0) + 1
-        missing = [p for p in aef.added_parameters() if p.requires_grad and id(p) not in self.held]
+        missing = [p for p in added if id(p) not in self.held]
         self.done = not missing or self.steps[id(optimizer)] > 1
         if missing and self.done:
-            ids = set(map(id, missing))
-            names = sorted(name for name, some in aef.added_by_part().items() if any(id(p) in ids for p in some))
-            warnings.warn(
-                f"{type(optimizer).__name__} trains the VAE but not {len(missing)} parameters that the AEF has added "
-                f"({', '.join(names)}): make the optimizer from aef.parameters() after wrapping, or call "
-                'optimizer.add_param_group({"params": list(aef.added_parameters())}). If they are to stay as they '
-                "are, set requires_grad_(False) on them",
-                OptimizerWarning,
-                stacklevel=4,
-            )
+            _warn(optimizer, aef, missing)
+
+    def _concerned(self, aef: "AEF", added: list[Any], held: set[int]) -> bool:
+        """Whether an optimizer trains this AEF: not a discriminator, nor another AEF of the same VAE."""
+        if held.isdisjoint(map(id, aef.parameters())):
+            return False
+        if not held.isdisjoint(map(id, added)):
+            return True
+        others = (one for one in list(_alive) if one is not aef)
+        if any(not held.isdisjoint(map(id, other.added_parameters())) for other in others):
+            return False
+        return any(p.grad is not None for p in added)  # by a loss of this AEF
+
+
+def _warn(optimizer: Optimizer, aef: "AEF", missing: list[Any]) -> None:
+    ids = set(map(id, missing))
+    names = sorted(name for name, some in aef.added_by_part().items() if any(id(p) in ids for p in some))
+    warnings.warn(
+        f"{type(optimizer).__name__} trains the VAE but not {len(missing)} parameters that the AEF has added "
+        f"({', '.join(names)}): make the optimizer from aef.parameters() after wrapping, or call "
+        'optimizer.add_param_group({"params": list(aef.added_parameters())}). If they are to stay as they '
+        "are, set requires_grad_(False) on them",
+        OptimizerWarning,
+        stacklevel=5,
+    )
 
 
 _watches: list[_Watch] = []
+_alive: "weakref.WeakSet[AEF]" = weakref.WeakSet()
 _hook: list[RemovableHandle] = []

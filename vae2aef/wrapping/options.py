@@ -16,7 +16,7 @@ from vae2aef.likelihood import Likelihood
 from vae2aef.masked import MaskedAutoregressive
 from vae2aef.parts import VAEParts
 from vae2aef.preprocess import Dequantize, Logit, Standardize
-from vae2aef.priors import FlowPrior, StandardNormal
+from vae2aef.priors import FlowPrior, FunctionPrior, StandardNormal
 from vae2aef.program import VAEProgram
 from vae2aef.tensors import numel
 from vae2aef.wrapping.look import Seen
@@ -145,13 +145,19 @@ def build_prior(prior: Any, parts: VAEParts, seen: Seen, kwargs: dict[str, Any])
     if prior is None:
         prior = parts.prior if parts.prior is not None else StandardNormal(latent).to(seen.dtype)
     outside = as_prior(prior, latent)  # distributions, transforms and flows of torch, Pyro, zuko, nflows
+    if outside is None and _is_function(prior):
+        return FunctionPrior(prior), _takes_conditions(prior, kwargs)
     prior = prior if outside is None else outside
     if not (isinstance(prior, nn.Module) and callable(getattr(prior, "log_prob", None)) and hasattr(prior, "sample")):
         raise TypeError(
-            'expected prior None, "coupling", "maf", a torch distribution, or a module with log_prob(z) -> (batch,) '
-            f"and sample(n); got {describe(prior)}"
+            'expected prior None, "coupling", "maf", a torch distribution, a function z -> log p(z), or a module with '
+            f"log_prob(z) -> (batch,) and sample(n); got {describe(prior)}"
         )
     return prior, _takes_conditions(prior.log_prob, kwargs)
+
+
+def _is_function(prior: Any) -> bool:
+    return callable(prior) and not hasattr(prior, "log_prob") and not isinstance(prior, (nn.Module, type))
 
 
 def _takes_conditions(log_prob: Any, kwargs: dict[str, Any]) -> bool:

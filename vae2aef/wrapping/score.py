@@ -18,7 +18,7 @@ from vae2aef.residual import Residual
 from vae2aef.tensors import numel
 from vae2aef.wrapping.wrap import wrap
 
-READ = ("encoder", "decoder", "encoder_scale", "output", "prior", "preprocess")
+READ = ("encoder", "decoder", "encoder_scale", "decoder_scale", "output", "prior", "preprocess")
 """The options of `wrap` that say how a VAE is read; all else that it takes is what an AEF adds."""
 
 SAMPLING = ("proposal", "chunk_size", "target_error", "max_samples", "method")
@@ -54,9 +54,9 @@ def log_prob(
         num_samples: K, importance samples for each datum.
         seed: makes a datum's number the same at each call, whatever the batch. torch's random state is then left
             alone; without it, draws are taken from there.
-        **options: of `wrap`, how the VAE is read: `encoder`, `decoder`, `encoder_scale`, `output`, `prior`,
-            `preprocess`; those of `AEF.log_prob`: `proposal`, `chunk_size`, `target_error`, `max_samples`, `method`;
-            and conditions by name.
+        **options: of `wrap`, how the VAE is read: `encoder`, `decoder`, `encoder_scale`, `decoder_scale`, `output`,
+            `prior`, `preprocess`; those of `AEF.log_prob`: `proposal`, `chunk_size`, `target_error`, `max_samples`,
+            `method`; and conditions by name.
 
     Raises:
         WrapError: if parts of the VAE are not found, or p(x | z) is not known; it says what to pass.

@@ -1,5 +1,6 @@
 """What `print(aef)` says of how it was made."""
 
+import inspect
 from typing import Any
 
 from torch import nn
@@ -47,6 +48,7 @@ def summarise(
     lines = [
         f"AEF of {type(vae).__name__}: data {tuple(seen.event_shape)}, latent {latent}",
         *(f"  taken from the VAE: {line}" for line in parts.taken),
+        *([f"  encoder and decoder: {parts.compared}"] if parts.compared else []),
         *_prior_lines(parts, prior, options),
         *(f"  assumed: {line}" for line in parts.assumed),
         *_likelihood_lines(seen, likelihood, option),
@@ -63,6 +65,8 @@ def _name(option: Any) -> str:
         return " + ".join(map(_name, option))
     if isinstance(option, dict):
         return ", ".join(f"{name}: {_name(value)}" for name, value in option.items())
+    if inspect.isroutine(option):
+        return option.__name__
     return f"{option:g}" if isinstance(option, (int, float)) else type(option).__name__
 
 
@@ -90,5 +94,5 @@ def _likelihood_lines(seen: Seen, likelihood: nn.Module | None, option: Any) -> 
         lines.append(f"  assumed: residual scale starts at {seen.spread:.3g}, the standard deviation of the example")
     unused = seen.scale_range is not None and isinstance(likelihood, Scaled) and likelihood.kind != "decoder"
     if unused:
-        lines.append('  assumed: the decoder\'s second output is not used; residual="decoder" takes it as a scale')
+        lines.append("  assumed: the decoder's second output is not used; decoder_scale= takes it as a scale")
     return lines

@@ -7,13 +7,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from vae2aef.aef import AEF
+from vae2aef.batch import Batch
+from vae2aef.modes import modules, untouched
 from vae2aef.parts import VAEParts
 from vae2aef.registry import unwrap
 from vae2aef.wrapping.contract import prove
 from vae2aef.wrapping.example import example_rows, read_example
 from vae2aef.wrapping.find_parts import find_parts
+from vae2aef.wrapping.leaks import prove_no_leak
 from vae2aef.wrapping.likelihoods import build_likelihood, one_of, read_likelihood, require_no_preprocessing
-from vae2aef.wrapping.look import look, require_integers
+from vae2aef.wrapping.look import Seen, look, require_integers
 from vae2aef.wrapping.meaning import warn_of_logits
 from vae2aef.wrapping.optimizer_warning import watch
 from vae2aef.wrapping.options import (
@@ -24,8 +27,11 @@ from vae2aef.wrapping.options import (
     read_core,
     read_noise,
 )
+from vae2aef.wrapping.own_prior import warn_of_prior
+from vae2aef.wrapping.parity import compare_with_forward
 from vae2aef.wrapping.start import begin
 from vae2aef.wrapping.summary import summarise
+from vae2aef.wrapping.trial import modules_of
 
 
 def wrap(
@@ -35,6 +41,7 @@ def wrap(
     encoder: Callable[..., Any] | None = None,
     decoder: Callable[..., Any] | None = None,
     encoder_scale: str | None = None,
+    decoder_scale: str | None = None,
     output: Callable[[Any], Any] | None = None,
     core: "str | nn.Module | Tensor" = "linear",
     core_flow: Any = "coupling",
@@ -56,8 +63,11 @@ def wrap(
         example: a batch of data, `(batch, *event)`, to read shapes from and to check the parts on; a tuple
             `(x, *conditions)`, whose last item may be a dict of conditions by name, for a conditional VAE.
         encoder: callable `x -> (location, scale)`, if the VAE's own is not to be used.
-        decoder: callable `z -> mean` or `z -> (mean, scale)`, likewise.
-        encoder_scale: what the encoder's second output is: `"std"`, `"log_std"`, `"var"` or `"log_var"`.
+        decoder: callable `z -> mean` or `z -> (mean, scale)`, likewise. Of parts that are given or found by name, z and
+            output are compared with the VAE's own forward, if it has one that draws once.
+        encoder_scale: what the encoder's second output is: `"std"`, `"log_std"`, `"var"` or `"log_var"`. Where the
+            VAE's own forward is traced, it says that itself.
+        decoder_scale: what the decoder's second output is, of the same four: p(x | z) then has that scale.
         output: what the data's mean is in what the VAE's forward (or, where there is none in use, its decoder) returns,
             as a function of that: `lambda out: torch.tanh(out[0])`; (mean, scale), or all that a likelihood takes.
         core: `"linear"` (h(x) = W x + b), a module (your own h, data to latent shape), `"noise"` (the VAE
@@ -66,7 +76,8 @@ def wrap(
         core_flow: n^-1: `"none"`, `"coupling"`, `"maf"`, a `vae2aef.Bijection`, or a transform of torch, Pyro, zuko or
             nflows, applied in its own forward direction. For several latents, one for all or a dict by name.
         prior: None for the VAE's own, `"coupling"`, `"maf"`, a module with `log_prob` and `sample`, a
-            `torch.distributions` object, or a transform or flow of Pyro, zuko or nflows.
+            `torch.distributions` object, a transform or flow of Pyro, zuko or nflows, or a function `z -> log p(z)`,
+            `(batch, *latent)` to `(batch,)` in nats, of which nothing can be sampled.
         likelihood: p(x | z) for what the decoder returns. Densities of x - f(z): `"gaussian"`, `"laplace"`,
             `"student_t"`, and for a Gaussian's scale `"learned"` (one a feature), `"channel"`, `"shared"`, `"decoder"`
             or a number. Values from 0 to 1: `"bernoulli"`, `"continuous_bernoulli"`, both also with `_logits`. Classes:
@@ -93,8 +104,9 @@ def wrap(
 
     Raises:
         WrapError: if the VAE's parts are not found or do not fit together, or if a part, run on rows of the example,
-            fails, returns another shape than it should, or uses trainable tensors that no optimizer would see; it is
-            a `ValueError`.
+            fails, returns another shape than it should, or uses trainable tensors that no optimizer would see; if
+            encoder and decoder are not what the VAE's own forward does, or the decoder sees the data beside z. It is a
+            `ValueError`.
         TypeError: if `vae` is an AEF already, an option is of the wrong type, or the example holds integers that no
             preprocessing dequantises.
         ValueError: for an unknown option, or a file of `added` that does not fit.
@@ -120,27 +132,50 @@ def wrap(
     if isinstance(vae, AEF) or isinstance(getattr(vae, "aef", None), AEF):
         raise TypeError("this is an AEF already; to wrap its VAE anew, pass aef.vae")
     given_batch = read_example(example)
-    x = given_batch.x
-    noise, core = read_noise(noise), read_core(core)
-    given = {"encoder": encoder, "decoder": decoder, "encoder_scale": encoder_scale, "output": output}
-    choice = read_likelihood(one_of(likelihood, residual), x)
+    given = {"encoder": encoder, "decoder": decoder, "encoder_scale": encoder_scale, "decoder_scale": decoder_scale,
+             "output": output}  # fmt: skip
+    likelihood = one_of(likelihood, residual)
+    if likelihood is None and decoder_scale is not None:
+        likelihood = "decoder"
+    options = {"core": read_core(core), "core_flow": core_flow, "prior": prior, "preprocess": preprocess}
+    with untouched(*modules_of(vae, encoder, decoder)):
+        aef = _wrapped(vae, given_batch, given, options, read_noise(noise), likelihood, start)
+    aef.kl = kl
+    if added is not None:
+        aef.load_added(added)
+    watch(aef)  # warns if an optimizer leaves out what was added
+    return aef
+
+
+def _wrapped(
+    vae: Any,
+    given_batch: Batch,
+    given: dict[str, Any],
+    options: dict[str, Any],
+    noise: float,
+    likelihood: Any,
+    start: str,
+) -> AEF:
+    """Make the AEF, and prove it on the example."""
+    x, preprocess = given_batch.x, options["preprocess"]
+    choice = read_likelihood(likelihood, x)
     require_no_preprocessing(choice, preprocess)
     bijection = build_preprocess(preprocess, x)
     require_integers(bijection, x)
     batch = example_rows(given_batch._replace(x=choice.read(x)), bijection, choice.discrete)
-    parts = find_parts(vae, batch, given)
-    seen = look(vae, parts, batch, choice.like_data)
-    options = {"core": core, "core_flow": core_flow, "prior": prior, "preprocess": preprocess}
-    continuous = preprocess is not None or is_partition(core)
+    parts, seen = _read(vae, batch, given, choice.like_data, x)
+    continuous = preprocess is not None or is_partition(options["core"])
     the_likelihood, why = build_likelihood(choice, parts, seen, batch.x, continuous)
     warn_of_logits(parts, seen, the_likelihood, batch.x, continuous)
-    the_prior, takes_conditions = build_prior(prior, parts, seen, batch.kwargs)
-    sites = begin(start, build_sites(core, core_flow, noise, parts, seen, batch.x, the_likelihood))
-
+    the_prior, takes_conditions = build_prior(options["prior"], parts, seen, batch.kwargs)
+    if options["prior"] is None:
+        warn_of_prior(vae, parts, batch, seen, whole=given["encoder"] is given["decoder"] is None)
+    sites = build_sites(options["core"], options["core_flow"], noise, parts, seen, batch.x, the_likelihood)
+    said = {**options, "likelihood": choice.option}
     aef = AEF(
         vae,
         parts,
-        sites=sites,
+        sites=begin(start, sites),
         prior=the_prior,
         likelihood=the_likelihood,
         preprocess=bijection,
@@ -148,19 +183,24 @@ def wrap(
         outside=_outside(vae, parts),
         prior_takes_conditions=takes_conditions,
         discrete=seen.discrete if the_likelihood is None else getattr(the_likelihood, "discrete", False),
-        summary=summarise(vae, parts, seen, the_prior, the_likelihood, {**options, "likelihood": choice.option}, why),
+        summary=summarise(vae, parts, seen, the_prior, the_likelihood, said, why),
     ).to(x.device)
-    aef.kl = kl
-    if added is not None:
-        aef.load_added(added)
     prove(aef, batch, seen)
-    watch(aef)  # warns if an optimizer leaves out what was added
     return aef
+
+
+def _read(vae: Any, batch: Batch, given: dict[str, Any], like_data: bool, raw: Tensor) -> tuple[VAEParts, Seen]:
+    """Find the parts, look at what they return, and prove that they are the VAE's own and leak nothing."""
+    parts = find_parts(vae, batch, given)
+    seen = look(vae, parts, batch, like_data)
+    prove_no_leak(vae, parts, batch, seen, raw)
+    parts.compared = compare_with_forward(vae, parts, batch, given)
+    return parts, seen
 
 
 def _outside(vae: Any, parts: VAEParts) -> dict[str, nn.Module]:
     """Modules among the parts that are not inside `vae`, so that they are trained, moved and saved."""
-    inside = {id(m) for m in vae.modules()} if isinstance(vae, nn.Module) else set()
+    inside = {id(m) for m in modules(vae)} if isinstance(vae, nn.Module) else set()
     found = {f"beside_{i}": module for i, module in enumerate(parts.beside)}
     for name in ("encoder", "decoder"):
         part = getattr(parts, name, None)

@@ -1,0 +1,358 @@
+"""For given z the decoder sees neither the data nor another row, however its parts came (issue 9)."""
+
+import random
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import zoo_hierarchy
+import zoo_wild
+from torch import Tensor, nn
+from zoo_core import SmallVAE
+from zoo_wild import EVENT, LATENT, Plain
+
+import vae2aef
+from vae2aef.modes import parameters, untouched
+
+
+def data(rows: int = 6) -> Tensor:
+    return torch.rand(rows, *EVENT)
+
+
+def given(vae: Any) -> dict[str, Any]:
+    return {"encoder": vae.encode, "decoder": vae.decode, "encoder_scale": "log_var"}
+
+
+def lambdas(vae: Any) -> dict[str, Any]:
+    return {"encoder": lambda x: vae.encode(x), "decoder": lambda z: vae.decode(z), "encoder_scale": "log_var"}
+
+
+WAYS = {"names": lambda vae: {"encoder_scale": "log_var"}, "methods": given, "functions": lambdas}
+
+
+def refused(vae: Any, match: str, example: Any = None, **options: Any) -> None:
+    with pytest.raises(vae2aef.WrapError, match=match):
+        vae2aef.wrap(vae, example=data() if example is None else example, **options)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("cls", [zoo_wild.SkipsInAttribute, zoo_wild.HiddenSkips, zoo_wild.SkipsInTraining])
+def test_features_kept_by_the_encoder_and_read_by_the_decoder(cls, way):
+    """It was wrapped without a word once `encoder_scale=` was given, and log p(x) 70 nats too high."""
+    match = {
+        zoo_wild.SkipsInAttribute: r"^for given z the decoder's mean moves with the data .* keeps in `skip`\)",
+        zoo_wild.HiddenSkips: "^for given z a gradient leads from the decoder's output to the data",
+        zoo_wild.SkipsInTraining: r"^in training mode for given z the decoder's mean moves",
+    }[cls]
+    vae = cls()
+    refused(vae, match + ".*: the decoder sees the data beside z", **WAYS[way](vae))
+
+
+def test_a_pair_without_a_module():
+    kept: list[Tensor] = []
+
+    def encoder(x: Tensor) -> tuple[Tensor, Tensor]:
+        kept[:] = [x]
+        return x.flatten(1)[:, :2], torch.ones(len(x), 2)
+
+    def decoder(z: Tensor) -> Tensor:
+        return kept[0] * z.sum(1)[:, None, None]
+
+    refused(None, "^for given z the decoder's mean moves", encoder=encoder, decoder=decoder, encoder_scale="std")
+
+
+def test_a_scale_that_leaks():
+    class Leaking(zoo_wild.SkipsInAttribute):
+        forward = nn.Module.forward
+
+        def decode(self, z: Tensor) -> Any:
+            return self.tail(z), 1 + self.skip
+
+    options = {"encoder_scale": "log_var", "decoder_scale": "std"}
+    refused(Leaking(), "^for given z the decoder's scale moves", **options)
+
+
+def test_a_density_that_leaks():
+    class Leaking(zoo_wild.SkipsInAttribute):
+        forward = nn.Module.forward
+
+        def encode(self, x: Tensor) -> Any:
+            mu, log_var = super().encode(x)
+            return torch.distributions.Normal(mu, (0.5 * log_var).exp())
+
+        def decode(self, z: Tensor) -> Any:
+            return torch.distributions.StudentT(3.0, self.tail(z), 1 + self.skip)
+
+    refused(Leaking(), "^for given z the decoder's log density moves")
+
+
+# ---------------------------------------------------------------------- conditions
+
+
+class Told(SmallVAE):
+    """Takes conditions as wide as the data."""
+
+    def __init__(self) -> None:
+        super().__init__(EVENT, (LATENT,), classes=10)
+
+    def _flat(self, c: Tensor) -> Tensor:
+        return c.reshape(len(c), -1)
+
+    def encoder(self, x: Tensor, *cond: Tensor, label: Tensor | None = None) -> Any:
+        return super().encoder(x, *map(self._flat, cond), label=None if label is None else self._flat(label))
+
+    def decoder(self, z: Tensor, *cond: Tensor, label: Tensor | None = None) -> Any:
+        return super().decoder(z, *map(self._flat, cond), label=None if label is None else self._flat(label))
+
+
+@pytest.mark.parametrize("preprocess", [None, "logit"])
+def test_a_condition_that_equals_the_data_is_named(preprocess):
+    x = 0.02 + 0.9 * data()
+    options = {"encoder_scale": "log_std", "preprocess": preprocess}
+    refused(Told(), "^condition 1 equals the data, and the decoder's output moves", (x, x.clone()), **options)
+    refused(Told(), "^the condition `label` equals the data", (x, {"label": x.flatten(1)}), **options)
+    assert vae2aef.wrap(Told(), example=(x, x + 0.1), **options)(x, x + 0.1).isfinite()
+
+
+def test_a_condition_that_equals_the_data_in_a_traced_forward():
+    class Added(Plain):
+        def forward(self, x: Tensor, c: Tensor) -> Any:
+            return super().forward(x)[0] + c
+
+    x = data()
+    refused(Added(), "^condition 1 equals the data, and the decoder's output moves", (x, x.clone()))
+    assert vae2aef.wrap(Added(), example=(x, 0.5 * x))(x, 0.5 * x).isfinite()
+
+
+def test_a_target_that_the_decoder_does_not_see_may_be_the_data():
+    class WithTarget(Plain):
+        def forward(self, x: Tensor, target: Tensor) -> Any:
+            out, *_ = super().forward(x)
+            return {"loss": (out - target).square().mean(), "out": out}
+
+    x = data()
+    aef = vae2aef.wrap(WithTarget(), example=(x, x))
+    assert aef(x, x).isfinite()
+
+
+# ---------------------------------------------------------------------- rows
+
+
+class Mixing(Plain):
+    """Mixes rows in encoder or decoder, in eval mode too."""
+
+    forward = nn.Module.forward
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where = where
+
+    def encode(self, x: Tensor) -> Any:
+        mu, log_var = super().encode(x)
+        mu = mu - mu.mean(0) if self.where == "location" else mu
+        return mu, log_var - log_var.mean(0) if self.where == "scale" else log_var
+
+    def decode(self, z: Tensor) -> Any:
+        mean = self.tail(z - z.mean(0) if self.where == "mean" else z)
+        spread = (mean - mean.mean(0) if self.where == "decoder's scale" else mean).exp()
+        return mean, spread
+
+
+@pytest.mark.parametrize("where", ["location", "scale", "mean", "decoder's scale"])
+@pytest.mark.parametrize("rows", [1, 6])
+def test_rows_that_mix(where, rows):
+    match = r"^in eval mode the (en|de)coder's " + where.split()[-1] + " for one row moves with another row:"
+    refused(Mixing(where), match, data(rows), encoder_scale="log_var", decoder_scale="std")
+    vae2aef.wrap(Mixing("nowhere"), example=data(rows), encoder_scale="log_var", decoder_scale="std")
+
+
+def test_rows_that_mix_in_a_traced_forward():
+    class Traced(Plain):
+        def decode(self, z: Tensor) -> Any:
+            return self.tail(z - z.mean(0))
+
+    refused(Traced(), "^in eval mode the decoder's mean for one row moves with another row: ")
+
+
+def test_a_batch_normalisation_without_statistics_is_named():
+    vae = Plain()
+    vae.tail.insert(1, nn.BatchNorm1d(8, track_running_stats=False))
+    refused(vae, r"moves with another row \(`tail.1` has no running statistics\)", encoder_scale="log_var")
+    vae.tail[1] = nn.GroupNorm(2, 8)  # as the message says
+    vae2aef.wrap(vae, example=data())
+
+
+@pytest.mark.parametrize("way", ["nothing", *WAYS])
+def test_batch_normalisation_mixes_rows_in_training_as_it_should(way):
+    vae = zoo_wild.BatchNormed()
+    before = {name: t.clone() for name, t in vae.state_dict().items()}
+    vae2aef.wrap(vae, example=data(), **({} if way == "nothing" else WAYS[way](vae)))
+    assert all(torch.equal(t, before[name]) for name, t in vae.state_dict().items()) and vae.training
+
+
+def test_an_own_normalisation_by_the_batch_is_told_by_its_statistics():
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("centre", torch.zeros(8))
+
+        def forward(self, h: Tensor) -> Tensor:
+            if not self.training:
+                return h - self.centre
+            self.centre.lerp_(h.detach().mean(0), 0.1)
+            return h - h.mean(0)
+
+    vae = Plain()
+    vae.tail.insert(1, Own())
+    for options in ({}, given(vae)):
+        vae2aef.wrap(vae, example=data(), **options)
+
+
+def test_data_mixed_by_numpy_in_training():
+    refused(
+        zoo_wild.MixesInTraining(), "^in training mode the decoder's mean for one row moves", encoder_scale="log_var"
+    )
+
+
+def test_dropout_and_noise_in_training_are_no_leak():
+    class Noisy(Plain):
+        forward = nn.Module.forward
+
+        def encode(self, x: Tensor) -> Any:
+            shift = (random.random() + np.random.rand()) if self.training else 0.0
+            return super().encode(x + shift + (0.1 * torch.randn_like(x) if self.training else 0))
+
+        def decode(self, z: Tensor) -> Any:
+            return nn.functional.dropout(self.tail(z), 0.5, self.training)
+
+    x = data()
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+    vae = Noisy()
+    torch.set_rng_state(states[2])
+    vae2aef.wrap(vae, example=x, encoder_scale="log_var", core="noise", core_flow="none")
+    assert states[0] == random.getstate() and states[1] == np.random.get_state()[1].tolist()
+    assert torch.equal(states[2], torch.get_rng_state())
+
+
+# ---------------------------------------------------------------------- several latents
+
+
+def test_a_program_that_leaks():
+    class Leaking(zoo_hierarchy.TwoLevels):
+        pass
+
+    class Parts(vae2aef.VAEProgram):
+        def __init__(self, inner: vae2aef.VAEProgram, how: str) -> None:
+            self.inner, self.how = inner, how
+
+        def infer(self, x: Tensor) -> Any:
+            return self.inner.infer(x), x
+
+        def run(self, place: Any, state: Any) -> vae2aef.Decoded:
+            decoded = self.inner.run(place, None if state is None else state[0])
+            if self.how == "rows":
+                return vae2aef.Decoded(decoded.mean - decoded.mean.mean(0))
+            leak = 0.0 if state is None or self.how == "nothing" else state[1].reshape(decoded.mean.shape)
+            return vae2aef.Decoded(decoded.mean + leak)
+
+    name, how = f"{Leaking.__module__}.{Leaking.__qualname__}", "nothing"
+    vae2aef.register_adapter(name)(lambda vae, x, **kwargs: Parts(zoo_hierarchy.Parts(vae), how))
+    vae, x = Leaking(), torch.rand(6, zoo_hierarchy.N)
+    assert "not compared with a forward" in repr(vae2aef.wrap(vae, example=x))
+    how = "leak"
+    refused(vae, "^for given z the decoder's mean moves", x)
+    how = "rows"
+    refused(vae, "^in eval mode the decoder's mean for one row moves", x)
+
+
+# ---------------------------------------------------------------------- no trace left
+
+
+class Counting(zoo_wild.SkipsInAttribute):
+    """Counts its calls, and keeps what it has seen, in all ways there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls, self.seen, self.cache = 0, [], {"last": [None]}
+        self.register_buffer("count", torch.zeros((), dtype=torch.long))
+
+    def encode(self, x: Tensor) -> Any:
+        self.calls += 1
+        self.count += 1
+        self.seen.append(x)
+        self.cache["last"][0] = x
+        self.late = x
+        return super().encode(x)
+
+
+class SoundCounting(Counting):
+    def decode(self, z: Tensor) -> Any:
+        return self.tail(z)
+
+
+@pytest.mark.parametrize("cls", [Counting, SoundCounting])
+def test_wrapped_or_refused_nothing_is_left_behind(cls):
+    for options in ({}, {"encoder_scale": "log_var"}, {"encoder_scale": "std"}):
+        vae = cls()
+        vae.tail.eval()
+        names, modes = set(vars(vae)), [m.training for m in vae.modules()]
+        for more in (options, {**given(vae), **options}):
+            try:
+                vae2aef.wrap(vae, example=data(), **more)
+            except vae2aef.WrapError:
+                assert cls is Counting or more["encoder_scale"] == "std"
+            assert set(vars(vae)) == names and modes == [m.training for m in vae.modules()]
+            assert (vae.calls, vae.seen, vae.cache, int(vae.count)) == (0, [], {"last": [None]}, 0)
+
+
+class Overrides(Plain):
+    """Says something else by the names of `nn.Module`'s methods, as the losses of pixyz do by `eval`."""
+
+    def eval(self, data: Any) -> Any:  # type: ignore[override]
+        raise ValueError("input is not given")
+
+    def train(self, mode: bool, data: Any) -> Any:  # type: ignore[override]
+        raise ValueError("input is not given")
+
+    def parameters(self, data: Any) -> Any:  # type: ignore[override]
+        raise ValueError("input is not given")
+
+    modules = buffers = named_parameters = parameters  # type: ignore[assignment]
+
+
+class Parent(nn.Module):
+    """Holds one, and is as usual."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Any:
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("options", [{}, {"encoder_scale": "log_var"}, "given"])
+def test_what_a_user_may_have_overridden_is_not_called(options):
+    vae, x = Overrides(), data()
+    for whole in (vae, Parent(vae)):
+        aef = vae2aef.wrap(whole, example=x, **(given(vae) if options == "given" else options))
+        assert aef(x).isfinite() and aef.sample(2).shape == (2, *EVENT)
+        assert aef.log_prob(x, num_samples=4, proposal="tuned").value.shape == (6,)
+        own = {id(p) for p in parameters(vae)}
+        assert {id(p) for p in aef.parameters()} - own == {id(p) for p in aef.added_parameters()}
+        assert re.search("core", repr(aef)) and vae2aef.check(whole, example=x).ok
+
+
+def test_untouched_gives_back_what_containers_held():
+    module = nn.Module()
+    module.deep, module.rows, module.names = {"a": [1, {2}]}, [[0]], {3}
+    deep = module.deep
+    with untouched(module):
+        module.deep["a"][1].add(5)
+        module.deep["b"] = 1
+        module.rows[0].append(1)
+        module.rows = None
+        module.names.clear()
+    assert module.deep is deep and (module.deep, module.rows, module.names) == ({"a": [1, {2}]}, [[0]], {3})

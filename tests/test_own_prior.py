@@ -1,0 +1,188 @@
+"""A VAE's own prior is not lost in silence: a warning ends in the line that takes it, and the line works (issue 9)."""
+
+import copy
+import math
+import warnings
+from typing import Any
+
+import pytest
+import torch
+import zoo_wild
+from test_forward_parity import followed
+from torch import Tensor, nn
+from torch.distributions import Independent, Normal
+from zoo_core import ConditionalPrior, SmallVAE
+from zoo_wild import EVENT, LATENT, Plain
+
+import vae2aef
+
+
+def data(rows: int = 6) -> Tensor:
+    return torch.rand(rows, *EVENT)
+
+
+def expected(vae: Any, z: Tensor) -> Tensor:
+    return Normal(vae.centre, 0.5).log_prob(z).sum(1)
+
+
+class Elementwise(zoo_wild.OwnPrior):
+    log_p_z = None  # type: ignore[assignment]
+
+    def log_prior(self, z: Tensor) -> Tensor:
+        return Normal(self.centre, 0.5).log_prob(z)
+
+
+class MakesPrior(zoo_wild.OwnPrior):
+    log_p_z = None  # type: ignore[assignment]
+
+    def prior(self) -> Any:
+        return Independent(Normal(self.centre, 0.5), 1)
+
+
+class HoldsPrior(zoo_wild.OwnPrior):
+    log_p_z = None  # type: ignore[assignment]
+
+    @property
+    def p_z(self) -> Any:
+        return Normal(self.centre, 0.5)
+
+
+class PriorModule(zoo_wild.OwnPrior):
+    """A submodule whose forward is the density."""
+
+    log_p_z = None  # type: ignore[assignment]
+
+    class Density(nn.Module):
+        def __init__(self, centre: nn.Parameter) -> None:
+            super().__init__()
+            self.centre = centre
+
+        def forward(self, z: Tensor) -> Tensor:
+            return Normal(self.centre, 0.5).log_prob(z).sum(1)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prior = self.Density(self.centre)
+
+
+LINES = {
+    zoo_wild.OwnPrior: "Pass prior=vae.log_p_z",
+    Elementwise: "Pass prior=lambda z: vae.log_prior(z).flatten(1).sum(1)",
+    MakesPrior: "Pass prior=lambda z: vae.prior().log_prob(z)",
+    HoldsPrior: "Pass prior=lambda z: vae.p_z.log_prob(z).flatten(1).sum(1)",
+    PriorModule: "Pass prior=lambda z: vae.prior(z)",
+}
+
+
+@pytest.mark.parametrize("cls", LINES, ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("options", [{}, {"encoder_scale": "log_var"}], ids=["nothing", "scale"])
+def test_a_density_of_its_own_is_named_and_the_line_works(cls, options):
+    vae, x = cls(), data()
+    with pytest.warns(vae2aef.WrapWarning, match="has a prior of its own, and the standard normal is taken") as warned:
+        wrong = vae2aef.wrap(vae, example=x, **options)
+    assert warned[0].filename == __file__ and warned[0].message.fix == LINES[cls]
+    aef = followed(warned[0].message, vae, x, **options)  # and warns of nothing
+    terms = aef(x, terms=True)
+    torch.testing.assert_close(terms.prior, expected(vae, terms.z))
+    assert (terms.prior - wrong.prior.log_prob(terms.z)).abs().max() > 0.1
+    terms.loss.backward()
+    assert vae.centre.grad is not None  # it is trained
+
+
+def test_a_function_in_the_place_of_a_prior():
+    vae, x = zoo_wild.OwnPrior(), data()
+    aef = vae2aef.wrap(vae, example=x, prior=vae.log_p_z, noise=0.3)
+    assert "added: core linear, core flow coupling, residual learned, prior log_p_z" in repr(aef)
+    assert aef.log_prob(x, num_samples=300, seed=0).value.isfinite().all()  # without draws from the prior
+    with pytest.raises(ValueError, match=r"given as a function of z, from which nothing can be sampled"):
+        aef.sample(3)
+    twin = copy.deepcopy(aef)
+    assert twin.prior.function.__self__ is twin.vae
+    torch.testing.assert_close(twin(x, terms=True).prior.shape, torch.Size([6]))
+    held = vae2aef.wrap(vae, example=x, prior=lambda z: vae.log_p_z(z))
+    with pytest.raises(TypeError, match="its prior is a function"):
+        copy.deepcopy(held)
+    with pytest.raises(vae2aef.WrapError, match=r"`prior`: expected log_prob of shape \(4,\) for 4 rows, got"):
+        vae2aef.wrap(vae, example=x, prior=lambda z: -0.5 * z.square())
+    outside = torch.randn(LATENT, requires_grad=True)
+    with pytest.raises(vae2aef.WrapError, match=r"trainable tensors .* not in aef\.parameters"):
+        vae2aef.wrap(vae, example=x, prior=lambda z: (z * outside).sum(1))
+
+
+def test_a_function_takes_conditions_if_it_asks_for_them():
+    vae, x, label = SmallVAE((2, 3), (3,), classes=2), torch.rand(6, 2, 3), torch.rand(6, 2)
+    density = ConditionalPrior(2, 3)
+    whole = nn.ModuleList([vae, density])
+    options = {"encoder": vae.encoder, "decoder": vae.decoder, "encoder_scale": "log_std"}
+    aef = vae2aef.wrap(whole, example=(x, label), prior=lambda z, c: density.log_prob(z, c), **options)
+    terms = aef(x, label, terms=True)
+    torch.testing.assert_close(terms.prior, density.log_prob(terms.z, label))
+    plain = vae2aef.wrap(whole, example=(x, label), prior=lambda z: -0.5 * z.square().sum(1), **options)
+    assert plain(x, label).isfinite()
+
+
+def test_a_standard_normal_is_nothing_to_warn_of():
+    class Standard(Plain):
+        prior = Normal(0.0, 1.0)
+
+        def log_p_z(self, z: Tensor) -> Tensor:
+            return -0.5 * (z.square() + math.log(2 * math.pi)).sum(1)
+
+    vae2aef.wrap(Standard(), example=data())  # a warning would be an error
+
+
+def test_pseudo_inputs_and_parameters_without_part_in_the_outputs():
+    class Vamp(Plain):
+        """Its prior is the mixture of the posteriors of learned data, known to its own loss alone."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.pseudo_inputs = nn.Parameter(torch.rand(4, *EVENT))
+
+        def mixture(self, z: Tensor) -> Tensor:
+            mu, log_var = self.encode(self.pseudo_inputs)
+            each = Normal(mu, (0.5 * log_var).exp()).log_prob(z[:, None]).sum(2)
+            return each.logsumexp(1) - math.log(4)
+
+    class Hidden(Vamp):
+        def __init__(self) -> None:
+            super().__init__()
+            self.means = nn.Linear(4, 10)
+            del self.pseudo_inputs
+            self.inputs = nn.Parameter(torch.rand(4, *EVENT))
+
+    class Frozen(Plain):
+        """A body that runs without gradients has its part all the same."""
+
+        def encode(self, x: Tensor) -> Any:
+            with torch.no_grad():
+                h = self.body[:-1](x)
+            return self.body[-1](h).chunk(2, 1)
+
+    x = data()
+    unused = r"3 trainable parameters of Hidden \(`inputs`, `means.weight`, `means.bias`\) have no part in its outputs"
+    for vae, says in ((Vamp(), "`pseudo_inputs` seems to be of pseudo-inputs"), (Hidden(), unused)):
+        for options in ({}, {"encoder_scale": "log_var"}):
+            with pytest.warns(vae2aef.WrapWarning, match=says) as warned:
+                vae2aef.wrap(vae, example=x, **options)
+            assert warned[0].message.fix.startswith("Pass prior=lambda z: log_p(z)")
+    vae = Vamp()
+    aef = vae2aef.wrap(vae, example=x, prior=vae.mixture)
+    terms = aef(x, terms=True)
+    torch.testing.assert_close(terms.prior, vae.mixture(terms.z))
+    vae2aef.wrap(Frozen(), example=x)  # a warning would be an error
+
+
+def test_an_adapter_that_knows_the_class_has_read_its_prior():
+    class Known(zoo_wild.OwnPrior):
+        pass
+
+    class Parts(vae2aef.parts.CallableParts):
+        known = True
+
+    vae2aef.register_adapter(f"{Known.__module__}.{Known.__qualname__}")(
+        lambda vae, x, **kwargs: Parts(vae.encode, vae.decode, "log_var")
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        vae2aef.wrap(Known(), example=data())

@@ -1,0 +1,200 @@
+"""Prove that p(x | z) is a density of x given z: for given z the decoder sees neither the data nor another row.
+
+What is proved at wrap, on a few rows of the example, however the parts were found:
+
+- for a given z the decoder's output is the same whatever data were encoded before it, and no gradient leads from it to
+  them. That catches features kept in an attribute by the encoder and read by the decoder, which the graph of calls of
+  neither shows. In eval mode, and in training mode with the same random state (of torch, Python and NumPy) for both;
+- location, scale, z after a posterior flow, and all outputs of the decoder for one row do not move with the data or
+  latents of another, in eval mode; in training mode too, but for modules that keep statistics of the batch in buffers,
+  batch normalisation above all: these mix rows there on purpose, and are left in eval mode for this. `check` says that
+  they do.
+
+A traced forward has its own, stricter proof of the first (`vae2aef.tracing.proof`). Pyro programs of several sites may
+score each part of x given the parts before it, so that their densities may see x: of them nothing is proved here.
+"""
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vae2aef.batch import Batch
+from vae2aef.errors import WrapError
+from vae2aef.modes import in_mode, modules, named_modules, own_random_states, untouched
+from vae2aef.parts import VAEParts
+from vae2aef.program import VAEProgram
+from vae2aef.wrapping.look import Seen
+from vae2aef.wrapping.probe import Probe, moved, other
+from vae2aef.wrapping.trial import modules_of, naming, trial
+
+ROWS, TRIES = 3, 3
+
+
+def prove_no_leak(vae: Any, parts: VAEParts, batch: Batch, seen: Seen, raw: Tensor) -> None:
+    """Prove what this module's docstring says; the VAE, its modes and random states are left as they were.
+
+    Args:
+        vae: the user's VAE.
+        parts: its parts.
+        batch: rows of the example, with conditions.
+        seen: what a look at the example showed.
+        raw: the data as they are given, `(batch, *event)`.
+
+    Raises:
+        WrapError: says what reaches what, by which attribute or module if that is known.
+    """
+    if any(isinstance(c, (list, tuple)) for c in (*batch.cond, *batch.kwargs.values())):
+        few = batch.detach()  # which rows of a list belong to which datum is not ours to say
+    else:
+        few = batch.head(ROWS).detach()
+    owners = modules_of(vae, parts)
+    with trial(few.x.device, vae, parts), untouched(*owners), own_random_states(few.x.device) as seed:
+        probe = Probe(parts, few, seen, owners, seed)
+        try:
+            probe.decode(probe.z, few, probe.infer(few))
+        except Exception:  # a VAE for one batch size, of which `vae2aef.wrapping.contract` has more to say
+            return
+        with naming("encoder or decoder fails on other data in the range of the example:"):
+            if not probe.by_itself:
+                _data(probe, "")
+                _gradient(probe)
+            _conditions(probe, batch, raw[: batch.size])
+            _rows(probe, "in eval mode ")
+        _in_training(probe, owners)
+
+
+def _data(probe: Probe, mode: str) -> None:
+    """For given z, the output must not move with the data that were encoded before."""
+    results, kept = [], set()
+    for batch in (probe.batch, probe.batch._replace(x=other(probe.batch.x))):
+        with probe.afresh():
+            before = [(m, dict(m.__dict__)) for owner in probe.owners for m in modules(owner)]
+            state = probe.infer(batch)
+            kept |= {k for m, old in before for k, v in m.__dict__.items() if old.get(k, probe) is not v}
+            results.append(probe.decode(probe.z, probe.batch, state))
+    name = moved(*results)
+    if name:
+        by = f" (by what it keeps in {', '.join(f'`{k}`' for k in sorted(kept))})" if kept else ""
+        raise _leak(f"{mode}for given z the decoder's {name} moves with the data that were encoded before{by}")
+
+
+def _gradient(probe: Probe) -> None:
+    """No gradient may lead from the output for given z to the data, not even one that is zero at these weights."""
+    x = probe.batch.x
+    if not x.is_floating_point() or torch.is_inference_mode_enabled():
+        return
+    with probe.afresh(), torch.enable_grad():
+        x = x.clone().requires_grad_()
+        state = probe.infer(probe.batch._replace(x=x.clone()))
+        outputs = [t for t in probe.decode(probe.z, probe.batch, state).values() if t.requires_grad]
+        total = sum((t.sum() for t in outputs), x.new_zeros(()))
+        if total.requires_grad and torch.autograd.grad(total, x, allow_unused=True)[0] is not None:
+            raise _leak("for given z a gradient leads from the decoder's output to the data that were encoded before")
+
+
+def _conditions(probe: Probe, batch: Batch, raw: Tensor) -> None:
+    """A condition that equals the data must have no effect on the decoder."""
+    for i, c in enumerate(batch.cond):
+        if _is_data(c, batch.x, raw):
+            cond = tuple(other(c) if k == i else c for k, c in enumerate(probe.batch.cond))
+            _without_effect(probe, f"condition {i + 1}", probe.batch._replace(cond=cond))
+    for name, c in batch.kwargs.items():
+        if _is_data(c, batch.x, raw):
+            kwargs = {k: other(c) if k == name else c for k, c in probe.batch.kwargs.items()}
+            _without_effect(probe, f"the condition `{name}`", probe.batch._replace(kwargs=kwargs))
+
+
+def _is_data(c: Any, *data: Tensor) -> bool:
+    """Whether a condition equals the data, as given or as the VAE sees them; one value a row may be a label."""
+    shaped = [x for x in data if isinstance(c, Tensor) and c.numel() == x.numel() and c.shape[:1] == x.shape[:1]]
+    return any(x[:1].numel() > 1 and torch.equal(c.reshape(x.shape).to(x), x) for x in shaped)
+
+
+def _without_effect(probe: Probe, what: str, changed: Batch) -> None:
+    batches = (probe.batch, changed)
+    results = [probe.decode(probe.z, b, None if probe.by_itself else probe.infer(b)) for b in batches]
+    if moved(*results):
+        raise WrapError(
+            f"{what} equals the data, and the decoder's output moves with it: there is no density of x given z in a "
+            "decoder that is told x. ",
+            "Leave it out of example=, or give in its place what is known of a datum beside z (a label)",
+        )
+
+
+def _rows(probe: Probe, mode: str, number: int = 0) -> None:
+    """One row's results must not move with another row."""
+    if probe.pyro or probe.batch.size < 2:
+        return
+    batch = probe.batch
+    x = torch.cat([batch.x[:-1], other(batch.x)[-1:]])
+    z = {name: torch.cat([value[:-1], 1 - value[-1:]]) for name, value in probe.z.items()}
+    probe.number = number
+    with probe.afresh():
+        state = probe.infer(batch)
+        pairs = [("decoder", probe.decode(probe.z, batch, state), probe.decode(z, batch, state))]
+    if not isinstance(probe.parts, VAEProgram):
+        with probe.afresh():
+            pairs.insert(0, ("encoder", probe.encode(batch), probe.encode(batch._replace(x=x))))
+    for what, first, second in pairs:
+        rows = ({k: t[:-1] for k, t in found.items() if t.shape[:1] == (batch.size,)} for found in (first, second))
+        name = moved(*rows)
+        if name:
+            raise WrapError(
+                f"{mode}the {what}'s {name} for one row moves with another row{_mixer(probe)}: the loss of a row is "
+                "then no density of one x. ",
+                "Normalise within a row (nn.GroupNorm, nn.LayerNorm), or with running statistics",
+            )
+
+
+def _mixer(probe: Probe) -> str:
+    """Name the batch normalisation without running statistics, if there is one."""
+    kind = torch.nn.modules.batchnorm._BatchNorm
+    every = (pair for owner in probe.owners for pair in named_modules(owner))
+    name = next((n for n, m in every if isinstance(m, kind) and m.running_mean is None), None)
+    return "" if name is None else f" (`{name}` has no running statistics)"
+
+
+def _in_training(probe: Probe, owners: list[Any]) -> None:
+    """The same in training mode; what fails there for another reason fails in training, with its own error."""
+    with contextlib.ExitStack() as stack:
+        for module in owners:
+            stack.enter_context(in_mode(True, module))
+        try:
+            with probe.afresh():
+                keepers = _keepers(probe)
+            if not probe.by_itself:
+                _data(probe, "in training mode ")
+            for m in keepers:
+                m.training = False
+            for number in range(TRIES):  # rows may be mixed by chance
+                _rows(probe, "in training mode ", number)
+        except WrapError:
+            raise
+        except Exception:
+            return
+
+
+def _keepers(probe: Probe) -> list[Any]:
+    """Return the modules that keep statistics of the batch: those whose own buffers change in training mode."""
+    every = [m for owner in probe.owners for m in modules(owner)]
+    before = [{k: b.clone() for k, b in m._buffers.items() if b is not None} for m in every]
+    state = probe.infer(probe.batch)
+    if hasattr(state, "push"):  # of a traced forward this is the pass, and `decode` leaves no trace in buffers
+        state.push(torch.zeros_like(probe.z["z"]))
+    probe.decode(probe.z, probe.batch, state)
+    pairs = zip(every, before, strict=True)
+    batch_norm = torch.nn.modules.batchnorm._BatchNorm
+    return [
+        m for m, old in pairs
+        if isinstance(m, batch_norm) or any(not torch.equal(b, getattr(m, k)) for k, b in old.items() if hasattr(m, k))
+    ]  # fmt: skip
+
+
+def _leak(what: str) -> WrapError:
+    return WrapError(
+        f"{what}: the decoder sees the data beside z, and log p(x) would come out too high. ",
+        "Take out what leads from encoder to decoder beside z (skip connections), or hand over what the decoder may "
+        "know as a condition: example=(x, c)",
+    )

@@ -1,0 +1,128 @@
+"""Warn of a prior that a VAE seems to have of its own, where nobody has said so and the standard normal is taken."""
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+from torch.overrides import TorchFunctionMode
+
+from vae2aef.batch import Batch
+from vae2aef.errors import WrapWarning
+from vae2aef.modes import named_modules, named_parameters, untouched
+from vae2aef.parts import VAEParts
+from vae2aef.priors import StandardNormal
+from vae2aef.wrapping.look import Seen
+from vae2aef.wrapping.trial import trial
+
+NAMES = (
+    "log_p_z", "log_pz", "log_prob_z", "log_prior", "prior_log_prob", "log_prob_prior", "prior", "prior_z", "p_z", "pz",
+)  # fmt: skip
+"""What a density of z is called."""
+
+PSEUDO = ("pseudo", "idle_input", "vamp")
+"""What names of pseudo-inputs hold: data whose posteriors are the prior (Tomczak and Welling 2018, VampPrior)."""
+
+ROWS, SHOWN = 5, 3
+
+
+def warn_of_prior(vae: Any, parts: VAEParts, batch: Batch, seen: Seen, whole: bool) -> None:
+    """Warn if a VAE has a density of z that is not the standard normal, pseudo-inputs, or parameters without effect.
+
+    Args:
+        vae: the user's VAE.
+        parts: its parts. If an adapter knows the class, or brings a prior, there is nothing to warn of.
+        batch: rows of the example, with conditions.
+        seen: what a look at the example showed.
+        whole: whether all of the parts are the VAE's own: what is not used of one that was replaced says nothing.
+
+    Warns:
+        WrapWarning: ends in the line that takes the prior.
+    """
+    if parts.known or parts.prior is not None or not isinstance(vae, nn.Module):
+        return
+    line = _method(vae, batch, seen)
+    if line:
+        reason = f"{type(vae).__name__} has a prior of its own, and the standard normal is taken: "
+    else:
+        reason, line = (
+            _sign(vae, parts, batch, seen, whole),
+            "prior=lambda z: log_p(z), with its log p(z) of shape (batch,)",
+        )
+    if reason:
+        warnings.warn(WrapWarning(reason, f"Pass {line}"), stacklevel=4)
+
+
+def _method(vae: nn.Module, batch: Batch, seen: Seen) -> str:
+    """Return the option that takes the VAE's own density of z; empty if it has none, or the standard normal."""
+    shape = seen.latents["z"]
+    like = batch.x if batch.x.is_floating_point() else torch.empty(0)
+    with trial(batch.x.device, vae), untouched(vae):
+        torch.manual_seed(0)
+        z = torch.randn(ROWS, *shape, dtype=like.dtype, device=batch.x.device)
+        standard = StandardNormal(shape).log_prob(z)
+        for name in NAMES:
+            for line, density in _densities(getattr(vae, name, None), f"vae.{name}"):
+                with contextlib.suppress(Exception):  # it wants something else, and is no density of z
+                    value = density(z)
+                    summed = f"lambda z: {line}(z)" if not line.startswith("lambda") else line
+                    if value.shape == z.shape and z.dim() > 1:
+                        value, line = value.flatten(1).sum(1), f"{summed}.flatten(1).sum(1)"
+                    if value.shape != (ROWS,):
+                        continue
+                    return "" if torch.allclose(value, standard, rtol=1e-3, atol=1e-4) else f"prior={line}"
+    return ""
+
+
+def _densities(found: Any, name: str) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
+    """Yield the ways in which something may be a density of z, as they are written."""
+    if isinstance(found, Distribution) or (callable(getattr(found, "log_prob", None)) and hasattr(found, "sample")):
+        yield f"lambda z: {name}.log_prob(z)", found.log_prob
+    elif callable(found):
+        yield name if not isinstance(found, nn.Module) else f"lambda z: {name}(z)", found
+        yield f"lambda z: {name}().log_prob(z)", lambda z: found().log_prob(z)
+
+
+def _sign(vae: nn.Module, parts: VAEParts, batch: Batch, seen: Seen, whole: bool) -> str:
+    """Say what speaks for a prior of which no method is found; empty if nothing does."""
+    names = [name for name, _ in named_modules(vae)] + [name for name, _ in named_parameters(vae)] + list(vars(vae))
+    pseudo = next((n for n in names if any(sign in n.lower() for sign in PSEUDO)), None)
+    if pseudo is not None:
+        return (
+            f"`{pseudo}` seems to be of pseudo-inputs, whose posteriors are the prior; the standard normal is taken: "
+        )
+    trained = [(name, p) for name, p in named_parameters(vae) if p.requires_grad and whole]
+    used = _Used()
+    with trial(batch.x.device, vae, parts), untouched(vae), used:
+        z = parts.encode(batch.x, *batch.cond, **batch.kwargs).push(
+            torch.zeros(batch.size, *seen.latents["z"]).to(batch.x)
+        )
+        parts.decode(z[0], *batch.cond, **batch.kwargs)
+        with contextlib.suppress(Exception):  # a forward that takes something else shows nothing
+            vae(batch.x, *batch.cond, **batch.kwargs)
+    left = [name for name, p in trained if id(p) not in used.ids]
+    if not left:
+        return ""
+    listed = ", ".join(f"`{name}`" for name in left[:SHOWN]) + (", ..." if len(left) > SHOWN else "")
+    return (
+        f"{len(left)} trainable parameters of {type(vae).__name__} ({listed}) have no part in its "
+        "outputs. If they are of its prior, that is not seen, and the standard normal is taken: "
+    )
+
+
+class _Used(TorchFunctionMode):
+    """See which tensors are used; their ids stay theirs only while they are kept alive, as parameters are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: set[int] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        """Note what one call takes."""
+        from vae2aef.tracing.noise import tensors
+
+        self.ids |= {id(t) for t in tensors((args, kwargs or {}))}
+        return func(*args, **(kwargs or {}))
