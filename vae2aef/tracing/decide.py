@@ -2,12 +2,13 @@
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from vae2aef.errors import describe
 from vae2aef.tracing.noise import LatentCall
 from vae2aef.tracing.outputs import candidates, say_path
-from vae2aef.tracing.recording import Record
+from vae2aef.tracing.recording import Draw, Record
 
 
 class Refusal(Exception):
@@ -32,6 +33,18 @@ class Observation(NamedTuple):
     likelihood: str | None = None
 
 
+class Elsewhere(Exception):
+    """The output depends on another draw than the one that was followed.
+
+    Args:
+        place: which one.
+    """
+
+    def __init__(self, place: int) -> None:
+        super().__init__(place)
+        self.place = place
+
+
 def decide(record: Record, found: list[tuple[tuple, Any, Tensor]], x: Tensor, said: bool = False) -> Observation:
     """Find z and the mean of the data.
 
@@ -43,16 +56,53 @@ def decide(record: Record, found: list[tuple[tuple, Any, Tensor]], x: Tensor, sa
 
     Raises:
         Refusal: if either is not there, or not alone.
+        Elsewhere: if it is another draw that is to be followed.
     """
-    _require_one_draw(record, x.shape[0])
-    path, mean, node = _said(record, found) if said else _output(record, found, x)
+    fit = found[:1] if said else _of_the_data(record, found, x)
+    counting = _counting(record, fit)
+    _require_one_draw([record.draws[i] for i in counting], x.shape[0])
+    if record.place != counting[0]:
+        raise Elsewhere(counting[0])
+    path, mean, node = _said(record, found) if said else _output(record, found, fit, x)
     _require_no_flow(record, found, node)
     return Observation(record, _latent_call(record, node), path, mean.detach(), _likelihood(record, path, node))
 
 
-def _require_one_draw(record: Record, batch: int) -> None:
-    gaussian = [d for d in record.draws if d.gaussian]
-    others = [d.name for d in record.draws if not d.gaussian]
+def _of_the_data(record: Record, found: list[tuple[tuple, Any, Tensor]], x: Tensor) -> list[tuple[tuple, Any, Tensor]]:
+    """List what could be the mean of the data: where there is a choice, no sample of x, and nothing made without x."""
+    # Latents may be shaped like the data too.
+    shaped = [i for i in candidates(found, x.shape) if record.nodes.get(id(i[2]), -1) not in record.affine]
+    for drop in (_made_without_data, _is_sample):
+        shaped = [item for item in shaped if not drop(record, item[2])] or shaped
+    return shaped
+
+
+def _made_without_data(record: Record, value: Tensor) -> bool:
+    return 0 not in record.reaches(record.nodes.get(id(value), 0))
+
+
+def _is_sample(record: Record, value: Tensor) -> bool:
+    """Whether a value is drawn around the mean: by a draw of its own size that goes through no weights after that."""
+    drawn, mixed = _draws_of(record, value), record.reaches(*record.mixing)
+    own = [i for i in drawn if record.draw_nodes[i] not in mixed]
+    return len(drawn) > 1 and any(torch.Size(record.draws[i].shape).numel() == value.numel() for i in own)
+
+
+def _draws_of(record: Record, value: Tensor) -> list[int]:
+    """List the draws that a value depends on."""
+    reached = record.reaches(record.nodes.get(id(value), 0))
+    return [i for i, node in enumerate(record.draw_nodes) if node in reached]
+
+
+def _counting(record: Record, fit: list[tuple[tuple, Any, Tensor]]) -> list[int]:
+    """List the draws that the mean depends on; all of them, if it is not known to depend on any."""
+    drawn = {i for _, _, value in fit for i in _draws_of(record, value)}
+    return sorted(drawn) or list(range(len(record.draws)))
+
+
+def _require_one_draw(draws: list[Draw], batch: int) -> None:
+    gaussian = [d for d in draws if d.gaussian]
+    others = [d.name for d in draws if not d.gaussian]
     if others and not gaussian:
         raise Refusal(
             f"its noise is drawn by {others[0]}, which is not Gaussian: a categorical, gamma, von Mises or other "
@@ -83,13 +133,11 @@ def _said(record: Record, found: list[tuple[tuple, Any, Tensor]]) -> tuple[tuple
     return (), mean, node
 
 
-def _output(record: Record, found: list[tuple[tuple, Any, Tensor]], x: Tensor) -> tuple[tuple, Tensor, int]:
+def _output(
+    record: Record, found: list[tuple[tuple, Any, Tensor]], shaped: list[tuple[tuple, Any, Tensor]], x: Tensor
+) -> tuple[tuple, Tensor, int]:
     """Find the one output that is shaped like the data and depends on the noise: its path, value and node."""
-    source = record.source
-    shaped = candidates(found, x.shape)
-    fit = [item for item in shaped if source in record.reaches(record.nodes.get(id(item[2]), 0))]
-    # Latents may be shaped like the data too.
-    fit = [item for item in fit if record.nodes[id(item[2])] not in record.affine]
+    fit = [item for item in shaped if record.source in record.reaches(record.nodes.get(id(item[2]), 0))]
     fit = list({id(item[2]): item for item in reversed(fit)}.values())
     if len(fit) != 1:
         if fit:
@@ -144,7 +192,7 @@ def _latent_call(record: Record, output: int) -> LatentCall:
                 "z is made inside torch.utils.checkpoint, which draws its noise again in the backward pass; leave the "
                 "sampling out of the checkpoint"
             )
-        return LatentCall(calls)
+        return LatentCall(calls, tuple(draw.name for draw in record.draws), record.place or 0)
     name = min(((n, name) for n, name in record.breaks.items() if n in on_the_way), default=(0, "detach"))[1]
     raise Refusal(
         f"`{name}` is no elementwise affine map of the noise, and after it the data or the noise still enters on the "

@@ -27,9 +27,17 @@ DETACH = {torch.Tensor.detach, _DATA.__get__, torch.detach}
 
 
 class LatentCall(NamedTuple):
-    """Which call makes z: the calls that touch the noise, by name, from the first after the draw to that one."""
+    """Which call makes z.
+
+    Attributes:
+        calls: the calls that touch the noise, by name, from the first after the draw to that one.
+        draws: all random draws of a pass, by name; those beside z's have no part in the mean of the data.
+        place: which of them is the noise of z.
+    """
 
     calls: tuple[str, ...]
+    draws: tuple[str, ...] = ()
+    place: int = 0
 
     @property
     def name(self) -> str:
@@ -65,7 +73,7 @@ class Follow(TorchFunctionMode):
         self.given, self.latent_call, self.replacement = u, latent_call, replacement
         self.grad = torch.is_grad_enabled()
         self.drew = self.done = False
-        self.count = 0
+        self.count = self.drawn = 0
         # Kept alive, so that an id stays that of one tensor.
         self.touched: dict[int, Tensor] = {}
 
@@ -79,13 +87,16 @@ class Follow(TorchFunctionMode):
         return self.step(func, args, kwargs)
 
     def draw(self, func: Any, args: tuple, kwargs: dict) -> Any:
-        """Answer a random draw."""
-        if self.drew or func not in GAUSSIAN:
+        """Answer a random draw: with u, if it is the noise of z; those that the mean does not depend on are made."""
+        known = self.latent_call or LatentCall((), (func.__name__,))
+        here, self.drawn = self.drawn, self.drawn + 1
+        if known.draws[here : here + 1] != (func.__name__,):
             raise WrapError(
-                f"forward draws noise again, by {func.__name__}; it drew once when it was wrapped. ",
+                f"forward draws noise again, by {func.__name__}, or elsewhere: when it was wrapped, it drew by "
+                f"{' and '.join(known.draws)} alone. ",
                 "Wrap it anew if it was changed",
             )
-        return self.substitute(func, args, kwargs)
+        return self.substitute(func, args, kwargs) if here == known.place else func(*args, **kwargs)
 
     def substitute(self, func: Any, args: tuple, kwargs: dict) -> Tensor:
         """Return u in the shape and type that was asked for, and start to follow it."""

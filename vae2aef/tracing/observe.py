@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vae2aef.batch import Batch
-from vae2aef.tracing.decide import Observation, Refusal, decide
+from vae2aef.tracing.decide import Elsewhere, Observation, Refusal, decide
 from vae2aef.tracing.outputs import leaves
 from vae2aef.tracing.parts import awake
 from vae2aef.tracing.recording import Draw, Record
@@ -18,16 +18,18 @@ class Entry(NamedTuple):
     """What of a VAE is run.
 
     Attributes:
-        vae: the user's module.
+        vae: the user's module, or one that holds the user's modules.
         output: what to make of what its forward returns; None to look for the mean of the data in it.
+        forward: what to call in the place of the module.
     """
 
     vae: nn.Module
     output: Callable[[Any], Any] | None = None
+    forward: Callable[..., Any] | None = None
 
     def __call__(self, x: Tensor, *cond: Any, **kwargs: Any) -> Any:
         """Run it."""
-        out = self.vae(x, *cond, **kwargs)
+        out = self.vae(x, *cond, **kwargs) if self.forward is None else self.forward(x, *cond, **kwargs)
         return out if self.output is None else self.output(out)
 
 
@@ -43,10 +45,12 @@ def refusing(what: str, hint: str = "") -> Iterator[None]:
         raise Refusal(f"{what} fails with {type(error).__name__}: {first_line}{hint}") from error
 
 
-def record_pass(entry: Entry, batch: Batch, names: tuple[str, ...]) -> tuple[Record, list[tuple[tuple, Any, Tensor]]]:
-    """Run forward under a fresh `Record`; return it with all that forward returned."""
+def record_pass(
+    entry: Entry, batch: Batch, names: tuple[str, ...], place: int | None = None
+) -> tuple[Record, list[tuple[tuple, Any, Tensor]]]:
+    """Run forward under a fresh `Record` that follows the draw at `place`; return it with all that forward returned."""
     x = batch.x.detach().clone()
-    record = Record(None, x)
+    record = Record(x, place)
     hint = " (conditions are given as example=(x, *conditions))"
     with refusing(f"its pass on data of shape {tuple(x.shape)}", hint):
         with awake(entry.vae, names), record:
@@ -87,6 +91,12 @@ def find_awake(entry: Entry, batch: Batch, draws: list[Draw]) -> tuple[str, ...]
 
 def observe(entry: Entry, batch: Batch, names: tuple[str, ...], draws: list[Draw]) -> Observation:
     """Record a pass and decide which call makes z and which output is the mean of the data."""
-    record, found = record_pass(entry, batch, names)
-    draws[:] = record.draws
-    return decide(record, found, batch.x, entry.output is not None)
+    place = None
+    for _ in range(2):
+        record, found = record_pass(entry, batch, names, place)
+        draws[:] = record.draws
+        try:
+            return decide(record, found, batch.x, entry.output is not None)
+        except Elsewhere as other:
+            place = other.place
+    raise Refusal("its draws come in another order in every pass")

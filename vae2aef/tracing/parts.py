@@ -27,34 +27,37 @@ class TracedParts(VAEParts):
 
     Args:
         vae: the user's module; `vae(x, *cond)` encodes, draws once, and decodes.
-        latent_call: which call makes z.
-        outputs: where the mean of the data is in what forward returns, in eval and in training mode.
+        latent_calls: which call makes z, in eval and in training mode.
+        outputs: where the mean of the data is in what forward returns, likewise.
         placeholder: one event of data, `(1, *event)`, to run the encoder on when only the decoder is wanted.
         latent_shape: shape of one latent.
         awake: dotted names of modules that draw only in training mode: these are always in it, alone.
         lean: whether decoding works with one row of placeholder data for any number of latents.
         output: what to make of forward's output, inside the same pass: then all of it is read as by a decoder.
+        forward: what to call in the place of `vae`.
     """
 
     def __init__(
         self,
         vae: nn.Module,
-        latent_call: LatentCall,
+        latent_calls: dict[bool, LatentCall],
         outputs: dict[bool, tuple],
         placeholder: Tensor,
         latent_shape: Sequence[int],
         awake: tuple[str, ...] = (),
         lean: bool = False,
         output: Callable[[Any], Any] | None = None,
+        forward: Callable[..., Any] | None = None,
     ) -> None:
         self.vae = vae
-        self.latent_call = latent_call
+        self.latent_calls = latent_calls
         self.outputs = outputs
         self.placeholder = placeholder
         self.latent_shape = torch.Size(latent_shape)
         self.awake = awake
         self.lean = lean
         self.output = output
+        self.forward = forward
 
     def infer(self, x: Tensor, *cond: Any, **kwargs: Any) -> "OnePass":
         """See `VAEParts.infer`: the pass waits for u, and then encodes and decodes at once."""
@@ -89,10 +92,10 @@ class TracedParts(VAEParts):
             with torch.inference_mode(False), torch.no_grad():
                 x, u, replacement, cond, kwargs = _cloned((x, u, replacement, cond, kwargs))
                 return self.follow(x, cond, kwargs, u, replacement)
-        follow = Follow(u, self.latent_call, replacement)
         training = self.vae.training
+        follow = Follow(u, self.latent_calls[training], replacement)
         with awake(self.vae, self.awake), follow:
-            out = self.vae(x, *cond, **kwargs)
+            out = (self.vae if self.forward is None else self.forward)(x, *cond, **kwargs)
             decoded = self.decoded(pick(out, self.outputs[training])) if follow.done else Decoded(None)
         if not follow.done:
             drew = "did not draw" if not follow.drew else "took another path after its draw"

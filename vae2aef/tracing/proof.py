@@ -41,6 +41,7 @@ def trace(
     cond: tuple = (),
     kwargs: dict[str, Any] | None = None,
     output: Callable[[Any], Any] | None = None,
+    forward: Callable[..., Any] | None = None,
 ) -> TracedParts:
     """Trace a VAE's forward. The VAE, its buffers and torch's random state are left as they were.
 
@@ -50,6 +51,7 @@ def trace(
         cond: conditions.
         kwargs: conditions by name.
         output: what to make of what forward returns, as for `vae2aef.wrap`.
+        forward: what to call in the place of the module, likewise.
 
     Raises:
         WrapError: if it cannot be proved that tracing is right; says which point fails, lists the random draws
@@ -58,7 +60,7 @@ def trace(
     draws: list[Draw] = []
     try:
         _require_eager(vae)
-        batch, entry = Batch(x, cond, kwargs or {}), Entry(vae, output)
+        batch, entry = Batch(x, cond, kwargs or {}), Entry(vae, output, forward)
         with untouched(vae), own_random_state(x.device), torch.enable_grad():
             with evaluation_mode(vae):
                 names = find_awake(entry, batch.head(ROWS), draws)
@@ -90,10 +92,12 @@ def _require_eager(vae: Any) -> None:
 
 def _parts(entry: Entry, seen: Observation, batch: Batch, names: tuple[str, ...]) -> TracedParts:
     z = seen.record.values[len(seen.latent_call.calls)]
-    at, like = {False: seen.path}, other_data(batch.x[:1])
-    parts = TracedParts(entry.vae, seen.latent_call, at, like, z.shape[1:], names, output=entry.output)
+    calls, at, like = {False: seen.latent_call}, {False: seen.path}, other_data(batch.x[:1])
+    parts = TracedParts(
+        entry.vae, calls, at, like, z.shape[1:], names, output=entry.output, forward=entry.forward
+    )  # fmt: skip
     parts.likelihood = seen.likelihood
-    draw = seen.record.draws[0]
+    draw = seen.record.draws[seen.latent_call.place]
     parts.taken = (
         f"encoder: forward with {draw.name} replaced; z is what `{seen.latent_call.name}` makes of it, its scale dz/du",
         "decoder: what output= makes of forward(x)"
@@ -101,6 +105,9 @@ def _parts(entry: Entry, seen: Observation, batch: Batch, names: tuple[str, ...]
         else f"decoder: {say_path(seen.path)}, the only output shaped like the data that depends on the noise",
     )
     parts.assumed = ("traced: VAE's own prior and loss are not seen in its forward",)
+    if len(seen.record.draws) > 1:
+        beside = [d.name for i, d in enumerate(seen.record.draws) if i != seen.latent_call.place]
+        parts.assumed += (f"it also draws by {' and '.join(beside)}, on which the mean of the data does not depend",)
     if names:
         parts.assumed += (f"`{names[0] or 'the module'}` draws in training mode only, and is kept in it alone",)
     return parts
@@ -124,7 +131,7 @@ def _prove(parts: TracedParts, seen: Observation, batch: Batch) -> None:
             "negative, zero or not finite on the example"
         )
     loc = first.z - scale * u
-    other_u = torch.randn_like(loc)
+    other_u = torch.randn_like(u)  # of the draw's own type, so that nothing of it is rounded away
     second, _ = parts.follow(batch.x, batch.cond, batch.kwargs, other_u)
     if not close(second.z, loc + scale * other_u):
         raise Refusal("z is not loc + scale * u on the example")
@@ -207,8 +214,8 @@ def _prove_training(parts: TracedParts, seen: Observation, batch: Batch, draws: 
     parts.vae.train()
     try:
         again = observe(entry, batch, (), draws)
-        parts.outputs[True] = again.path
-        if again.latent_call == seen.latent_call:
+        parts.outputs[True], parts.latent_calls[True] = again.path, again.latent_call
+        if again.latent_call.calls == seen.latent_call.calls:
             with refusing("a pass with its noise replaced"):
                 _same_gradients(parts, batch, again)
     except Refusal as reason:
@@ -216,6 +223,6 @@ def _prove_training(parts: TracedParts, seen: Observation, batch: Batch, draws: 
     finally:
         for m, mode in modes:
             m.training = mode
-    if again.latent_call != seen.latent_call:
+    if again.latent_call.calls != seen.latent_call.calls:
         ways = (" and ".join(call.calls) for call in (seen.latent_call, again.latent_call))
         raise Refusal("z is made by {} in eval mode and by {} in training mode".format(*ways))

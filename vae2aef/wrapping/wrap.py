@@ -9,6 +9,7 @@ from vae2aef.aef import AEF
 from vae2aef.parts import VAEParts
 from vae2aef.registry import unwrap
 from vae2aef.wrapping.contract import prove
+from vae2aef.wrapping.entry import enter
 from vae2aef.wrapping.example import example_rows, read_example
 from vae2aef.wrapping.find_parts import find_parts
 from vae2aef.wrapping.likelihoods import build_likelihood, one_of, read_likelihood, require_no_preprocessing
@@ -34,6 +35,7 @@ def wrap(
     decoder: Callable[..., Any] | None = None,
     encoder_scale: str | None = None,
     output: Callable[[Any], Any] | None = None,
+    forward: Callable[..., Any] | None = None,
     core: "str | nn.Module | Tensor" = "linear",
     core_flow: Any = "coupling",
     prior: Any = None,
@@ -56,6 +58,9 @@ def wrap(
         encoder_scale: what the encoder's second output is: `"std"`, `"log_std"`, `"var"` or `"log_var"`.
         output: what the data's mean is in what the VAE's forward (or, where there is none in use, its decoder) returns,
             as a function of that: `lambda out: torch.tanh(out[0])`; (mean, scale), or all that a likelihood takes.
+        forward: what to run in the place of the VAE's forward, where that is not what it is trained with (or `vae` is
+            no module): a function of x, and of conditions, that encodes, draws and decodes, such as
+            `lambda x: vae.decode(vae.encode_dists(x)[0].rsample())`. It is traced.
         core: `"linear"` (h(x) = W x + b), a module (your own h, data to latent shape), `"noise"` (the VAE
             itself: the loss is its negative ELBO), or, for the partition family, `"center"`, `"corner"`,
             `"random"` or a boolean mask of the event's shape. For several latents, one for all or a dict by name.
@@ -121,7 +126,7 @@ def wrap(
     bijection = build_preprocess(preprocess, x)
     require_integers(bijection, x)
     batch = example_rows(given_batch._replace(x=choice.read(x)), bijection, choice.discrete)
-    parts = find_parts(vae, batch, given)
+    parts = find_parts(vae, batch, given) if forward is None else enter(vae, batch, given, forward)
     seen = look(vae, parts, batch, choice.like_data)
     options = {"core": core, "core_flow": core_flow, "prior": prior, "preprocess": preprocess}
     continuous = preprocess is not None or is_partition(core)
