@@ -10,9 +10,23 @@ from vae2aef.tracing.noise import LatentCall
 from vae2aef.tracing.outputs import candidates, say_path
 from vae2aef.tracing.recording import Draw, Record
 
+NONE = "There is no remedy: it cannot be an AEF as it is"
+"""What stands in the place of a remedy where none is known."""
+
+PARTS = 'Pass encoder=lambda x: (loc, log_var), decoder=lambda z: mean, encoder_scale="log_var"'
+
 
 class Refusal(Exception):
-    """Why a forward cannot be traced; becomes a `WrapError` that lists the draws seen."""
+    """Why a forward cannot be traced; becomes a `WrapError` that lists the draws seen.
+
+    Args:
+        reason: what was expected and what came.
+        fix: the one remedy.
+    """
+
+    def __init__(self, reason: str, fix: str = PARTS) -> None:
+        super().__init__(reason)
+        self.reason, self.fix = reason, fix
 
 
 LIKELIHOODS = {
@@ -65,7 +79,7 @@ def decide(record: Record, found: list[tuple[tuple, Any, Tensor]], x: Tensor, sa
         raise Elsewhere(counting[0])
     path, mean, node = _said(record, found) if said else _output(record, found, fit, x)
     _require_no_flow(record, found, node)
-    return Observation(record, _latent_call(record, node), path, mean.detach(), _likelihood(record, path, node))
+    return Observation(record, _latent_call(record, node), path, mean.detach(), _likelihood(record, path, node, said))
 
 
 def _of_the_data(record: Record, found: list[tuple[tuple, Any, Tensor]], x: Tensor) -> list[tuple[tuple, Any, Tensor]]:
@@ -106,7 +120,8 @@ def _require_one_draw(draws: list[Draw], batch: int) -> None:
     if others and not gaussian:
         raise Refusal(
             f"its noise is drawn by {others[0]}, which is not Gaussian: a categorical, gamma, von Mises or other "
-            "posterior that is no location plus scale times Gaussian noise has no AEF"
+            "posterior that is no location plus scale times Gaussian noise has no AEF",
+            NONE,
         )
     if others:
         raise Refusal(f"it also draws by {others[0]}, so that its output is random beyond the Gaussian noise")
@@ -120,7 +135,8 @@ def _require_one_draw(draws: list[Draw], batch: int) -> None:
     if not draw.grad:
         raise Refusal(
             "the noise is drawn without gradients to the encoder: Normal(loc, scale).sample() and torch.normal(loc, "
-            "scale) pass none; draw by rsample, or loc + scale * randn_like(scale)"
+            "scale) pass none",
+            "Draw by loc + scale * torch.randn_like(scale), or by rsample",
         )
 
 
@@ -129,7 +145,10 @@ def _said(record: Record, found: list[tuple[tuple, Any, Tensor]]) -> tuple[tuple
     mean = found[0][2] if found else None
     node = record.nodes.get(id(mean), 0)
     if mean is None or record.source not in record.reaches(node):
-        raise Refusal(f"what output= returns does not depend on the noise: {describe(mean)}")
+        raise Refusal(
+            f"what output= returns does not depend on the noise: {describe(mean)}",
+            "Pass output=lambda out: ... that returns the mean of the data, made from what forward returns",
+        )
     return (), mean, node
 
 
@@ -147,19 +166,30 @@ def _output(
         else:
             why = f"no output is shaped like the data, {tuple(x.shape)}, or flattened"
         have = ", ".join(f"{say_path(path)}: {describe(out)}" for path, out, _ in fit or found) or "nothing"
-        raise Refusal(f"{why}; it returns {have}")
+        raise Refusal(f"{why}; it returns {have}", _which(fit, found))
     path, _, mean = fit[0]
     node = record.nodes[id(mean)]
     return path, mean, node
 
 
-def _likelihood(record: Record, path: tuple, node: int) -> str | None:
+def _which(fit: list[tuple[tuple, Any, Tensor]], found: list[tuple[tuple, Any, Tensor]]) -> str:
+    """Return the line that says what the mean is: the first that forward returns, where several may be."""
+    if not fit:
+        return "Pass output=lambda out: ... that makes the mean of the data of what forward returns"
+    path = min((item[0] for item in fit), key=[item[0] for item in found].index)
+    return f"Pass output=lambda out: {say_path(path, 'out')}"
+
+
+def _likelihood(record: Record, path: tuple, node: int, said: bool) -> str | None:
     """Return the likelihood that an output is trained with inside forward; None if it goes into no loss there."""
     for loss, output in record.losses.items():
-        if output == node and loss not in LIKELIHOODS:
-            raise Refusal(f"{say_path(path)} goes into {loss}: pass likelihood= and a decoder= for it")
+        if output == node and loss not in LIKELIHOODS and not said:
+            raise Refusal(
+                f"{say_path(path)} goes into {loss}: it is not the mean of the data",
+                f'Pass output=lambda out: {say_path(path, "out")}, likelihood="categorical"',
+            )
         if output == node:
-            return LIKELIHOODS[loss]
+            return LIKELIHOODS.get(loss)
     return None
 
 
@@ -171,7 +201,8 @@ def _require_no_flow(record: Record, found: list[tuple[tuple, Any, Tensor]], out
         if made_from_noise and node not in record.affine and node != output and node in record.reaches(output):
             raise Refusal(
                 f"{say_path(path)} is shaped like the latent and made from it, by a map that is not elementwise "
-                "affine: a posterior flow, whose log-determinant and prior cannot be seen here"
+                "affine: a posterior flow, whose log-determinant and prior cannot be seen here",
+                "Pass encoder=lambda x: vae2aef.Posterior(loc, scale, transform), decoder=lambda z: mean",
             )
 
 
@@ -183,14 +214,14 @@ def _latent_call(record: Record, output: int) -> LatentCall:
         if node not in on_the_way or 0 in left or record.source in left:
             continue
         if not index:
-            raise Refusal("the output depends on the noise alone, and not on the data")
+            raise Refusal("the output depends on the noise alone, and not on the data", NONE)
         calls = tuple(record.calls[:index])
         if any(i <= index for i in record.grad_off):
             raise Refusal(f"z is made with gradients off, by {' and '.join(calls)}")
         if any(i <= index for i in record.repeated):
             raise Refusal(
-                "z is made inside torch.utils.checkpoint, which draws its noise again in the backward pass; leave the "
-                "sampling out of the checkpoint"
+                "z is made inside torch.utils.checkpoint, which draws its noise again in the backward pass",
+                "Leave the sampling out of the checkpoint",
             )
         return LatentCall(calls, tuple(draw.name for draw in record.draws), record.place or 0)
     name = min(((n, name) for n, name in record.breaks.items() if n in on_the_way), default=(0, "detach"))[1]

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from vae2aef.batch import Batch
-from vae2aef.tracing.decide import Elsewhere, Observation, Refusal, decide
+from vae2aef.tracing.decide import PARTS, Elsewhere, Observation, Refusal, decide
+from vae2aef.tracing.hidden import hidden_noise
 from vae2aef.tracing.outputs import leaves
-from vae2aef.tracing.parts import awake
+from vae2aef.tracing.parts import awake, own_values
 from vae2aef.tracing.recording import Draw, Record
 
 
@@ -34,7 +35,7 @@ class Entry(NamedTuple):
 
 
 @contextlib.contextmanager
-def refusing(what: str, hint: str = "") -> Iterator[None]:
+def refusing(what: str, fix: str = PARTS) -> Iterator[None]:
     """Turn any error of the user's code into a refusal."""
     try:
         yield
@@ -42,7 +43,7 @@ def refusing(what: str, hint: str = "") -> Iterator[None]:
         raise
     except Exception as error:
         first_line = str(error).split("\n", 1)[0]
-        raise Refusal(f"{what} fails with {type(error).__name__}: {first_line}{hint}") from error
+        raise Refusal(f"{what} fails with {type(error).__name__}: {first_line}", fix) from error
 
 
 def record_pass(
@@ -51,42 +52,33 @@ def record_pass(
     """Run forward under a fresh `Record` that follows the draw at `place`; return it with all that forward returned."""
     x = batch.x.detach().clone()
     record = Record(x, place)
-    hint = " (conditions are given as example=(x, *conditions))"
-    with refusing(f"its pass on data of shape {tuple(x.shape)}", hint):
+    with refusing(f"its pass on data of shape {tuple(x.shape)}", fix="Pass example=(x, *conditions) if it takes more"):
         with awake(entry.vae, names), record:
             found = leaves(entry(x, *batch.cond, **batch.kwargs))
     if not torch.equal(x, batch.x):
-        raise Refusal("it changes its input in place")
+        raise Refusal("it changes its input in place", "Pass forward=lambda x: vae(x.clone())")
     return record, found
 
 
 def find_awake(entry: Entry, batch: Batch, draws: list[Draw]) -> tuple[str, ...]:
     """Return the modules that must be in training mode for the noise to be drawn: none, or the first that does it."""
     vae = entry.vae
-    record, found = record_pass(entry, batch, ())
-    if record.draws:
+    if record_pass(entry, batch, ())[0].draws:
         return ()
     vae.train()
-    draws_in_training = record_pass(entry, batch, ())[0].draws
+    with own_values(vae):
+        draws_in_training = record_pass(entry, batch, ())[0].draws
     vae.eval()
-    if draws_in_training:
-        own = [name for name, m in vae.named_modules() if not type(m).__module__.startswith("torch.nn")]
-        for name in own:
-            if record_pass(entry, batch, (name,))[0].draws:
-                return (name,)
-        draws[:] = draws_in_training
-        raise Refusal("it draws in training mode only, and no single module does it alone")
-    _, again = record_pass(entry, batch, ())
-    if any(a[2].shape != b[2].shape or not torch.equal(a[2], b[2]) for a, b in zip(found, again, strict=False)):
-        raise Refusal(
-            "its output is random, but no draw is seen: noise from scripted or compiled code, or from NumPy, cannot "
-            "be replaced"
-        )
-    raise Refusal(
-        "it draws no noise, neither in eval mode nor in training mode. A deterministic or vector-quantised "
-        "autoencoder has no posterior scale, and an AEF needs one: if there is an encoder with a location and a scale, "
-        "pass it"
-    )
+    if not draws_in_training:
+        raise hidden_noise(entry, batch)
+    own = [name for name, m in vae.named_modules() if not type(m).__module__.startswith("torch.nn")]
+    for name in own:
+        with own_values(vae):
+            awake_draws = record_pass(entry, batch, (name,))[0].draws
+        if awake_draws:
+            return (name,)
+    draws[:] = draws_in_training
+    raise Refusal("it draws in training mode only, and no single module does it alone")
 
 
 def observe(entry: Entry, batch: Batch, names: tuple[str, ...], draws: list[Draw]) -> Observation:

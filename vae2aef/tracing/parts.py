@@ -168,3 +168,27 @@ def own_buffers(vae: nn.Module) -> Iterator[None]:
     finally:
         for m, buffers in saved:
             m._buffers.update(buffers)
+
+
+@contextlib.contextmanager
+def own_values(vae: nn.Module) -> Iterator[None]:
+    """Let a pass work on copies of all that a forward may change: buffers, embeddings, parameters that it replaces.
+
+    A codebook of a VQ-VAE is kept as any of the three.
+    """
+    every, kinds = list(vae.modules()), (nn.Embedding, nn.EmbeddingBag)
+    books = [m for m in every if isinstance(m, kinds) or not type(m).__module__.startswith("torch.nn")]
+    values = [(p, p.detach().clone()) for m in books for p in m.parameters(recurse=False)]
+    held = [(m, dict(m._parameters), dict(m._buffers)) for m in every]
+    for m, _, buffers in held:
+        m._buffers.update({name: None if b is None else b.detach().clone() for name, b in buffers.items()})
+    try:
+        yield
+    finally:
+        for m, parameters, buffers in held:
+            m._parameters.update(parameters)
+            m._buffers.update(buffers)
+        with torch.no_grad():
+            for p, value in values:
+                if not torch.equal(p, value):
+                    p.copy_(value)

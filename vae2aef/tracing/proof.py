@@ -73,7 +73,7 @@ def trace(
         # What went wrong inside the user's code, if it did, is shown as the cause.
         listed = "; ".join(map(str, draws)) or "none"
         raise WrapError(
-            f"the forward of {type(vae).__name__} cannot be traced: {reason}. Random draws seen: {listed}"
+            f"the forward of {type(vae).__name__} cannot be traced: {reason}. Random draws seen: {listed}\n", reason.fix
         ) from reason.__cause__
     return parts
 
@@ -82,11 +82,12 @@ def _require_eager(vae: Any) -> None:
     if not isinstance(vae, nn.Module):
         raise Refusal(f"expected an nn.Module, got {describe(vae)}")
     if isinstance(vae, torch.jit.ScriptModule):
-        raise Refusal("it is scripted, and random draws in it cannot be seen; wrap the module it was made from")
+        raise Refusal("it is scripted, and random draws in it cannot be seen", "Wrap the module it was made from")
     for name, m in vae.named_modules():
         if type(m).__name__ == "OptimizedModule" or getattr(m, "_compiled_call_impl", None) is not None:
             raise Refusal(
-                f"`{name or 'the module'}` is compiled, and draws in it cannot be seen; wrap first, compile after"
+                f"`{name or 'the module'}` is compiled, and draws in it cannot be seen",
+                "Wrap first, compile after: torch.compile(aef)",
             )
 
 
@@ -121,8 +122,8 @@ def _prove(parts: TracedParts, seen: Observation, batch: Batch) -> None:
     first, mean, grads = _grads(parts, batch, u)
     if not (close(first.z, z_seen) and close(mean, seen.mean)):
         raise Refusal(
-            "with the same noise it returns something else: it is random or remembers earlier calls (functional "
-            "dropout without training=self.training?)"
+            "with the same noise it returns something else: it is random or remembers earlier calls",
+            "Draw only the noise of z in eval mode; F.dropout needs training=self.training",
         )
     scale = first.scale
     if not bool((scale > 0).all() & scale.isfinite().all()):
@@ -219,7 +220,7 @@ def _prove_training(parts: TracedParts, seen: Observation, batch: Batch, draws: 
             with refusing("a pass with its noise replaced"):
                 _same_gradients(parts, batch, again)
     except Refusal as reason:
-        raise Refusal(f"in training mode {reason}") from reason.__cause__
+        raise Refusal(f"in training mode {reason}", reason.fix) from reason.__cause__
     finally:
         for m, mode in modes:
             m.training = mode

@@ -21,8 +21,8 @@ COPIES = {
 # Functions that mix the values of a datum.
 MIXING = {
     "linear", "bilinear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "tensordot", "conv1d", "conv2d",
-    "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "gru", "lstm", "rnn_tanh", "rnn_relu", "embedding",
-    "multi_head_attention_forward", "scaled_dot_product_attention",
+    "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "gru", "lstm", "rnn_tanh", "rnn_relu",
+    "embedding", "multi_head_attention_forward", "scaled_dot_product_attention",
 }  # fmt: skip
 
 

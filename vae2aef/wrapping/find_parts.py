@@ -10,6 +10,7 @@ from vae2aef.batch import Batch
 from vae2aef.errors import WrapError
 from vae2aef.parts import SCALES, CallableParts, VAEParts, two_tensors
 from vae2aef.registry import find_adapters
+from vae2aef.wrapping.refusal import no_parts
 from vae2aef.wrapping.trial import evaluation, naming, trial
 
 PAIRS = (("encode", "decode"), ("encoder", "decoder"))
@@ -31,11 +32,7 @@ def find_parts(vae: Any, batch: Batch, given: dict[str, Any]) -> VAEParts:
     parts = search.whole() or search.pair()
     if parts is not None:
         return parts
-    raise WrapError(
-        f"no encoder and decoder found in {type(vae).__name__}. Tried:\n  " + "\n  ".join(search.tried) + "\n",
-        "Pass them: vae2aef.wrap(vae, example=x, encoder=lambda x: (loc, log_var), decoder=lambda z: mean, "
-        'encoder_scale="log_var")',
-    )
+    raise no_parts(vae, search.tried, search.untraced)
 
 
 class _Search:
@@ -48,7 +45,7 @@ class _Search:
         self.encoder, self.decoder, self.scale = encoder, decoder, encoder_scale
         self.said = {} if encoder_scale is None else {"encoder_scale": encoder_scale}
         self.tried: list[str] = []
-        self.untraced = ""
+        self.untraced: WrapError | None = None
 
     def whole(self) -> VAEParts | None:
         """Read the VAE by an adapter, or by tracing its forward, if no part was given."""
@@ -69,8 +66,8 @@ class _Search:
         try:
             return trace(self.vae, *self.batch, self.output)
         except WrapError as error:
-            self.untraced = str(error)
-            self.tried.append(f"tracing: {self.untraced}")
+            self.untraced = error
+            self.tried.append(f"tracing: {error}")
             return None
 
     def pair(self) -> VAEParts | None:
@@ -94,7 +91,7 @@ class _Search:
             if parts is not None:
                 return parts
         if self.scale is None:
-            tried = f"\nTracing was tried: {self.untraced}" if self.untraced else ""
+            tried = f"\nTracing was tried: {self.untraced.reason}" if self.untraced else ""
             raise _ask_for_scale(self.vae, encoder, self.batch, encoder_name, tried)
         read = CallableParts(encoder, decoder, self.scale)
         read.taken = (f"encoder: {encoder_name}, second output {self.scale} (as you said)", f"decoder: {decoder_name}")
