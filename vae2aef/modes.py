@@ -36,8 +36,9 @@ def _plain(value: Any) -> Any:
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
     """Put every submodule in `eval()`, and back into its own mode afterwards."""
     modes = [(m, m.training) for m in module.modules()]
-    module.eval()
     try:
+        for m, _ in modes:
+            m.training = False  # and not eval(), which a class may have overridden: a loss of pixyz wants data
         yield
     finally:
         for m, mode in modes:

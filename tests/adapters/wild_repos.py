@@ -11,7 +11,7 @@ import types
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -217,3 +217,113 @@ def bolts(latents: int = 4) -> nn.Module:
 def bolts_own(vae: Any, x: Tensor) -> Own:
     z, recon, p, q = vae._run_step(x)
     return Own(z, recon, torch.distributions.kl_divergence(q, p).flatten(1).sum(1).mean())
+
+
+# ------------------------------------------------------------------ repositories whose entry is another
+
+
+class Entered(NamedTuple):
+    """A model with the function that is its forward.
+
+    Attributes:
+        vae: what is handed to `wrap`.
+        forward: what is handed to it as `forward=`; encodes, draws and decodes.
+        own: what the repository's own code says of data, for one draw.
+    """
+
+    vae: Any
+    forward: Callable[[Tensor], Any]
+    own: Callable[[Tensor], Own]
+
+
+def disent(name: str = "Vae") -> Entered:
+    """Its forward has no noise, for looking at; it is trained with `encode_dists` and `decode_partial`."""
+    names, made = lightning_stubs()
+    made["lightning__LightningModule"] = made["pytorch_lightning__LightningModule"]
+    with repository("disent", *names, "lightning", "research", **made) as root:
+        sys.modules["disent.frameworks.vae"] = package("disent.frameworks.vae", root / "disent/frameworks/vae")
+        sys.modules.update({name: Stub(name) for name in ("disent.dataset", "disent.dataset.transform")})
+        nets = importlib.import_module("disent.model.ae")
+        base = importlib.import_module("disent.model")
+        vae = importlib.import_module("disent.frameworks.vae._unsupervised__vae").Vae(
+            base.AutoEncoder(nets.EncoderFC((1, 8, 8), 4, 2), nets.DecoderFC((1, 8, 8), 4))
+        )
+
+    def own(x: Tensor) -> Own:
+        posterior, prior = vae.encode_dists(x)
+        z = posterior.rsample()
+        return Own(z, vae.decode_partial(z), torch.distributions.kl_divergence(posterior, prior).sum(1).mean())
+
+    return Entered(vae, lambda x: vae.decode_partial(vae.encode_dists(x)[0].rsample()), own)
+
+
+def pixyz() -> Entered:
+    """Its model is no nn.Module, but holds two that are distributions."""
+    with repository("pixyz", "tqdm", "tensorboardX", "IPython", "IPython.display") as root:
+        sys.modules["pixyz"] = package("pixyz", root / "pixyz")
+        kinds = importlib.import_module("pixyz.distributions")
+        losses, models = importlib.import_module("pixyz.losses"), importlib.import_module("pixyz.models")
+
+    class Inference(kinds.Normal):
+        def __init__(self) -> None:
+            super().__init__(var=["z"], cond_var=["x"], name="q")
+            self.loc, self.scale = nn.Linear(12, 4), nn.Linear(12, 4)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"loc": self.loc(x), "scale": nn.functional.softplus(self.scale(x))}
+
+    class Generator(kinds.Bernoulli):
+        def __init__(self) -> None:
+            super().__init__(var=["x"], cond_var=["z"], name="p")
+            self.net = nn.Linear(4, 12)
+
+        def forward(self, z: Tensor) -> dict[str, Tensor]:
+            return {"probs": self.net(z).sigmoid()}
+
+    p, q = Generator(), Inference()
+    prior = kinds.Normal(
+        loc=torch.tensor(0.0), scale=torch.tensor(1.0), var=["z"], features_shape=[4], name="p_{prior}"
+    )
+    loss = (losses.KullbackLeibler(q, prior) - losses.Expectation(q, losses.LogProb(p))).mean()
+    model = models.Model(loss=loss, distributions=[p, q])
+
+    def forward(x: Tensor) -> Tensor:
+        return p.sample_mean(q.sample({"x": x}, return_all=False, reparam=True))
+
+    def own(x: Tensor) -> Own:
+        z = q.sample({"x": x}, return_all=False, reparam=True)["z"]
+        return Own(z, p.sample_mean({"z": z}), losses.KullbackLeibler(q, prior).mean().eval({"x": x}))
+
+    return Entered(model, forward, own)
+
+
+def altosaar(variational: str = "VariationalMeanField") -> Entered:
+    """The model and its posterior are two modules, with an axis of samples between."""
+    with repository("variational-autoencoder", "nomen", "yaml", "h5py", "data"):
+        script = importlib.import_module("train_variational_autoencoder_pytorch")
+        depth = {} if variational == "VariationalMeanField" else {"flow_depth": 2}
+        model = script.Model(latent_size=4, data_size=12)
+        posterior = getattr(script, variational)(latent_size=4, data_size=12, **depth)
+
+    def own(x: Tensor) -> Own:
+        z, log_q = posterior(x, n_samples=1)
+        log_p_z = model.log_p_z(model.p_z_loc, model.p_z_scale, z).sum(-1, keepdim=True)
+        return Own(z, model.generative_network(z), (log_q - log_p_z).mean(), sampled=True)
+
+    return Entered(nn.ModuleList([model, posterior]), lambda x: model.generative_network(posterior(x)[0]), own)
+
+
+# ------------------------------------------------------------------ what is refused
+
+
+def vq_vae_2() -> nn.Module:
+    with repository("vq-vae-2-pytorch"):
+        return importlib.import_module("vqvae").VQVAE(3, 8, 1, 4, 4, 16)
+
+
+def sentence_vae(dropout: float = 0.0) -> nn.Module:
+    with repository("Sentence-VAE"):
+        return importlib.import_module("model").SentenceVAE(
+            vocab_size=7, embedding_size=5, rnn_type="gru", hidden_size=6, word_dropout=dropout, embedding_dropout=0.0,
+            latent_size=4, sos_idx=2, eos_idx=3, pad_idx=0, unk_idx=1, max_sequence_length=6,
+        )  # fmt: skip

@@ -9,25 +9,7 @@ from vae2aef.errors import describe
 from vae2aef.tracing.noise import LatentCall
 from vae2aef.tracing.outputs import candidates, say_path
 from vae2aef.tracing.recording import Draw, Record
-
-NONE = "There is no remedy: it cannot be an AEF as it is"
-"""What stands in the place of a remedy where none is known."""
-
-PARTS = 'Pass encoder=lambda x: (loc, log_var), decoder=lambda z: mean, encoder_scale="log_var"'
-
-
-class Refusal(Exception):
-    """Why a forward cannot be traced; becomes a `WrapError` that lists the draws seen.
-
-    Args:
-        reason: what was expected and what came.
-        fix: the one remedy.
-    """
-
-    def __init__(self, reason: str, fix: str = PARTS) -> None:
-        super().__init__(reason)
-        self.reason, self.fix = reason, fix
-
+from vae2aef.tracing.refusal import CONDITION, FLOW, NONE, Refusal
 
 LIKELIHOODS = {
     "binary_cross_entropy": "bernoulli",
@@ -124,7 +106,10 @@ def _require_one_draw(draws: list[Draw], batch: int) -> None:
             NONE,
         )
     if others:
-        raise Refusal(f"it also draws by {others[0]}, so that its output is random beyond the Gaussian noise")
+        raise Refusal(
+            f"it also draws by {others[0]}, so that its output is random beyond the Gaussian noise",
+            "Draw only the noise of z; nn.Dropout may stay",
+        )
     if len(gaussian) != 1:
         raise Refusal(
             f"expected one Gaussian draw, got {len(gaussian)}: several latents, noise after z, or several samples"
@@ -166,10 +151,16 @@ def _output(
         else:
             why = f"no output is shaped like the data, {tuple(x.shape)}, or flattened"
         have = ", ".join(f"{say_path(path)}: {describe(out)}" for path, out, _ in fit or found) or "nothing"
-        raise Refusal(f"{why}; it returns {have}", _which(fit, found))
+        raise Refusal(f"{why}; it returns {have}", _which(fit or _noisy(record, found), found))
     path, _, mean = fit[0]
     node = record.nodes[id(mean)]
     return path, mean, node
+
+
+def _noisy(record: Record, found: list[tuple[tuple, Any, Tensor]]) -> list[tuple[tuple, Any, Tensor]]:
+    """List the outputs, of any shape, that are made for each datum of the noise, and are no latents."""
+    noisy = [item for item in found if record.source in record.reaches(record.nodes.get(id(item[2]), 0))]
+    return [item for item in noisy if record.nodes[id(item[2])] not in record.affine and item[2].dim()]
 
 
 def _which(fit: list[tuple[tuple, Any, Tensor]], found: list[tuple[tuple, Any, Tensor]]) -> str:
@@ -202,7 +193,7 @@ def _require_no_flow(record: Record, found: list[tuple[tuple, Any, Tensor]], out
             raise Refusal(
                 f"{say_path(path)} is shaped like the latent and made from it, by a map that is not elementwise "
                 "affine: a posterior flow, whose log-determinant and prior cannot be seen here",
-                "Pass encoder=lambda x: vae2aef.Posterior(loc, scale, transform), decoder=lambda z: mean",
+                FLOW,
             )
 
 
@@ -224,9 +215,23 @@ def _latent_call(record: Record, output: int) -> LatentCall:
                 "Leave the sampling out of the checkpoint",
             )
         return LatentCall(calls, tuple(draw.name for draw in record.draws), record.place or 0)
+    raise _no_latent(record, output, on_the_way)
+
+
+def _no_latent(record: Record, output: int, on_the_way: set[int]) -> Refusal:
+    """Say what stands in the place of z = loc + scale * u."""
     name = min(((n, name) for n, name in record.breaks.items() if n in on_the_way), default=(0, "detach"))[1]
-    raise Refusal(
+    said = (
         f"`{name}` is no elementwise affine map of the noise, and after it the data or the noise still enters on the "
-        "way to the output, so that no z = loc + scale * u is found: a full covariance, a posterior flow, noise "
-        "after z, or a decoder that sees the data beside z"
+        "way to the output, so that no z = loc + scale * u is found: "
     )
+    if any(_is_latent(record, node, output) for node in on_the_way):
+        return Refusal(said + "a full covariance or a posterior flow", FLOW)
+    return Refusal(said + "noise after z, or a decoder that sees the data beside z", CONDITION)
+
+
+def _is_latent(record: Record, node: int, output: int) -> bool:
+    """Whether a node could be a latent, made from the noise in another way: after it neither data nor noise enters."""
+    if node == output or record.alive[node].shape != record.noise.shape or record.source not in record.reaches(node):
+        return False
+    return not {0, record.source} & record.reaches(output, avoiding=node)

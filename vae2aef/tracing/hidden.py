@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from vae2aef.batch import Batch
-from vae2aef.tracing.decide import Refusal
 from vae2aef.tracing.outputs import leaves
 from vae2aef.tracing.parts import own_values
+from vae2aef.tracing.refusal import Refusal
 
 
 def hidden_noise(entry: Callable[..., Any], batch: Batch) -> Refusal:

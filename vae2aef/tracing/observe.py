@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from vae2aef.batch import Batch
-from vae2aef.tracing.decide import PARTS, Elsewhere, Observation, Refusal, decide
+from vae2aef.tracing.decide import Elsewhere, Observation, decide
 from vae2aef.tracing.hidden import hidden_noise
 from vae2aef.tracing.outputs import leaves
 from vae2aef.tracing.parts import awake, own_values
 from vae2aef.tracing.recording import Draw, Record
+from vae2aef.tracing.refusal import PARTS, Refusal
 
 
 class Entry(NamedTuple):

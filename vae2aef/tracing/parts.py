@@ -70,7 +70,8 @@ class TracedParts(VAEParts):
 
     def encode(self, x: Tensor, *cond: Any, **kwargs: Any) -> Posterior:
         """See `VAEParts.encode`. The decoder runs too; statistics of batch normalisation are left as they are."""
-        u = torch.zeros(x.shape[0], *self.latent_shape, dtype=x.dtype, device=x.device)
+        dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+        u = torch.zeros(x.shape[0], *self.latent_shape, dtype=dtype, device=x.device)
         with own_buffers(self.vae):
             follow, _ = self.follow(x, cond, kwargs, u)
         return _posterior(follow)
@@ -78,7 +79,8 @@ class TracedParts(VAEParts):
     def decode(self, z: Tensor, *cond: Any, **kwargs: Any) -> Decoded:
         """See `VAEParts.decode`. The encoder runs on placeholder data, without effect on the result."""
         rows = 1 if self.lean and not any(m.training for m in self.vae.modules()) else z.shape[0]
-        x = self.placeholder.to(z).expand(rows, *self.placeholder.shape[1:])
+        like = self.placeholder.to(z) if self.placeholder.is_floating_point() else self.placeholder.to(z.device)
+        x = like.expand(rows, *like.shape[1:])
         with own_buffers(self.vae):
             return self.follow(x.clone(), cond, kwargs, replacement=z)[1]
 
@@ -95,7 +97,8 @@ class TracedParts(VAEParts):
         training = self.vae.training
         follow = Follow(u, self.latent_calls[training], replacement)
         with awake(self.vae, self.awake), follow:
-            out = (self.vae if self.forward is None else self.forward)(x, *cond, **kwargs)
+            # In an object of its own: pixyz keeps what it has computed of a tensor, with the graph.
+            out = (self.vae if self.forward is None else self.forward)(x.view_as(x), *cond, **kwargs)
             decoded = self.decoded(pick(out, self.outputs[training])) if follow.done else Decoded(None)
         if not follow.done:
             drew = "did not draw" if not follow.drew else "took another path after its draw"

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 
 def other_data(x: Tensor) -> Tensor:
-    """Return other data in the same range: half each of the reversed data and noise."""
+    """Return other data in the same range: half each of reversed data and noise; of whole numbers, others of them."""
+    if not x.is_floating_point():
+        return x.flatten()[torch.randint(x.numel(), x.shape, device=x.device)]
     low, high = x.min(), x.max()
     high = torch.where(high > low, high, low + 1)
     return 0.5 * x.flatten(1).flip(1).reshape(x.shape) + 0.5 * (low + (high - low) * torch.rand_like(x))

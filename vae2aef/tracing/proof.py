@@ -23,13 +23,14 @@ from torch import Tensor, nn
 from vae2aef.batch import Batch
 from vae2aef.errors import WrapError, describe
 from vae2aef.modes import evaluation_mode, own_random_state
-from vae2aef.tracing.decide import Observation, Refusal
+from vae2aef.tracing.decide import Observation
 from vae2aef.tracing.noise import Follow
 from vae2aef.tracing.observe import Entry, find_awake, observe, refusing
 from vae2aef.tracing.outputs import say_path
 from vae2aef.tracing.parts import TracedParts
 from vae2aef.tracing.probes import close, other_data, untouched
 from vae2aef.tracing.recording import Draw
+from vae2aef.tracing.refusal import Refusal
 
 ROWS, TRAINING_ROWS = 3, 2
 TRIES = 8
@@ -72,9 +73,9 @@ def trace(
     except Refusal as reason:
         # What went wrong inside the user's code, if it did, is shown as the cause.
         listed = "; ".join(map(str, draws)) or "none"
-        raise WrapError(
-            f"the forward of {type(vae).__name__} cannot be traced: {reason}. Random draws seen: {listed}\n", reason.fix
-        ) from reason.__cause__
+        what = f"the forward of {type(vae).__name__}" if forward is None else "forward="
+        said = f"{what} cannot be traced: {reason}. Random draws seen: {listed}\n"
+        raise WrapError(said, reason.fix) from reason.__cause__
     return parts
 
 
@@ -170,11 +171,12 @@ def _same_gradients(parts: TracedParts, batch: Batch, seen: Observation) -> None
 
 def _prove_decoding(parts: TracedParts, z: Tensor, mean: Tensor, to_z: Tensor, batch: Batch) -> None:
     """With z in its place, other data and noise change nothing, and the decoder's gradient is that of the pass."""
-    x = other_data(batch.x).requires_grad_()
+    x = other_data(batch.x).requires_grad_(batch.x.is_floating_point())
     z = z.clone().requires_grad_()
     follow, out = parts.follow(x.clone(), batch.cond, batch.kwargs, replacement=z)
     decoded = out.mean
-    to_x, to_u, found = torch.autograd.grad(decoded.sum(), [x, follow.u, z], allow_unused=True)
+    wanted = [follow.u, z, x][: 3 if x.requires_grad else 2]
+    to_u, found, to_x = (*torch.autograd.grad(decoded.sum(), wanted, allow_unused=True), None)[:3]
     if to_x is not None or to_u is not None:
         raise Refusal(f"the {'data' if to_u is None else 'noise'} reaches the decoder beside z")
     if found is None:

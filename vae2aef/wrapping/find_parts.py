@@ -91,8 +91,7 @@ class _Search:
             if parts is not None:
                 return parts
         if self.scale is None:
-            tried = f"\nTracing was tried: {self.untraced.reason}" if self.untraced else ""
-            raise _ask_for_scale(self.vae, encoder, self.batch, encoder_name, tried)
+            raise _ask_for_scale(self.vae, encoder, self.batch, encoder_name, self.untraced)
         read = CallableParts(encoder, decoder, self.scale)
         read.taken = (f"encoder: {encoder_name}, second output {self.scale} (as you said)", f"decoder: {decoder_name}")
         return read
@@ -113,14 +112,17 @@ def _callable(vae: Any, name: str) -> Callable[..., Any] | None:
     return part if callable(part) else None
 
 
-def _ask_for_scale(vae: Any, encoder: Callable, batch: Batch, name: str, tried: str) -> WrapError:
+def _ask_for_scale(
+    vae: Any, encoder: Callable, batch: Batch, name: str, untraced: WrapError | None
+) -> WrapError:  # fmt: skip
     x, cond, kwargs = batch
     with trial(x.device, vae, encoder):
         try:
             with naming(f"{name} fails on data of shape {tuple(x.shape)}; pass encoder=lambda x: ... that takes it:"):
                 raw = two_tensors(encoder(x, *cond, **kwargs))[1]
         except WrapError as error:
-            return WrapError(f"{error}{tried}")
+            return error if untraced is None else no_parts(vae, [f"{name}: {error.reason}"], untraced)
+    tried = "" if untraced is None else f"\nTracing was tried: {untraced.reason}"
     return WrapError(
         f"what is the second output of {name}? On the example it ranges from {raw.min().item():.4g} to "
         f"{raw.max().item():.4g}, and it cannot be told from that alone. ",

@@ -12,8 +12,9 @@ from vae2aef.wrapping.contract import prove
 from vae2aef.wrapping.entry import enter
 from vae2aef.wrapping.example import example_rows, read_example
 from vae2aef.wrapping.find_parts import find_parts
+from vae2aef.wrapping.integers import require_integers, require_no_tokens
 from vae2aef.wrapping.likelihoods import build_likelihood, one_of, read_likelihood, require_no_preprocessing
-from vae2aef.wrapping.look import look, require_integers
+from vae2aef.wrapping.look import look
 from vae2aef.wrapping.meaning import warn_of_logits
 from vae2aef.wrapping.optimizer_warning import watch
 from vae2aef.wrapping.options import (
@@ -125,6 +126,8 @@ def wrap(
     require_no_preprocessing(choice, preprocess)
     bijection = build_preprocess(preprocess, x)
     require_integers(bijection, x)
+    if not choice.discrete and preprocess is None:
+        require_no_tokens(vae, x)
     batch = example_rows(given_batch._replace(x=choice.read(x)), bijection, choice.discrete)
     parts = find_parts(vae, batch, given) if forward is None else enter(vae, batch, given, forward)
     seen = look(vae, parts, batch, choice.like_data)
