@@ -14,14 +14,14 @@ from vae2aef.tracing.parts import own_values
 from vae2aef.tracing.refusal import Refusal
 
 
-def hidden_noise(entry: Callable[..., Any], batch: Batch) -> Refusal:
+def hidden_noise(vae: nn.Module, entry: Callable[..., Any], batch: Batch) -> Refusal:
     """Say why no draw was seen in a forward: there is none, or it is made where it cannot be seen.
 
     Args:
-        entry: what runs, with its module as `entry.vae`.
+        vae: the user's module.
+        entry: what runs it.
         batch: data as the VAE sees it, `(batch, *event)`, with conditions.
     """
-    vae: nn.Module = entry.vae  # type: ignore[attr-defined]
     before = _states()
     passes = []
     for _ in range(2):  # in eval mode, with the same buffers

@@ -61,6 +61,26 @@ def record_pass(
     return record, found
 
 
+@contextlib.contextmanager
+def rows_of_their_own(entry: Entry, batch: Batch) -> Iterator[None]:
+    """Where a pass over a few rows fails and one over the whole example does not, say that these are not its data."""
+    try:
+        yield
+    except Refusal as reason:
+        if reason.__cause__ is None:
+            raise
+        try:
+            with own_values(entry.vae), torch.no_grad():
+                entry(batch.x.detach().clone(), *batch.cond, **batch.kwargs)
+        except Exception:
+            raise reason from reason.__cause__
+        raise Refusal(
+            f"it takes the {batch.size} rows of the example together, but not a few of them alone ({reason}): they are no "
+            "data of their own, but nodes of one graph, or parts of something else",
+            "Pass example=(x, edges) with one graph a row: x of shape (batch, nodes, features), edges (batch, ...)",
+        ) from reason.__cause__
+
+
 def find_awake(entry: Entry, batch: Batch, draws: list[Draw]) -> tuple[str, ...]:
     """Return the modules that must be in training mode for the noise to be drawn: none, or the first that does it."""
     vae = entry.vae
@@ -71,7 +91,7 @@ def find_awake(entry: Entry, batch: Batch, draws: list[Draw]) -> tuple[str, ...]
         draws_in_training = record_pass(entry, batch, ())[0].draws
     vae.eval()
     if not draws_in_training:
-        raise hidden_noise(entry, batch)
+        raise hidden_noise(vae, entry, batch)
     own = [name for name, m in vae.named_modules() if not type(m).__module__.startswith("torch.nn")]
     for name in own:
         with own_values(vae):

@@ -25,7 +25,7 @@ from vae2aef.errors import WrapError, describe
 from vae2aef.modes import evaluation_mode, own_random_state
 from vae2aef.tracing.decide import Observation
 from vae2aef.tracing.noise import Follow
-from vae2aef.tracing.observe import Entry, find_awake, observe, refusing
+from vae2aef.tracing.observe import Entry, find_awake, observe, refusing, rows_of_their_own
 from vae2aef.tracing.outputs import say_path
 from vae2aef.tracing.parts import TracedParts
 from vae2aef.tracing.probes import close, other_data, untouched
@@ -64,7 +64,8 @@ def trace(
         batch, entry = Batch(x, cond, kwargs or {}), Entry(vae, output, forward)
         with untouched(vae), own_random_state(x.device), torch.enable_grad():
             with evaluation_mode(vae):
-                names = find_awake(entry, batch.head(ROWS), draws)
+                with rows_of_their_own(entry, batch):
+                    names = find_awake(entry, batch.head(ROWS), draws)
                 seen = observe(entry, batch.head(ROWS), names, draws)
                 parts = _parts(entry, seen, batch, names)
                 with refusing("a pass with its noise replaced"):
