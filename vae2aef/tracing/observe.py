@@ -13,7 +13,7 @@ from vae2aef.tracing.hidden import hidden_noise
 from vae2aef.tracing.outputs import leaves
 from vae2aef.tracing.parts import awake, own_values
 from vae2aef.tracing.recording import Draw, Record
-from vae2aef.tracing.refusal import PARTS, Refusal
+from vae2aef.tracing.refusal import ENTRY, PARTS, Refusal
 
 
 class Entry(NamedTuple):
@@ -44,6 +44,8 @@ def refusing(what: str, fix: str = PARTS) -> Iterator[None]:
         raise
     except Exception as error:
         first_line = str(error).split("\n", 1)[0]
+        if isinstance(error, TypeError) and "missing" in first_line:
+            fix = "Pass example=(x, *conditions): it takes more than data"
         raise Refusal(f"{what} fails with {type(error).__name__}: {first_line}", fix) from error
 
 
@@ -53,7 +55,7 @@ def record_pass(
     """Run forward under a fresh `Record` that follows the draw at `place`; return it with all that forward returned."""
     x = batch.x.detach().clone()
     record = Record(x, place)
-    with refusing(f"its pass on data of shape {tuple(x.shape)}", fix="Pass example=(x, *conditions) if it takes more"):
+    with refusing(f"its pass on data of shape {tuple(x.shape)}", fix=ENTRY):
         with awake(entry.vae, names), record:
             found = leaves(entry(x, *batch.cond, **batch.kwargs))
     if not torch.equal(x, batch.x):
@@ -75,8 +77,8 @@ def rows_of_their_own(entry: Entry, batch: Batch) -> Iterator[None]:
         except Exception:
             raise reason from reason.__cause__
         raise Refusal(
-            f"it takes the {batch.size} rows of the example together, but not a few of them alone ({reason}): they are no "
-            "data of their own, but nodes of one graph, or parts of something else",
+            f"it takes the {batch.size} rows of the example together, but not a few of them alone ({reason}): they are "
+            "no data of their own, but nodes of one graph, or parts of something else",
             "Pass example=(x, edges) with one graph a row: x of shape (batch, nodes, features), edges (batch, ...)",
         ) from reason.__cause__
 
@@ -91,7 +93,7 @@ def find_awake(entry: Entry, batch: Batch, draws: list[Draw]) -> tuple[str, ...]
         draws_in_training = record_pass(entry, batch, ())[0].draws
     vae.eval()
     if not draws_in_training:
-        raise hidden_noise(vae, entry, batch)
+        raise hidden_noise(vae, entry.__call__, batch)
     own = [name for name, m in vae.named_modules() if not type(m).__module__.startswith("torch.nn")]
     for name in own:
         with own_values(vae):

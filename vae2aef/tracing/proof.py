@@ -134,9 +134,9 @@ def _prove(parts: TracedParts, seen: Observation, batch: Batch) -> None:
             "negative, zero or not finite on the example"
         )
     loc = first.z - scale * u
-    other_u = torch.randn_like(u)  # of the draw's own type, so that nothing of it is rounded away
+    other_u = torch.randn_like(u)  # of the draw's own type, which may be narrower than that of the data
     second, _ = parts.follow(batch.x, batch.cond, batch.kwargs, other_u)
-    if not close(second.z, loc + scale * other_u):
+    if not close(second.z.to(u), (loc + scale * other_u).to(u)):
         raise Refusal("z is not loc + scale * u on the example")
     _same_gradients(parts, batch, seen)
     _prove_decoding(parts, first.z.detach(), mean, grads[0] / scale, batch)

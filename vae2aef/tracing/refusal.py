@@ -6,6 +6,8 @@ NONE = "There is no remedy: it cannot be an AEF as it is"
 PARTS = 'Pass encoder=lambda x: (loc, log_var), decoder=lambda z: mean, encoder_scale="log_var"'
 
 
+ENTRY = "Pass forward=lambda x: ... that runs it as it is trained, from data to their mean"
+
 FLOW = "Pass encoder=lambda x: vae2aef.Posterior(loc, scale, transform), decoder=lambda z: mean"
 """For what comes after loc + scale * u in the posterior: `transform` maps that to (z, log|det|)."""
 
