@@ -3,7 +3,7 @@
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from torch import Tensor, nn
@@ -174,6 +174,9 @@ class Wrapper(nn.Module):
 
 
 def _holds(function: FunctionType) -> Iterator[Any]:
-    """Yield what a function refers to from outside: its closure, its defaults and its globals."""
+    """Yield what a function refers to from outside, its closure, defaults and globals; and what such objects hold."""
     held = inspect.getclosurevars(function)
-    yield from (*held.nonlocals.values(), *held.globals.values(), *(function.__defaults__ or ()))
+    for value in (*held.nonlocals.values(), *held.globals.values(), *(function.__defaults__ or ())):
+        yield value
+        if not isinstance(value, (type, ModuleType, FunctionType, nn.Module)):
+            yield from getattr(value, "__dict__", {}).values()

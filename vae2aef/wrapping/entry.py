@@ -32,7 +32,7 @@ def enter(vae: Any, batch: Batch, given: dict[str, Any], forward: Callable[..., 
     if beside:
         raise WrapError(
             f"forward= is the whole VAE, from the data to their mean, and {', '.join(beside)} a part of one: ",
-            "pass encoder=, decoder= and encoder_scale= together, or forward= alone",
+            f"leave {' and '.join(beside)} out",
         )
     module = vae if isinstance(vae, nn.Module) else nn.ModuleList(modules_of(vae, forward))
     if not list(module.modules())[1:] and not list(module.parameters()):
