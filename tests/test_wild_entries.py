@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,13 @@ def test_an_object_that_is_no_module() -> None:
     assert vae.net.head.weight.grad is not None
     with pytest.raises(TypeError, match="its forward is a function that holds a module"):
         copy.deepcopy(aef)
+
+
+def test_an_object_that_holds_networks_is_told_of_forward() -> None:
+    holder = types.SimpleNamespace(inner=wild.NoModule())
+    (x,) = zoo.example(holder.inner.net)
+    assert line_of(raised(holder, x, "no encoder and decoder found")).keys() == {"forward"}
+    same(vae2aef.wrap(holder, example=x, forward=holder.inner.run), by_hand(holder.inner, x), x)
 
 
 def test_the_same_data_twice() -> None:

@@ -104,6 +104,7 @@ def refused(vae: Any, example: Any, match: str, **options: Any) -> dict[str, str
 def test_disent_and_pixyz_are_told_of_another_entry() -> None:
     disent = wild.disent()
     assert "forward" in refused(disent.vae, torch.rand(4, 1, 8, 8), "^the forward of Vae .*draws no noise")
+    assert "forward" in refused(wild.pixyz().vae, torch.rand(4, 12), "no encoder and decoder found in Model")
 
 
 @pytest.mark.parametrize("name", ["PlanarVAE", "IAFVAE"])

@@ -2,13 +2,19 @@
 
 from typing import Any
 
+from torch import nn
+
 from vae2aef.errors import WrapError
+from vae2aef.wrapping.trial import modules_of
 
 DESCRIBE = (
     "Pass them: vae2aef.wrap(vae, example=x, encoder=lambda x: (loc, log_var), decoder=lambda z: mean, "
     'encoder_scale="log_var")'
 )
 """The line to write where nothing is known of a VAE."""
+
+ENTER = "Pass forward=lambda x: ... that runs it as it is trained, from data to their mean"
+"""The line to write for an object that holds networks and is none."""
 
 
 def no_parts(vae: Any, tried: list[str], untraced: WrapError | None = None) -> WrapError:
@@ -21,7 +27,8 @@ def no_parts(vae: Any, tried: list[str], untraced: WrapError | None = None) -> W
     """
     if untraced is None:
         said = f"no encoder and decoder found in {type(vae).__name__}. Tried:\n  " + "\n  ".join(tried) + "\n"
-        return WrapError(said, DESCRIBE)
+        inside = not isinstance(vae, nn.Module) and modules_of(vae)
+        return WrapError(said, ENTER if inside else DESCRIBE)
     others = [one for one in tried if not one.startswith("tracing: ")]
     listed = "".join(f"\n  {one}" for one in others)
     return WrapError(f"{untraced.reason}\nTried besides:{listed}\n", untraced.fix)
