@@ -9,7 +9,7 @@ from vae2aef.errors import describe
 from vae2aef.tracing.noise import LatentCall
 from vae2aef.tracing.outputs import candidates, say_path
 from vae2aef.tracing.recording import Draw, Record
-from vae2aef.tracing.refusal import CONDITION, FLOW, NONE, Refusal
+from vae2aef.tracing.refusal import CONDITION, DRAW, FLOW, NONE, ONLY_Z, OUTSIDE, SEVERAL, Refusal
 
 LIKELIHOODS = {
     "binary_cross_entropy": "bernoulli",
@@ -108,20 +108,21 @@ def _require_one_draw(draws: list[Draw], batch: int) -> None:
     if others:
         raise Refusal(
             f"it also draws by {others[0]}, so that its output is random beyond the Gaussian noise",
-            "Draw only the noise of z; nn.Dropout may stay",
+            ONLY_Z,
         )
     if len(gaussian) != 1:
         raise Refusal(
-            f"expected one Gaussian draw, got {len(gaussian)}: several latents, noise after z, or several samples"
+            f"expected one Gaussian draw, got {len(gaussian)}: several latents, noise after z, or several samples",
+            SEVERAL,
         )
     (draw,) = gaussian
     if not draw.shape or draw.shape[0] != batch:
-        raise Refusal(f"expected a draw of the batch's size, {batch} rows, got {draw}")
+        raise Refusal(f"expected a draw of the batch's size, {batch} rows, got {draw}", DRAW)
     if not draw.grad:
         raise Refusal(
             "the noise is drawn without gradients to the encoder: Normal(loc, scale).sample() and torch.normal(loc, "
             "scale) pass none",
-            "Draw by loc + scale * torch.randn_like(scale), or by rsample",
+            DRAW,
         )
 
 
@@ -151,16 +152,18 @@ def _output(
         else:
             why = f"no output is shaped like the data, {tuple(x.shape)}, or flattened"
         have = ", ".join(f"{say_path(path)}: {describe(out)}" for path, out, _ in fit or found) or "nothing"
-        raise Refusal(f"{why}; it returns {have}", _which(fit or _noisy(record, found), found))
+        raise Refusal(f"{why}; it returns {have}", _which(fit or _noisy(record, found, x.numel()), found))
     path, _, mean = fit[0]
     node = record.nodes[id(mean)]
     return path, mean, node
 
 
-def _noisy(record: Record, found: list[tuple[tuple, Any, Tensor]]) -> list[tuple[tuple, Any, Tensor]]:
-    """List the outputs, of any shape, that are made for each datum of the noise, and are no latents."""
+def _noisy(
+    record: Record, found: list[tuple[tuple, Any, Tensor]], size: int
+) -> list[tuple[tuple, Any, Tensor]]:  # fmt: skip
+    """List the outputs that are made of the noise, and hold several values, such as logits, for each of the data's."""
     noisy = [item for item in found if record.source in record.reaches(record.nodes.get(id(item[2]), 0))]
-    return [item for item in noisy if record.nodes[id(item[2])] not in record.affine and item[2].dim()]
+    return [item for item in noisy if item[2].numel() and item[2].numel() % size == 0]
 
 
 def _which(fit: list[tuple[tuple, Any, Tensor]], found: list[tuple[tuple, Any, Tensor]]) -> str:
@@ -208,11 +211,11 @@ def _latent_call(record: Record, output: int) -> LatentCall:
             raise Refusal("the output depends on the noise alone, and not on the data", NONE)
         calls = tuple(record.calls[:index])
         if any(i <= index for i in record.grad_off):
-            raise Refusal(f"z is made with gradients off, by {' and '.join(calls)}")
+            raise Refusal(f"z is made with gradients off, by {' and '.join(calls)}", DRAW)
         if any(i <= index for i in record.repeated):
             raise Refusal(
                 "z is made inside torch.utils.checkpoint, which draws its noise again in the backward pass",
-                "Leave the sampling out of the checkpoint",
+                OUTSIDE,
             )
         return LatentCall(calls, tuple(draw.name for draw in record.draws), record.place or 0)
     raise _no_latent(record, output, on_the_way)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vae2aef.batch import Batch
 from vae2aef.tracing.outputs import leaves
 from vae2aef.tracing.parts import own_values
-from vae2aef.tracing.refusal import Refusal
+from vae2aef.tracing.refusal import DRAW, Refusal
 
 
 def hidden_noise(vae: nn.Module, entry: Callable[..., Any], batch: Batch) -> Refusal:
@@ -31,7 +31,7 @@ def hidden_noise(vae: nn.Module, entry: Callable[..., Any], batch: Batch) -> Ref
     if moved and moved[0] != "torch":
         return Refusal(
             f"its output is random, but no draw is seen: {moved[0]} draws the noise, which cannot be replaced there",
-            "Draw by torch.randn_like(scale)",
+            DRAW,
         )
     if not moved and all(map(_same, *passes)):
         return Refusal(
@@ -48,7 +48,7 @@ def hidden_noise(vae: nn.Module, entry: Callable[..., Any], batch: Batch) -> Ref
     return Refusal(
         "its output is random, but no draw is seen: noise from compiled code, from dropout, or kept between calls, "
         "cannot be replaced",
-        "Draw by torch.randn_like(scale)",
+        DRAW,
     )
 
 

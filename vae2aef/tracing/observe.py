@@ -46,6 +46,8 @@ def refusing(what: str, fix: str = PARTS) -> Iterator[None]:
         first_line = str(error).split("\n", 1)[0]
         if isinstance(error, TypeError) and "missing" in first_line:
             fix = "Pass example=(x, *conditions): it takes more than data"
+        if "use_reentrant" in str(error):
+            fix = "Set use_reentrant=False in torch.utils.checkpoint"
         raise Refusal(f"{what} fails with {type(error).__name__}: {first_line}", fix) from error
 
 
@@ -101,7 +103,7 @@ def find_awake(entry: Entry, batch: Batch, draws: list[Draw]) -> tuple[str, ...]
         if awake_draws:
             return (name,)
     draws[:] = draws_in_training
-    raise Refusal("it draws in training mode only, and no single module does it alone")
+    raise Refusal("it draws in training mode only, and no single module does it alone", "Draw z in eval mode too")
 
 
 def observe(entry: Entry, batch: Batch, names: tuple[str, ...], draws: list[Draw]) -> Observation:

@@ -30,7 +30,7 @@ from vae2aef.tracing.outputs import say_path
 from vae2aef.tracing.parts import TracedParts
 from vae2aef.tracing.probes import close, other_data, untouched
 from vae2aef.tracing.recording import Draw
-from vae2aef.tracing.refusal import Refusal
+from vae2aef.tracing.refusal import CONDITION, DRAW, ONLY_Z, OUTSIDE, SEVERAL, Refusal
 
 ROWS, TRAINING_ROWS = 3, 2
 TRIES = 8
@@ -125,13 +125,14 @@ def _prove(parts: TracedParts, seen: Observation, batch: Batch) -> None:
     if not (close(first.z, z_seen) and close(mean, seen.mean)):
         raise Refusal(
             "with the same noise it returns something else: it is random or remembers earlier calls",
-            "Draw only the noise of z in eval mode; F.dropout needs training=self.training",
+            ONLY_Z,
         )
     scale = first.scale
     if not bool((scale > 0).all() & scale.isfinite().all()):
         raise Refusal(
             f"expected dz/du > 0, got values from {scale.min().item():.4g} to {scale.max().item():.4g}: the scale is "
-            "negative, zero or not finite on the example"
+            "negative, zero or not finite on the example",
+            'Pass encoder=lambda x: (loc, scale.abs()), decoder=lambda z: mean, encoder_scale="std"',
         )
     loc = first.z - scale * u
     other_u = torch.randn_like(u)  # of the draw's own type, which may be narrower than that of the data
@@ -150,7 +151,7 @@ def _grads(parts: TracedParts, batch: Batch, u: Tensor) -> tuple[Follow, Tensor,
     with refusing("its gradient"):
         (to_u,) = torch.autograd.grad(mean.sum(), follow.u, retain_graph=True, allow_unused=True)
         if to_u is None:
-            raise Refusal("no gradient flows from the output to the noise")
+            raise Refusal("no gradient flows from the output to the noise", DRAW)
         total = mean.square().sum() + follow.z.square().sum() + follow.scale.sum()
         found = torch.autograd.grad(total, wanted, allow_unused=True) if wanted else ()
     return follow, mean.detach(), [to_u.detach(), *(g for g in found if g is not None)]
@@ -166,7 +167,8 @@ def _same_gradients(parts: TracedParts, batch: Batch, seen: Observation) -> None
     if close(mean, other_mean) and not all(close(a, b) for a, b in zip(grads, other_grads, strict=True)):
         raise Refusal(
             "its gradients change with the random state though its output does not: is a draw repeated in the "
-            "backward pass?"
+            "backward pass?",
+            OUTSIDE,
         )
 
 
@@ -179,13 +181,15 @@ def _prove_decoding(parts: TracedParts, z: Tensor, mean: Tensor, to_z: Tensor, b
     wanted = [follow.u, z, x][: 3 if x.requires_grad else 2]
     to_u, found, to_x = (*torch.autograd.grad(decoded.sum(), wanted, allow_unused=True), None)[:3]
     if to_x is not None or to_u is not None:
-        raise Refusal(f"the {'data' if to_u is None else 'noise'} reaches the decoder beside z")
+        raise Refusal(f"the {'data' if to_u is None else 'noise'} reaches the decoder beside z", CONDITION)
     if found is None:
         raise Refusal("the output does not depend on z")
     if not close(decoded, mean):
-        raise Refusal("with the same z, other data give another output: the decoder sees the data beside z")
+        raise Refusal("with the same z, other data give another output: the decoder sees the data beside z", CONDITION)
     if not close(found, to_z):
-        raise Refusal("the gradient of decoding alone is not that of the whole pass: is z made inside a checkpoint?")
+        raise Refusal(
+            "the gradient of decoding alone is not that of the whole pass: is z made inside a checkpoint?", OUTSIDE
+        )
     _require_all_of_z(parts, z.detach(), batch)
     with contextlib.suppress(Exception), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("error")
@@ -208,7 +212,8 @@ def _require_all_of_z(parts: TracedParts, z: Tensor, batch: Batch) -> None:
     if bool(moves.any()):
         raise Refusal(
             f"only {int(moves.sum())} of {moves.numel()} latent variables have an effect on the output: are several "
-            "samples drawn, and one decoded?"
+            "samples drawn, and one decoded?",
+            "Draw one sample of z for each datum",
         )
 
 
@@ -223,10 +228,13 @@ def _prove_training(parts: TracedParts, seen: Observation, batch: Batch, draws: 
             with refusing("a pass with its noise replaced"):
                 _same_gradients(parts, batch, again)
     except Refusal as reason:
-        raise Refusal(f"in training mode {reason}", reason.fix) from reason.__cause__
+        fix = ONLY_Z if reason.fix == SEVERAL else reason.fix  # there is one latent in eval mode
+        raise Refusal(f"in training mode {reason}", fix) from reason.__cause__
     finally:
         for m, mode in modes:
             m.training = mode
     if again.latent_call.calls != seen.latent_call.calls:
         ways = (" and ".join(call.calls) for call in (seen.latent_call, again.latent_call))
-        raise Refusal("z is made by {} in eval mode and by {} in training mode".format(*ways))
+        raise Refusal(
+            "z is made by {} in eval mode and by {} in training mode".format(*ways), "Make z in one way in both modes"
+        )

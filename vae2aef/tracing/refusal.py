@@ -15,6 +15,15 @@ FLOW = "Pass encoder=lambda x: vae2aef.Posterior(loc, scale, transform), decoder
 CONDITION = "Pass example=(x, c), if what it sees beside z is a condition c and no part of x"
 
 
+DRAW = "Draw by loc + scale * torch.randn_like(scale), with gradients"
+
+SEVERAL = "Describe its latents in a vae2aef.VAEProgram, registered by vae2aef.register_adapter"
+
+ONLY_Z = "Draw only the noise of z; nn.Dropout may stay"
+
+OUTSIDE = "Leave the sampling out of the checkpoint"
+
+
 class Refusal(Exception):
     """Why a forward cannot be traced; becomes a `WrapError` that lists the draws seen.
 
