@@ -31,7 +31,7 @@ ONE_LINE = [
     Case("Beta-VAE B", wild.beta_vae("BetaVAE_B"), wild.beta_vae_own, (1, 64, 64)),
     Case("disentangling-vae", wild.disentangling, wild.disentangling_own, (1, 32, 32)),
     Case("pytorch-vae", wild.sksq96, by_reparameterize, (3, 64, 64)),
-    Case("sigma-vae", wild.sigma_vae, by_reparameterize, (1, 28, 28)),
+    Case("sigma-vae-pytorch", wild.sigma_vae, by_reparameterize, (1, 28, 28)),
     Case("sylvester-flows", wild.sylvester("VAE"), wild.sylvester_own, (1, 28, 28)),
     Case("vae_vampprior", wild.vampprior("standard"), wild.vampprior_own, (64,)),
     Case("lightning-bolts", wild.bolts, wild.bolts_own, (3, 16, 16)),
@@ -178,3 +178,24 @@ def test_a_sentence_vae_is_led_to_the_true_reason() -> None:
     assert options.keys() == {"likelihood", "output"}
     assert "example" in refused(vae, example, "^the forward .* a decoder that sees the data beside z", **options)
     refused(wild.sentence_vae(0.5), example, "also draws by rand", **options)
+
+
+def test_logits_are_recognised() -> None:
+    """Trained as its solver does, by cross-entropy with logits; the warning's line then works."""
+    vae = wild.beta_vae("BetaVAE_B")()
+    x = (torch.arange(16) % 2).to(torch.get_default_dtype()).reshape(16, 1, 1, 1).expand(16, 1, 64, 64)
+    optimizer = torch.optim.Adam(vae.parameters(), 1e-3)
+    for _ in range(120):
+        optimizer.zero_grad()
+        nn.functional.binary_cross_entropy_with_logits(vae(x)[0], x).backward()
+        optimizer.step()
+    with pytest.warns(vae2aef.WrapWarning, match="these seem to be logits") as warned:
+        vae2aef.wrap(vae, example=x)
+    said = dict(re.findall(r"(\w+)=(.*)", warned[0].message.fix))  # type: ignore[union-attr]
+    aef = vae2aef.wrap(vae, example=x, core="noise", core_flow="none", **{k: eval(v) for k, v in said.items()})
+    torch.manual_seed(0)
+    terms = aef.eval()(x, terms=True)
+    torch.manual_seed(0)
+    logits = vae.eval()(x)[0]
+    own = nn.functional.binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(1).sum(1)
+    torch.testing.assert_close(-terms.residual, own)
