@@ -90,6 +90,12 @@ def test_an_object_that_holds_networks_is_told_of_forward() -> None:
     same(vae2aef.wrap(holder, example=x, forward=holder.inner.run), by_hand(holder.inner, x), x)
 
 
+def test_a_module_without_forward_is_told_of_its_parts() -> None:
+    holder = nn.ModuleList([zoo.Base()])
+    (x,) = zoo.example(holder[0])
+    assert "tracing: it has no forward" in str(raised(holder, x, "no encoder and decoder found in ModuleList"))
+
+
 def test_the_same_data_twice() -> None:
     """pixyz keeps what it has computed of a tensor object, with a graph that is freed by the first backward pass."""
 

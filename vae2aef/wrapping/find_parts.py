@@ -61,6 +61,9 @@ class _Search:
         pairs = any(_callable(self.vae, first) and _callable(self.vae, second) for first, second in PAIRS)
         if not isinstance(self.vae, nn.Module) or (self.scale is not None and pairs):
             return None
+        if getattr(self.vae.forward, "__name__", "") == "_forward_unimplemented":
+            self.tried.append("tracing: it has no forward")
+            return None
         from vae2aef.tracing.proof import trace
 
         try:
