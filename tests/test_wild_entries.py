@@ -14,7 +14,7 @@ import torch
 import zoo
 import zoo_wild as wild
 from test_traced import assert_same, snapshot
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Normal
 
 import vae2aef

@@ -92,11 +92,16 @@ class PriorFirst(zoo.Base):
 
 
 class CoarseAndFine(zoo.Base):
-    """Two latents; the first alone makes a reconstruction too. Neither draw is a sample of x."""
+    """Two latents; the first alone makes a reconstruction too. The second is as large as x, but no sample of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.more = nn.Linear(zoo.PIXELS, zoo.PIXELS)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        z = self.draw(*self.split(x))
-        return self.data(z), self.data(z + torch.randn_like(z))
+        coarse = self.data(self.draw(*self.split(x)))
+        second = coarse + torch.randn_like(coarse)
+        return coarse, coarse + self.more(second.flatten(1)).view_as(coarse)
 
 
 ONE_OF_SEVERAL_DRAWS = (SamplesBits, SamplesGaussian, PriorFirst)
@@ -237,5 +242,5 @@ class SmallLinearDecoder(zoo.Base):
         super().__init__()
         self.tail = nn.Linear(zoo.LATENTS, zoo.PIXELS)
         with torch.no_grad():
-            self.tail.weight.mul_(1e-3)
+            self.tail.weight.mul_(1e-6)
             self.tail.bias.fill_(0.5)
