@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import zoo
-import zoo_wild as wild
+import zoo_repos as wild
 from test_traced import assert_same, snapshot
 from torch import Tensor, nn
 from torch.distributions import Normal
@@ -211,8 +211,8 @@ def test_what_a_training_pass_moves_is_no_noise(cls: type) -> None:
 SCRIPTED = """
 import sys, torch
 sys.path.insert(0, "{tests}")
-import vae2aef, zoo, zoo_wild
-vae = zoo_wild.ScriptedDraw()
+import vae2aef, zoo, zoo_repos
+vae = zoo_repos.ScriptedDraw()
 print(vae2aef.wrap(vae, example=zoo.example(vae)))
 """
 
