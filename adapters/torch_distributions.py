@@ -93,7 +93,7 @@ def read_posterior(out: Any) -> Posterior:
     """
     out = inner(of_posterior(out))
     if isinstance(out, Posterior):
-        return out
+        return out._replace(loc=at_least_float32(out.loc), scale=to_scale(out.scale, "std"))
     if isinstance(out, Normal):
         return Posterior(at_least_float32(out.loc), to_scale(out.scale, "std"))
     if isinstance(out, (MultivariateNormal, LowRankMultivariateNormal)):
