@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vae2aef.errors import WrapError
-from vae2aef.parts import SCALES, CallableParts, two_tensors
+from vae2aef.parts import SCALES, CallableParts
 from vae2aef.registry import register_adapter
 from vae2aef.wrapping.trained_with import has_methods, trained_with
 from vae2aef.wrapping.trial import trial
@@ -38,14 +38,14 @@ def adapt(vae: Any, x: Tensor, *cond: Any, encoder_scale: str | None = None, **k
             be another than the user says.
 
     Returns:
-        The parts; None if the second output's meaning can neither be measured nor is given, or if `encode` returns a
-        distribution.
+        The parts; None if the second output's meaning can neither be measured nor is given, or if `encode` returns
+        anything but two tensors, such as the parameters of a posterior flow beside them.
     """
     with trial(x.device, vae):
         out, flatten = _encode(vae, x, cond, kwargs)
-        if isinstance(out, torch.distributions.Distribution):
-            return None  # the adapter for these reads it
-        second = two_tensors(out)[1]
+        if not (isinstance(out, (tuple, list)) and len(out) == 2 and all(isinstance(t, Tensor) for t in out)):
+            return None  # a distribution, which another adapter reads, or what only tracing can tell
+        second = out[1]
         measured = measure_scale(vae.reparameterize, second)
     if measured is None and encoder_scale is None:
         return None  # tracing its forward may tell

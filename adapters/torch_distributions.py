@@ -1,6 +1,6 @@
 """VAEs in the style of `torch.distributions`: the encoder returns a distribution, the decoder may too."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -37,7 +37,8 @@ class DistributionParts(VAEParts):
 
     Args:
         encoder: `encoder(x, *cond)` returns Normal, MultivariateNormal, either in Independent, or a
-            TransformedDistribution over these; or a `vae2aef.Posterior`, whose transform may be any flow.
+            TransformedDistribution over these; `{"loc": ..., "scale": ...}`; a pair of these and the standard normal,
+            the prior; or a `vae2aef.Posterior`, whose transform may be any flow.
         decoder: `decoder(z, *cond)` returns the mean, (mean, scale), or the distribution of x.
     """
 
@@ -61,6 +62,30 @@ def inner(out: Any) -> Any:
     return inner(out.base_dist) if isinstance(out, Independent) else out
 
 
+def of_posterior(out: Any) -> Any:
+    """Return the distribution that an encoder means: that of `loc` and `scale`, the first of (posterior, prior).
+
+    Args:
+        out: what it returned.
+
+    Returns:
+        A distribution or a `Posterior`; None if it returned something else.
+    """
+    if isinstance(out, (Distribution, Posterior)):
+        return out
+    if isinstance(out, Mapping) and out.keys() >= {"loc", "scale"}:
+        return Normal(out["loc"], out["scale"], validate_args=False)
+    if isinstance(out, (tuple, list)) and out and all(isinstance(item, Distribution) for item in out):
+        return out[0] if len(out) == 2 and _is_standard(out[1]) else None
+    return None
+
+
+def _is_standard(prior: Any) -> bool:
+    """Whether a distribution is the standard normal, for every datum."""
+    prior = inner(prior)
+    return isinstance(prior, Normal) and bool((prior.loc == 0).all() & (prior.scale == 1).all())
+
+
 def read_posterior(out: Any) -> Posterior:
     """Read location, scale and what comes after them from a distribution of shape `(batch, *latent)`.
 
@@ -68,7 +93,7 @@ def read_posterior(out: Any) -> Posterior:
         WrapError: for a distribution that is not a Gaussian, or a transform of one, by bijections that keep
             the shape.
     """
-    out = inner(out)
+    out = inner(of_posterior(out))
     if isinstance(out, Posterior):
         return out._replace(loc=at_least_float32(out.loc), scale=to_scale(out.scale, "std"))
     if isinstance(out, Normal):
@@ -150,13 +175,15 @@ def adapt(vae: Any, x: Tensor, *cond: Any, encoder_scale: str | None = None, **k
             out = encoder(x, *cond, **kwargs)
         except Exception:  # whatever it is, the next adapter meets it too and knows better what to say
             return None
-        if not isinstance(out, (Distribution, Posterior)):
+        meant = of_posterior(out)
+        if meant is None:
             return None
-        z = read_posterior(out).loc
+        posterior = read_posterior(meant)
+        z = posterior.loc if posterior.transform is None else posterior.transform(posterior.loc)[0]
         decoded = inner(decoder(z, *cond, **kwargs))
     parts = DistributionParts(encoder, decoder)
     parts.taken = (
-        f"encoder: {first}, {type(inner(out)).__name__}",
+        f"encoder: {first}, {type(inner(meant)).__name__}",
         f"decoder: {second}, "
         + (f"{type(decoded).__name__} of the data" if isinstance(decoded, Distribution) else "the mean of the data"),
     )

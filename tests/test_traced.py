@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import vae2aef
 from vae2aef.comparison.nets import ConvVAE
-from vae2aef.tracing.noise import tensors
+from vae2aef.tracing.calls import tensors
 from vae2aef.tracing.parts import TracedParts
 
 
@@ -394,7 +394,7 @@ def test_order_adapter_then_callables_then_tracing():
         assert isinstance(vae2aef.wrap(vae, example=x).parts, TracedParts)
     refused = zoo.Deterministic()
     with pytest.raises(
-        vae2aef.WrapError, match=r"(?s)an adapter for.*tracing:.*draws no noise.*`encode` and.*Pass them"
+        vae2aef.WrapError, match=r"(?s)^the forward of .*draws no noise.*an adapter for.*`encode` and.*Pass forward="
     ):
         vae2aef.wrap(refused, example=x)
     refused.encode, refused.decode = refused.split, refused.data

@@ -55,6 +55,9 @@ STEPS = {
     "number from weights": lambda z, v: z * (1 + v.g.item()),
     "no gradients": lambda z, v: without_gradients(z, v.s),
     "second draw": lambda z, v: z + v.g * torch.randn_like(z),
+    "second draw, wrapped": lambda z, v: z + v.g.detach() * torch.autograd.Variable(torch.randn_like(z)),
+    "second draw in place": lambda z, v: z + v.g * torch.empty_like(z).normal_(),
+    "sample around it": lambda z, v: torch.normal(z, 0.1),
     "mean of the batch": lambda z, v: z - z.mean(0),
     "detach": lambda z, v: z.detach(),
     "dropout": lambda z, v: F.dropout(z, 0.5, v.training),
@@ -138,6 +141,8 @@ def test_these_are_traced(steps, end):
     [
         (["scale", "add", "roll", "hidden gate of data"], "nothing"),
         (["scale", "add"], "hidden skip"), (["scale", "add"], "hidden noise"), (["scale", "second draw"], "nothing"),
+        (["scale", "second draw, wrapped"], "nothing"), (["scale", "second draw in place"], "nothing"),
+        (["scale", "sample around it"], "nothing"),
         (["scale", "hidden gate", "add"], "nothing"), (["scale", "roll", "add"], "nothing"),
         (["scale", "hidden divisor", "add"], "nothing"),
         (["scale", "add", "detach"], "nothing"), (["no gradients", "add"], "nothing"),

@@ -163,11 +163,11 @@ def test_decoders_of_another_kind(x, vae, decoder, match):
 
 
 def test_an_object_without_parts(x):
-    match = r"no encoder and decoder found in Linear. Tried:\n.*\nPass them: vae2aef.wrap\(vae, example=x, encoder="
-    with pytest.raises(vae2aef.WrapError, match=r"(?s)" + match):
+    with pytest.raises(vae2aef.WrapError, match=r"^the forward of Linear cannot be traced: it draws no noise"):
         vae2aef.wrap(nn.Linear(3, 3), example=x)
     for nothing in (None, 3):
-        with pytest.raises(vae2aef.WrapError, match="no encoder and decoder found"):
+        match = r"no encoder and decoder found in \w+. Tried:\n.*\nPass them: vae2aef.wrap\(vae, example=x, encoder="
+        with pytest.raises(vae2aef.WrapError, match=r"(?s)" + match):
             vae2aef.wrap(nothing, example=x)
 
 

@@ -4,7 +4,7 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from torch import Tensor, nn
@@ -195,6 +195,9 @@ class Wrapper(nn.Module):
 
 
 def _holds(function: FunctionType) -> Iterator[Any]:
-    """Yield what a function refers to from outside: its closure, its defaults and its globals."""
+    """Yield what a function refers to from outside, its closure, defaults and globals; and what such objects hold."""
     held = inspect.getclosurevars(function)
-    yield from (*held.nonlocals.values(), *held.globals.values(), *(function.__defaults__ or ()))
+    for value in (*held.nonlocals.values(), *held.globals.values(), *(function.__defaults__ or ())):
+        yield value
+        if not isinstance(value, (type, ModuleType, FunctionType, nn.Module)):
+            yield from getattr(value, "__dict__", {}).values()

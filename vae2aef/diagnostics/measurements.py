@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vae2aef.aef import AEF
 from vae2aef.batch import Batch
-from vae2aef.chain import Generate
+from vae2aef.diagnostics.decoder import decode, decoder_range, raw, seen_by_vae
 from vae2aef.diagnostics.findings import Finding
 from vae2aef.modes import evaluation_mode
 from vae2aef.parts import MIN_SCALE
@@ -16,23 +16,12 @@ from vae2aef.priors import StandardNormal
 from vae2aef.program import VAEProgram
 from vae2aef.tensors import numel
 from vae2aef.tracing.parts import TracedParts
-from vae2aef.wrapping.example import PROBE_ROWS, example_rows, read_example
 
 SMALL_SCALE = 1e-4
 FAR = 0.5
 """Nats for each latent variable: from where on the aggregate posterior counts as far from the prior."""
 
 FEW_ROWS = 32
-
-
-def _seen_by_vae(aef: AEF, example: Any) -> Batch:
-    """The example as the VAE sees it."""
-    return example_rows((batch := read_example(example))._replace(x=aef.read(batch.x)), aef.preprocess, aef.discrete)
-
-
-def _decode(aef: AEF, z: dict[str, Tensor], batch: Batch) -> Tensor:
-    """The decoder's mean for given latents."""
-    return aef.parts.run(Generate(batch.size, z), None, *batch.cond, **batch.kwargs).mean
 
 
 def _encode(aef: AEF, batch: Batch) -> tuple[dict[str, Tensor], Tensor, Tensor]:
@@ -59,7 +48,7 @@ def latent(aef: AEF, example: Any) -> Iterator[Finding]:
 @torch.no_grad()
 def scales(aef: AEF, example: Any) -> Iterator[Finding]:
     """The posterior's scale on the example."""
-    batch = _seen_by_vae(aef, example)
+    batch = seen_by_vae(aef, example)
     with evaluation_mode(aef):
         scale = _encode(aef, batch)[2]
     low, middle, high = scale.min().item(), scale.median().item(), scale.max().item()
@@ -91,45 +80,9 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 @torch.no_grad()
-def decoder_range(aef: AEF, example: Any) -> Iterator[Finding]:
-    """What the decoder can reach against where the data are."""
-    batch = _seen_by_vae(aef, example)
-    with evaluation_mode(aef):
-        z = aef.log_joint(_raw(example)).z
-        # Far out, a last activation shows: nothing else keeps a decoder within bounds.
-        outs = [_decode(aef, {n: factor * v for n, v in z.items()}, batch) for factor in (1.0, 10.0, 100.0)]
-    low, high = (f(torch.stack([f(out) for out in outs])).item() for f in (torch.min, torch.max))
-    near_low, near_high = outs[0].min().item(), outs[0].max().item()
-    data_low, data_high = batch.x.min().item(), batch.x.max().item()
-    bound = next(((a, b, n) for a, b, n in ((0, 1, "sigmoid"), (-1, 1, "tanh")) if a <= low and high <= b), None)
-    where = f"data as the VAE sees them from {data_low:.3g} to {data_high:.3g}"
-    if bound is None:
-        yield Finding(
-            "note", "decoder", f"from {near_low:.3g} to {near_high:.3g} on the example, with no bound seen; {where}"
-        )
-        return
-    a, b, name = bound
-    outside = ((batch.x < a) | (batch.x > b)).double().mean().item()
-    text = f"stays in [{a}, {b}] however large z is, as a {name} does; {where}"
-    if outside:
-        yield Finding(
-            "warning", "decoder", f"{text}: {outside:.1%} of the values are out of its reach",
-            "leave out the logit (preprocess=None), or the decoder's last activation; or scale the data",
-            topic="decoder reach",
-        )  # fmt: skip
-    else:
-        yield Finding("note", "decoder", f"{text}. Its output is the mean of a Gaussian with a learned scale")
-
-
-def _raw(example: Any) -> Batch:
-    """The first rows of the example as they were given."""
-    return read_example(example).rows(slice(0, PROBE_ROWS))
-
-
-@torch.no_grad()
 def aggregate_posterior(aef: AEF, example: Any) -> Iterator[Finding]:
     """The mean and spread of z over the example against the standard normal."""
-    batch = _seen_by_vae(aef, example)
+    batch = seen_by_vae(aef, example)
     if isinstance(aef.parts, VAEProgram):
         yield Finding("note", "prior", "not compared with the aggregate posterior: there are several latents")
         return
@@ -165,14 +118,14 @@ def aggregate_posterior(aef: AEF, example: Any) -> Iterator[Finding]:
 @torch.no_grad()
 def independence(aef: AEF, example: Any) -> Iterator[Finding]:
     """Whether, in eval mode, a row's result depends on chance or on other rows."""
-    batch = _seen_by_vae(aef, example)
+    batch = seen_by_vae(aef, example)
     one = batch.head(1)
     with evaluation_mode(aef):
         (z, first, _), (_, again, _) = (_encode(aef, batch) for _ in range(2))
         alone = _encode(aef, one)[1]
-        out, out_again = (_decode(aef, z, batch) for _ in range(2))
+        out, out_again = (decode(aef, z, batch) for _ in range(2))
         z_alone = {n: aef.parts.rows_back(n, aef.parts.rows_first(n, v)[:1]) for n, v in z.items()}
-        out_alone = _decode(aef, z_alone, one)
+        out_alone = decode(aef, z_alone, one)
     for name, a, b, c in (("encoder", first, again, alone), ("decoder", out, out_again, out_alone)):
         if not _same(a, b):
             yield Finding(
@@ -188,7 +141,7 @@ def independence(aef: AEF, example: Any) -> Iterator[Finding]:
 
 def loss(aef: AEF, example: Any) -> Iterator[Finding]:
     """Whether the loss and its gradient are finite."""
-    batch = _raw(example)
+    batch = raw(example)
     with evaluation_mode(aef):
         try:
             value = aef(batch.x, *batch.cond, **batch.kwargs)

@@ -190,6 +190,8 @@ def in_shape(distribution: Any, shape: Sequence[int]) -> Any:
     if not isinstance(distribution, torch.distributions.Distribution):
         return distribution
     own = (*distribution.batch_shape, *distribution.event_shape)
+    if not own and len(shape):  # those of scvi-tools do not say
+        own = tuple(distribution.mean.shape)
     return distribution if own == tuple(shape) else _InShape(distribution, shape, own)
 
 

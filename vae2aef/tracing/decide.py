@@ -2,17 +2,14 @@
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from vae2aef.errors import describe
 from vae2aef.tracing.noise import LatentCall
 from vae2aef.tracing.outputs import candidates, say_path
-from vae2aef.tracing.recording import Record
-
-
-class Refusal(Exception):
-    """Why a forward cannot be traced; becomes a `WrapError` that lists the draws seen."""
-
+from vae2aef.tracing.recording import Draw, Record
+from vae2aef.tracing.refusal import CONDITION, DRAW, FLOW, NONE, ONLY_Z, OUTSIDE, SEVERAL, Refusal
 
 LIKELIHOODS = {
     "binary_cross_entropy": "bernoulli",
@@ -32,6 +29,18 @@ class Observation(NamedTuple):
     likelihood: str | None = None
 
 
+class Elsewhere(Exception):
+    """The output depends on another draw than the one that was followed.
+
+    Args:
+        place: which one.
+    """
+
+    def __init__(self, place: int) -> None:
+        super().__init__(place)
+        self.place = place
+
+
 def decide(record: Record, found: list[tuple[tuple, Any, Tensor]], x: Tensor, said: bool = False) -> Observation:
     """Find z and the mean of the data.
 
@@ -43,34 +52,77 @@ def decide(record: Record, found: list[tuple[tuple, Any, Tensor]], x: Tensor, sa
 
     Raises:
         Refusal: if either is not there, or not alone.
+        Elsewhere: if it is another draw that is to be followed.
     """
-    _require_one_draw(record, x.shape[0])
-    path, mean, node = _said(record, found) if said else _output(record, found, x)
+    fit = found[:1] if said else _of_the_data(record, found, x)
+    counting = _counting(record, fit)
+    _require_one_draw([record.draws[i] for i in counting], x.shape[0])
+    if record.place != counting[0]:
+        raise Elsewhere(counting[0])
+    path, mean, node = _said(record, found) if said else _output(record, found, fit, x)
     _require_no_flow(record, found, node)
-    return Observation(record, _latent_call(record, node), path, mean.detach(), _likelihood(record, path, node))
+    return Observation(record, _latent_call(record, node), path, mean.detach(), _likelihood(record, path, node, said))
 
 
-def _require_one_draw(record: Record, batch: int) -> None:
-    gaussian = [d for d in record.draws if d.gaussian]
-    others = [d.name for d in record.draws if not d.gaussian]
+def _of_the_data(record: Record, found: list[tuple[tuple, Any, Tensor]], x: Tensor) -> list[tuple[tuple, Any, Tensor]]:
+    """List what could be the mean of the data: where there is a choice, no sample of x, and nothing made without x."""
+    # Latents may be shaped like the data too.
+    shaped = [i for i in candidates(found, x.shape) if record.nodes.get(id(i[2]), -1) not in record.affine]
+    for drop in (_made_without_data, _is_sample):
+        shaped = [item for item in shaped if not drop(record, item[2])] or shaped
+    return shaped
+
+
+def _made_without_data(record: Record, value: Tensor) -> bool:
+    return 0 not in record.reaches(record.nodes.get(id(value), 0))
+
+
+def _is_sample(record: Record, value: Tensor) -> bool:
+    """Whether a value is drawn around the mean: by a draw of its own size that goes through no weights after that."""
+    drawn, mixed = _draws_of(record, value), record.reaches(*record.mixing)
+    own = [i for i in drawn if record.draw_nodes[i] not in mixed]
+    return len(drawn) > 1 and any(torch.Size(record.draws[i].shape).numel() == value.numel() for i in own)
+
+
+def _draws_of(record: Record, value: Tensor) -> list[int]:
+    """List the draws that a value depends on."""
+    reached = record.reaches(record.nodes.get(id(value), 0))
+    return [i for i, node in enumerate(record.draw_nodes) if node in reached]
+
+
+def _counting(record: Record, fit: list[tuple[tuple, Any, Tensor]]) -> list[int]:
+    """List the draws that the mean depends on; all of them, if it is not known to depend on any."""
+    drawn = {i for _, _, value in fit for i in _draws_of(record, value)}
+    return sorted(drawn) or list(range(len(record.draws)))
+
+
+def _require_one_draw(draws: list[Draw], batch: int) -> None:
+    gaussian = [d for d in draws if d.gaussian]
+    others = [d.name for d in draws if not d.gaussian]
     if others and not gaussian:
         raise Refusal(
             f"its noise is drawn by {others[0]}, which is not Gaussian: a categorical, gamma, von Mises or other "
-            "posterior that is no location plus scale times Gaussian noise has no AEF"
+            "posterior that is no location plus scale times Gaussian noise has no AEF",
+            NONE,
         )
     if others:
-        raise Refusal(f"it also draws by {others[0]}, so that its output is random beyond the Gaussian noise")
+        raise Refusal(
+            f"it also draws by {others[0]}, so that its output is random beyond the Gaussian noise",
+            ONLY_Z,
+        )
     if len(gaussian) != 1:
         raise Refusal(
-            f"expected one Gaussian draw, got {len(gaussian)}: several latents, noise after z, or several samples"
+            f"expected one Gaussian draw, got {len(gaussian)}: several latents, noise after z, or several samples",
+            SEVERAL,
         )
     (draw,) = gaussian
     if not draw.shape or draw.shape[0] != batch:
-        raise Refusal(f"expected a draw of the batch's size, {batch} rows, got {draw}")
+        raise Refusal(f"expected a draw of the batch's size, {batch} rows, got {draw}", DRAW)
     if not draw.grad:
         raise Refusal(
             "the noise is drawn without gradients to the encoder: Normal(loc, scale).sample() and torch.normal(loc, "
-            "scale) pass none; draw by rsample, or loc + scale * randn_like(scale)"
+            "scale) pass none",
+            DRAW,
         )
 
 
@@ -79,17 +131,18 @@ def _said(record: Record, found: list[tuple[tuple, Any, Tensor]]) -> tuple[tuple
     mean = found[0][2] if found else None
     node = record.nodes.get(id(mean), 0)
     if mean is None or record.source not in record.reaches(node):
-        raise Refusal(f"what output= returns does not depend on the noise: {describe(mean)}")
+        raise Refusal(
+            f"what output= returns does not depend on the noise: {describe(mean)}",
+            "Pass output=lambda out: ... that returns the mean of the data, made from what forward returns",
+        )
     return (), mean, node
 
 
-def _output(record: Record, found: list[tuple[tuple, Any, Tensor]], x: Tensor) -> tuple[tuple, Tensor, int]:
+def _output(
+    record: Record, found: list[tuple[tuple, Any, Tensor]], shaped: list[tuple[tuple, Any, Tensor]], x: Tensor
+) -> tuple[tuple, Tensor, int]:
     """Find the one output that is shaped like the data and depends on the noise: its path, value and node."""
-    source = record.source
-    shaped = candidates(found, x.shape)
-    fit = [item for item in shaped if source in record.reaches(record.nodes.get(id(item[2]), 0))]
-    # Latents may be shaped like the data too.
-    fit = [item for item in fit if record.nodes[id(item[2])] not in record.affine]
+    fit = [item for item in shaped if record.source in record.reaches(record.nodes.get(id(item[2]), 0))]
     fit = list({id(item[2]): item for item in reversed(fit)}.values())
     if len(fit) != 1:
         if fit:
@@ -99,19 +152,38 @@ def _output(record: Record, found: list[tuple[tuple, Any, Tensor]], x: Tensor) -
         else:
             why = f"no output is shaped like the data, {tuple(x.shape)}, or flattened"
         have = ", ".join(f"{say_path(path)}: {describe(out)}" for path, out, _ in fit or found) or "nothing"
-        raise Refusal(f"{why}; it returns {have}")
+        raise Refusal(f"{why}; it returns {have}", _which(fit or _noisy(record, found, x.numel()), found))
     path, _, mean = fit[0]
     node = record.nodes[id(mean)]
     return path, mean, node
 
 
-def _likelihood(record: Record, path: tuple, node: int) -> str | None:
+def _noisy(
+    record: Record, found: list[tuple[tuple, Any, Tensor]], size: int
+) -> list[tuple[tuple, Any, Tensor]]:  # fmt: skip
+    """List the outputs that are made of the noise, and hold several values, such as logits, for each of the data's."""
+    noisy = [item for item in found if record.source in record.reaches(record.nodes.get(id(item[2]), 0))]
+    return [item for item in noisy if item[2].numel() and item[2].numel() % size == 0]
+
+
+def _which(fit: list[tuple[tuple, Any, Tensor]], found: list[tuple[tuple, Any, Tensor]]) -> str:
+    """Return the line that says what the mean is: the first that forward returns, where several may be."""
+    if not fit:
+        return "Pass output=lambda out: ... that makes the mean of the data of what forward returns"
+    path = min((item[0] for item in fit), key=[item[0] for item in found].index)
+    return f"Pass output=lambda out: {say_path(path, 'out')}"
+
+
+def _likelihood(record: Record, path: tuple, node: int, said: bool) -> str | None:
     """Return the likelihood that an output is trained with inside forward; None if it goes into no loss there."""
     for loss, output in record.losses.items():
-        if output == node and loss not in LIKELIHOODS:
-            raise Refusal(f"{say_path(path)} goes into {loss}: pass likelihood= and a decoder= for it")
+        if output == node and loss not in LIKELIHOODS and not said:
+            raise Refusal(
+                f"{say_path(path)} goes into {loss}: it is not the mean of the data",
+                f'Pass output=lambda out: {say_path(path, "out")}, likelihood="categorical"',
+            )
         if output == node:
-            return LIKELIHOODS[loss]
+            return LIKELIHOODS.get(loss)
     return None
 
 
@@ -123,7 +195,8 @@ def _require_no_flow(record: Record, found: list[tuple[tuple, Any, Tensor]], out
         if made_from_noise and node not in record.affine and node != output and node in record.reaches(output):
             raise Refusal(
                 f"{say_path(path)} is shaped like the latent and made from it, by a map that is not elementwise "
-                "affine: a posterior flow, whose log-determinant and prior cannot be seen here"
+                "affine: a posterior flow, whose log-determinant and prior cannot be seen here",
+                FLOW,
             )
 
 
@@ -135,19 +208,33 @@ def _latent_call(record: Record, output: int) -> LatentCall:
         if node not in on_the_way or 0 in left or record.source in left:
             continue
         if not index:
-            raise Refusal("the output depends on the noise alone, and not on the data")
+            raise Refusal("the output depends on the noise alone, and not on the data", NONE)
         calls = tuple(record.calls[:index])
         if any(i <= index for i in record.grad_off):
-            raise Refusal(f"z is made with gradients off, by {' and '.join(calls)}")
+            raise Refusal(f"z is made with gradients off, by {' and '.join(calls)}", DRAW)
         if any(i <= index for i in record.repeated):
             raise Refusal(
-                "z is made inside torch.utils.checkpoint, which draws its noise again in the backward pass; leave the "
-                "sampling out of the checkpoint"
+                "z is made inside torch.utils.checkpoint, which draws its noise again in the backward pass",
+                OUTSIDE,
             )
-        return LatentCall(calls)
+        return LatentCall(calls, tuple(draw.name for draw in record.draws), record.place or 0)
+    raise _no_latent(record, output, on_the_way)
+
+
+def _no_latent(record: Record, output: int, on_the_way: set[int]) -> Refusal:
+    """Say what stands in the place of z = loc + scale * u."""
     name = min(((n, name) for n, name in record.breaks.items() if n in on_the_way), default=(0, "detach"))[1]
-    raise Refusal(
+    said = (
         f"`{name}` is no elementwise affine map of the noise, and after it the data or the noise still enters on the "
-        "way to the output, so that no z = loc + scale * u is found: a full covariance, a posterior flow, noise "
-        "after z, or a decoder that sees the data beside z"
+        "way to the output, so that no z = loc + scale * u is found: "
     )
+    if any(_is_latent(record, node, output) for node in on_the_way):
+        return Refusal(said + "a full covariance or a posterior flow", FLOW)
+    return Refusal(said + "noise after z, or a decoder that sees the data beside z", CONDITION)
+
+
+def _is_latent(record: Record, node: int, output: int) -> bool:
+    """Whether a node could be a latent, made from the noise in another way: after it neither data nor noise enters."""
+    if node == output or record.alive[node].shape != record.noise.shape or record.source not in record.reaches(node):
+        return False
+    return not {0, record.source} & record.reaches(output, avoiding=node)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from vae2aef.errors import WrapError
+from vae2aef.tracing.calls import blank, moments, plain_name, tensors
 
 GAUSSIAN = {torch.randn, torch.randn_like, torch.normal, torch.Tensor.normal_}
 NOT_GAUSSIAN = {
@@ -27,9 +28,17 @@ DETACH = {torch.Tensor.detach, _DATA.__get__, torch.detach}
 
 
 class LatentCall(NamedTuple):
-    """Which call makes z: the calls that touch the noise, by name, from the first after the draw to that one."""
+    """Which call makes z.
+
+    Attributes:
+        calls: the calls that touch the noise, by name, from the first after the draw to that one.
+        draws: all random draws of a pass, by name; those beside z's have no part in the mean of the data.
+        place: which of them is the noise of z.
+    """
 
     calls: tuple[str, ...]
+    draws: tuple[str, ...] = ()
+    place: int = 0
 
     @property
     def name(self) -> str:
@@ -73,7 +82,7 @@ class Follow(TorchFunctionMode):
         self.given, self.latent_call, self.replacement = u, latent_call, replacement
         self.grad = torch.is_grad_enabled()
         self.drew = self.done = False
-        self.count = 0
+        self.count = self.drawn = 0
         # Kept alive, so that an id stays that of one tensor.
         self.touched: dict[int, Tensor] = {}
 
@@ -87,23 +96,26 @@ class Follow(TorchFunctionMode):
         return self.step(func, args, kwargs)
 
     def draw(self, func: Any, args: tuple, kwargs: dict) -> Any:
-        """Answer a random draw."""
-        if self.drew or func not in GAUSSIAN:
+        """Answer a random draw: with u, if it is the noise of z; those that the mean does not depend on are made."""
+        known = self.latent_call or LatentCall((), (func.__name__,))
+        here, self.drawn = self.drawn, self.drawn + 1
+        if known.draws[here : here + 1] != (func.__name__,):
             raise WrapError(
-                f"forward draws noise again, by {func.__name__}; it drew once when it was wrapped. ",
+                f"forward draws noise again, by {func.__name__}, or elsewhere: when it was wrapped, it drew by "
+                f"{' and '.join(known.draws)} alone. ",
                 "Wrap it anew if it was changed",
             )
-        return self.substitute(func, args, kwargs)
+        return self.substitute(func, args, kwargs) if here == known.place else func(*args, **kwargs)
 
     def substitute(self, func: Any, args: tuple, kwargs: dict) -> Tensor:
         """Return u in the shape and type that was asked for, and start to follow it."""
-        asked = _blank(func, args, kwargs)
+        asked = blank(func, args, kwargs)
         self.u = self.fresh(asked).requires_grad_() if self.given is None else self.given
         if self.u.shape != asked.shape:
             raise WrapError(f"forward draws noise of shape {tuple(asked.shape)}, but u has {tuple(self.u.shape)}")
         with torch.enable_grad():
             noise = self.u.to(asked).clone()
-            mean, std = _moments(func, args, kwargs)
+            mean, std = moments(func, args, kwargs)
             if not (isinstance(std, float) and std == 1.0):
                 noise = noise * std
             if not (isinstance(mean, float) and mean == 0.0):
@@ -195,55 +207,3 @@ class Follow(TorchFunctionMode):
         if isinstance(value, dict):
             return {key: self._swap(item) for key, item in value.items()}
         return value
-
-
-SAME_NAME = {
-    "multiply": "mul", "subtract": "sub", "divide": "div", "true_divide": "div", "negative": "neg",
-}  # fmt: skip
-
-
-def plain_name(func: Any) -> str:
-    """Return a function's name without its underscores, synonyms taken as one: `mul_`, `__imul__` are `mul`."""
-    name = getattr(func, "__name__", type(func).__name__).strip("_")
-    return SAME_NAME.get(name, name)
-
-
-def tensors(value: Any) -> list[Tensor]:
-    """List all tensors in nested lists, tuples and dicts."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, (list, tuple)):
-        return [t for item in value for t in tensors(item)]
-    if isinstance(value, dict):
-        return [t for item in value.values() for t in tensors(item)]
-    return []
-
-
-def _blank(func: Any, args: tuple, kwargs: dict) -> Tensor:
-    """Return a tensor such as the draw would, without drawing: torch's random state stays as it was."""
-    if func is torch.Tensor.normal_:
-        return args[0]
-    kwargs = {name: value for name, value in kwargs.items() if name != "generator"}
-    if func is torch.randn:
-        return torch.empty(*args, **kwargs)
-    if func is torch.randn_like:
-        return torch.empty_like(*args, **kwargs)
-    mean, std = _moments(func, args, kwargs)
-    size = kwargs.get("size", next((a for a in args if isinstance(a, (tuple, list))), None))
-    if size is not None:
-        return torch.empty(size, **{k: v for k, v in kwargs.items() if k not in ("size", "mean", "std")})
-    return torch.empty_like(mean + std)
-
-
-def _moments(func: Any, args: tuple, kwargs: dict) -> tuple[Any, Any]:
-    """Mean and standard deviation that a draw asks for: floats or tensors."""
-    if func not in (torch.normal, torch.Tensor.normal_):
-        return 0.0, 1.0
-    given = args[1:] if func is torch.Tensor.normal_ else args
-    mean = given[0] if given else kwargs.get("mean", 0.0)
-    std = given[1] if len(given) > 1 and not isinstance(given[1], (tuple, list)) else kwargs.get("std", 1.0)
-    return _plain_float(mean), _plain_float(std)
-
-
-def _plain_float(value: Any) -> Any:
-    return float(value) if isinstance(value, (int, float)) else value

@@ -66,6 +66,6 @@ def pick(out: Any, path: tuple) -> Any:
     return out
 
 
-def say_path(path: tuple) -> str:
+def say_path(path: tuple, whole: str = "forward(x)") -> str:
     """Write a path as one would in Python: `forward(x)[0].mean`."""
-    return "forward(x)" + "".join(s if isinstance(s, str) and s.startswith(".") else f"[{s!r}]" for s in path)
+    return whole + "".join(s if isinstance(s, str) and s.startswith(".") else f"[{s!r}]" for s in path)

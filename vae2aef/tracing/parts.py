@@ -28,13 +28,14 @@ class TracedParts(VAEParts):
 
     Args:
         vae: the user's module; `vae(x, *cond)` encodes, draws once, and decodes.
-        latent_call: which call makes z.
-        outputs: where the mean of the data is in what forward returns, in eval and in training mode.
+        latent_calls: which call makes z, in eval and in training mode.
+        outputs: where the mean of the data is in what forward returns, likewise.
         placeholder: one event of data, `(1, *event)`, to run the encoder on when only the decoder is wanted.
         latent_shape: shape of one latent.
         awake: dotted names of modules that draw only in training mode: these are always in it, alone.
         lean: whether decoding works with one row of placeholder data for any number of latents.
         output: what to make of forward's output, inside the same pass: then all of it is read as by a decoder.
+        forward: what to call in the place of `vae`.
     """
 
     known, decoder_scale = False, None
@@ -42,22 +43,24 @@ class TracedParts(VAEParts):
     def __init__(
         self,
         vae: nn.Module,
-        latent_call: LatentCall,
+        latent_calls: dict[bool, LatentCall],
         outputs: dict[bool, tuple],
         placeholder: Tensor,
         latent_shape: Sequence[int],
         awake: tuple[str, ...] = (),
         lean: bool = False,
         output: Callable[[Any], Any] | None = None,
+        forward: Callable[..., Any] | None = None,
     ) -> None:
         self.vae = vae
-        self.latent_call = latent_call
+        self.latent_calls = latent_calls
         self.outputs = outputs
         self.placeholder = placeholder
         self.latent_shape = torch.Size(latent_shape)
         self.awake = awake
         self.lean = lean
         self.output = output
+        self.forward = forward
         self.floor = 0.0
 
     def infer(self, x: Tensor, *cond: Any, **kwargs: Any) -> "OnePass":
@@ -71,7 +74,8 @@ class TracedParts(VAEParts):
 
     def encode(self, x: Tensor, *cond: Any, **kwargs: Any) -> Posterior:
         """See `VAEParts.encode`. The decoder runs too; statistics of batch normalisation are left as they are."""
-        u = torch.zeros(x.shape[0], *self.latent_shape, dtype=x.dtype, device=x.device)
+        dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+        u = torch.zeros(x.shape[0], *self.latent_shape, dtype=dtype, device=x.device)
         with own_buffers(self.vae):
             follow, _ = self.follow(x, cond, kwargs, u)
         return _posterior(follow)
@@ -79,7 +83,8 @@ class TracedParts(VAEParts):
     def decode(self, z: Tensor, *cond: Any, **kwargs: Any) -> Decoded:
         """See `VAEParts.decode`. The encoder runs on placeholder data, without effect on the result."""
         rows = 1 if self.lean and not any(m.training for m in modules(self.vae)) else z.shape[0]
-        x = self.placeholder.to(z).expand(rows, *self.placeholder.shape[1:])
+        like = self.placeholder.to(z) if self.placeholder.is_floating_point() else self.placeholder.to(z.device)
+        x = like.expand(rows, *like.shape[1:])
         with own_buffers(self.vae):
             return self.follow(x.clone(), cond, kwargs, replacement=z)[1]
 
@@ -93,10 +98,11 @@ class TracedParts(VAEParts):
             with torch.inference_mode(False), torch.no_grad():
                 x, u, replacement, cond, kwargs = _cloned((x, u, replacement, cond, kwargs))
                 return self.follow(x, cond, kwargs, u, replacement)
-        follow = Follow(u, self.latent_call, replacement, self.floor)
         training = self.vae.training
+        follow = Follow(u, self.latent_calls[training], replacement, self.floor)
         with awake(self.vae, self.awake), follow:
-            out = self.vae(x, *cond, **kwargs)
+            # In an object of its own: pixyz keeps what it has computed of a tensor, with the graph.
+            out = (self.vae if self.forward is None else self.forward)(x.view_as(x), *cond, **kwargs)
             decoded = self.decoded(pick(out, self.outputs[training])) if follow.done else Decoded(None)
         if not follow.done:
             drew = "did not draw" if not follow.drew else "took another path after its draw"
@@ -169,3 +175,27 @@ def own_buffers(vae: nn.Module) -> Iterator[None]:
     finally:
         for m, buffers in saved:
             m._buffers.update(buffers)
+
+
+@contextlib.contextmanager
+def own_values(vae: nn.Module) -> Iterator[None]:
+    """Let a pass work on copies of all that a forward may change: buffers, embeddings, parameters that it replaces.
+
+    A codebook of a VQ-VAE is kept as any of the three.
+    """
+    every, kinds = modules(vae), (nn.Embedding, nn.EmbeddingBag)
+    books = [m for m in every if isinstance(m, kinds) or not type(m).__module__.startswith("torch.nn")]
+    values = [(p, p.detach().clone()) for m in books for p in m.parameters(recurse=False)]
+    held = [(m, dict(m._parameters), dict(m._buffers)) for m in every]
+    for m, _, buffers in held:
+        m._buffers.update({name: None if b is None else b.detach().clone() for name, b in buffers.items()})
+    try:
+        yield
+    finally:
+        for m, parameters, buffers in held:
+            m._parameters.update(parameters)
+            m._buffers.update(buffers)
+        with torch.no_grad():
+            for p, value in values:
+                if not torch.equal(p, value):
+                    p.copy_(value)

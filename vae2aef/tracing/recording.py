@@ -9,12 +9,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vae2aef.tracing.noise import DETACH, DRAWS, GAUSSIAN, Follow, plain_name, tensors
+from vae2aef.tracing.calls import plain_name, tensors
+from vae2aef.tracing.noise import DETACH, DRAWS, GAUSSIAN, Follow
 
 # Functions that return the values they were given; with the same shape, in the same places.
 COPIES = {
     "clone", "contiguous", "to", "type", "type_as", "float", "double", "half", "bfloat16", "cpu", "cuda",
     "requires_grad", "view", "view_as", "reshape", "expand", "expand_as", "flatten", "squeeze",
+}  # fmt: skip
+
+
+# Functions that mix the values of a datum.
+MIXING = {
+    "linear", "bilinear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "tensordot", "conv1d", "conv2d",
+    "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "gru", "lstm", "rnn_tanh", "rnn_relu",
+    "embedding", "multi_head_attention_forward", "scaled_dot_product_attention",
 }  # fmt: skip
 
 
@@ -34,11 +43,14 @@ class Record(Follow):
     """One pass recorded as a graph: which calls the data, the noise and their descendants go through.
 
     Args:
-        u: what the first Gaussian draw is to return, or None for fresh noise of the shape that is asked for.
         x: the data, exactly the tensor handed to forward.
+        place: which draw is replaced by noise that is followed; None for the first Gaussian one.
 
     Attributes:
         draws: every random draw.
+        draw_nodes: the node of each.
+        mixing: nodes that went into a function that mixes the values of a datum, as weights do.
+        place: which of them is followed, None before it.
         parents: for each node the nodes it was made from; node 0 is the data.
         source: the node of the substituted draw, None before it.
         affine: nodes that are elementwise affine in the noise, proved from the calls: {node: call index}.
@@ -54,9 +66,13 @@ class Record(Follow):
         {"binary_cross_entropy", "binary_cross_entropy_with_logits", "cross_entropy", "nll_loss", "poisson_nll_loss"}
     )
 
-    def __init__(self, u: Tensor | None, x: Tensor) -> None:
-        super().__init__(u, None)
+    def __init__(self, x: Tensor, place: int | None = None) -> None:
+        super().__init__(None, None)
+        self.place = place
         self.draws: list[Draw] = []
+        self.draw_nodes: list[int] = []
+        self.drawn_at: dict[int, int] = {}
+        self.mixing: set[int] = set()
         self.parents: list[set[int]] = [set()]
         self.nodes: dict[int, int] = {id(x): 0}
         self.alive: list[Tensor] = [x]
@@ -97,19 +113,27 @@ class Record(Follow):
         return torch.randn_like(asked)
 
     def draw(self, func: Any, args: tuple, kwargs: dict) -> Any:
-        """List the draw; substitute the first Gaussian one."""
+        """List the draw; substitute the one that is followed."""
         gaussian = func in GAUSSIAN
-        if gaussian and self.source is None:
-            # torch.normal(mean, std) of the encoder's outputs passes no gradient to them; constants need none.
-            grad = func is not torch.normal or not self._matters(args, kwargs)
+        here = len(self.draws)
+        chosen = here == self.place if self.place is not None else gaussian
+        # torch.normal(mean, std) of the encoder's outputs passes no gradient to them; constants need none.
+        grad = not gaussian or func is not torch.normal or not self._matters(args, kwargs)
+        if chosen and self.source is None:
+            self.place = here
             result = self.substitute(func, args, kwargs) if grad else func(*args, **kwargs)
-            self.source = self.node(result, set())
-            self.affine[self.source] = 0
+            self.source = node = self.node(result, set())
+            self.affine[node] = 0
             if _in_checkpoint():
                 self.repeated.add(0)
         else:
-            result, grad = func(*args, **kwargs), True
+            overwritten = func.__name__.endswith("_")
+            parents = [self._known(t) for t in _values(func, args[overwritten:], kwargs)]
+            result = func(*args, **kwargs)
+            node = self.node(tensors(result)[0], {parent for parent in parents if parent is not None})
+            self.drawn_at[tensors(result)[0].data_ptr()] = node
         self.draws.append(Draw(func.__name__, tuple(tensors(result)[0].shape), grad, gaussian))
+        self.draw_nodes.append(node)
         return result
 
     def _matters(self, args: tuple, kwargs: dict) -> bool:
@@ -127,11 +151,13 @@ class Record(Follow):
     def note(self, func: Any, made: list[Tensor], operands: list[Tensor], noisy: bool) -> None:
         """Note one call."""
         name = plain_name(func)
-        known = [self.nodes[id(t)] for t in operands if id(t) in self.nodes]
+        known = [node for t in operands if (node := self._known(t)) is not None]
         if not known:
             return
         if name in self.LOSSES and id(operands[0]) in self.nodes:
             self.losses[name] = self.nodes[id(operands[0])]
+        if name in MIXING:
+            self.mixing.update(known)
         diagonal = noisy and len(made) == 1 and self._is_affine(name, operands, made[0])
         for t in made:
             new = self.node(t, set(known))
@@ -141,10 +167,14 @@ class Record(Follow):
             elif noisy:
                 self.breaks[new] = name
 
-    def reaches(self, node: int, avoiding: int | None = None) -> set[int]:
-        """Return all nodes that `node` was made from, itself included, on ways that avoid one node."""
+    def _known(self, t: Tensor) -> int | None:
+        """Return the node of a tensor; an alias of a draw, as `Variable(...)` makes one, counts as the draw."""
+        return self.nodes.get(id(t), self.drawn_at.get(t.data_ptr()) if self.drawn_at else None)
+
+    def reaches(self, *nodes: int, avoiding: int | None = None) -> set[int]:
+        """Return all nodes that some were made from, themselves included, on ways that avoid one node."""
         seen: set[int] = set()
-        stack = [node]
+        stack = list(nodes)
         while stack:
             n = stack.pop()
             if n not in seen and n != avoiding:
@@ -196,7 +226,16 @@ def _values(func: Any, args: tuple, kwargs: dict) -> list[Tensor]:
 
 
 class Known(Record):
-    """One pass whose noise is known, whatever its gradients: of `Normal(loc, scale).sample()`, too."""
+    """One pass whose noise is known, whatever its gradients: of `Normal(loc, scale).sample()`, too.
+
+    Args:
+        x: the data, exactly the tensor handed to forward.
+        u: what the first Gaussian draw is to return; None for fresh noise.
+    """
+
+    def __init__(self, x: Tensor, u: Tensor | None = None) -> None:
+        super().__init__(x)
+        self.given = u
 
     def draw(self, func: Any, args: tuple, kwargs: dict) -> Any:
         """List the draw; substitute the first Gaussian one."""
@@ -204,6 +243,7 @@ class Known(Record):
         first = gaussian and self.source is None
         result = self.substitute(func, args, kwargs) if first else func(*args, **kwargs)
         if first:
+            self.place = len(self.draws)
             self.source = self.node(result, set())
             self.affine[self.source] = 0
         self.draws.append(Draw(func.__name__, tuple(tensors(result)[0].shape), True, gaussian))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vae2aef.aef import AEF
 from vae2aef.batch import Batch
@@ -19,7 +19,7 @@ from vae2aef.likelihood import Likelihood
 from vae2aef.program import VAEProgram
 from vae2aef.tensors import numel
 from vae2aef.wrapping.look import Seen
-from vae2aef.wrapping.trial import naming, trial
+from vae2aef.wrapping.trial import modules_of, naming, trial
 
 
 def prove(aef: AEF, batch: Batch, seen: Seen) -> None:
@@ -146,13 +146,27 @@ def _require_all_parameters(aef: AEF, own: Sequence[Tensor], outputs: Sequence[T
     hidden = [leaf for leaf in _leaves(outputs) if id(leaf) not in known]
     if hidden:
         shapes = ", ".join(str(tuple(leaf.shape)) for leaf in hidden[:4]) + (", ..." if len(hidden) > 4 else "")
+        said, fix = _whose(aef, hidden)
         raise WrapError(
             f"the loss uses {len(hidden)} trainable tensors (of shapes {shapes}) that are not in aef.parameters(): no "
-            "optimizer, checkpoint or .to() would see them. If they belong to modules that encoder, decoder or prior "
-            "only refer to, ",
-            "pass vae=nn.ModuleList([...]) that holds these; with Pyro, register them by pyro.module; "
-            "requires_grad_(False) freezes them",
+            f"optimizer, checkpoint or .to() would see them. {said} ",
+            fix,
         )
+
+
+def _whose(aef: AEF, hidden: Sequence[Tensor]) -> tuple[str, str]:
+    """Say what hidden tensors belong to, and what to do: modules and loose tensors go into containers of their kind."""
+    found = modules_of(aef.parts, aef.prior, aef.likelihood, *(site.core for site in aef.by_latent().values()))
+    owned = {id(p) for module in found for p in module.parameters()}
+    if all(id(leaf) in owned for leaf in hidden):
+        return "They belong to modules that encoder, decoder or prior only refer to:", (
+            "pass vae=nn.ModuleList([...]) that holds these; with Pyro, register them by pyro.module"
+        )
+    return "They are loose tensors, which belong to no module:", (
+        "make each an nn.Parameter, and hold them by vae.extra = nn.ParameterList([...])"
+        if isinstance(aef.vae, nn.Module)
+        else "pass vae=nn.ParameterList([...]) that holds these, each an nn.Parameter"
+    )
 
 
 def _leaves(outputs: Sequence[Tensor]) -> list[Tensor]:

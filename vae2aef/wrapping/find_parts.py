@@ -11,6 +11,7 @@ from vae2aef.batch import Batch
 from vae2aef.errors import WrapError
 from vae2aef.parts import CallableParts, VAEParts, require_scale
 from vae2aef.registry import find_adapters
+from vae2aef.wrapping.refusal import no_parts
 from vae2aef.wrapping.scales import ask_for_encoder_scale, check_encoder_scale, say_decoder_scale
 from vae2aef.wrapping.trained_with import trained_with
 from vae2aef.wrapping.trial import evaluation, naming
@@ -37,11 +38,7 @@ def find_parts(vae: Any, batch: Batch, given: dict[str, Any]) -> VAEParts:
     if parts is not None:
         say_decoder_scale(parts, decoder_scale)
         return parts
-    raise WrapError(
-        f"no encoder and decoder found in {type(vae).__name__}. Tried:\n  " + "\n  ".join(search.tried) + "\n",
-        "Pass them: vae2aef.wrap(vae, example=x, encoder=lambda x: (loc, log_var), decoder=lambda z: mean, "
-        'encoder_scale="log_var")',
-    )
+    raise no_parts(vae, search.tried, search.untraced)
 
 
 def has_forward(vae: Any) -> bool:
@@ -61,7 +58,7 @@ class _Search:
         self.encoder, self.decoder, self.scale = encoder, decoder, encoder_scale
         self.said = {} if encoder_scale is None else {"encoder_scale": encoder_scale}
         self.tried: list[str] = []
-        self.untraced = ""
+        self.untraced: WrapError | None = None
 
     def whole(self) -> VAEParts | None:
         """Read the VAE by the adapter of its codebase, by tracing its forward, or by its style, if no part was given.
@@ -78,6 +75,8 @@ class _Search:
         if parts is not None:
             return parts
         self.tried.append(f"an adapter for {kind.__module__}.{kind.__qualname__}: none is registered")
+        if isinstance(self.vae, nn.Module) and not has_forward(self.vae):
+            self.tried.append("tracing: it has no forward")
         parts = self._traced() if has_forward(self.vae) else None
         if parts is not None or self.output is not None:
             return parts
@@ -90,8 +89,8 @@ class _Search:
         try:
             parts = trace(self.vae, *self.batch, self.output)
         except WrapError as error:
-            self.untraced = str(error)
-            self.tried.append(f"tracing: {self.untraced}")
+            self.untraced = error
+            self.tried.append(f"tracing: {error}")
             return None
         if parts.likelihood is None and self.output is None:
             parts.likelihood = trained_with(self.vae)
@@ -120,8 +119,7 @@ class _Search:
             if parts is not None:
                 return parts
         if self.scale is None:
-            tried = f"\nTracing was tried: {self.untraced}" if self.untraced else ""
-            raise ask_for_encoder_scale(self.vae, encoder, self.batch, encoder_name, tried)
+            raise ask_for_encoder_scale(self.vae, encoder, self.batch, encoder_name, self.untraced)
         read = CallableParts(encoder, decoder, self.scale)
         read.taken = (f"encoder: {encoder_name}, second output {self.scale} (as you said)", f"decoder: {decoder_name}")
         return read

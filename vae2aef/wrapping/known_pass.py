@@ -35,17 +35,17 @@ def few_rows(batch: Batch) -> Batch:
 
 def known_pass(vae: Any, batch: Batch, parts: VAEParts, u: Tensor | None = None) -> Pass:
     """Run forward with known noise."""
-    from vae2aef.tracing.decide import Refusal
     from vae2aef.tracing.observe import Entry, find_awake
     from vae2aef.tracing.outputs import leaves
     from vae2aef.tracing.parts import awake
     from vae2aef.tracing.recording import Known
+    from vae2aef.tracing.refusal import Refusal
 
     none = Pass(torch.empty(0), [], [])
 
     def run(names: tuple[str, ...]) -> tuple[Any, Any]:
         x = batch.x.detach().clone()
-        record = Known(u, x)
+        record = Known(x, u)
         with awake(vae, names), record:
             return record, vae(x, *batch.cond, **batch.kwargs)
 

@@ -8,9 +8,7 @@ from torch import Tensor
 
 from vae2aef.batch import Batch
 from vae2aef.errors import WrapError
-from vae2aef.flows import Bijection
 from vae2aef.parts import CallableParts, Decoded, VAEParts
-from vae2aef.preprocess import Dequantize
 from vae2aef.program import VAEProgram
 from vae2aef.tensors import numel
 from vae2aef.wrapping.trial import naming, trial
@@ -188,31 +186,3 @@ def _require_like_data(mean: Tensor, y: Tensor) -> None:
         f"{tuple(mean.shape)}" + ("; its dimensions stand in another order: " if turned else ""),
         "pass decoder=lambda z: ... that permutes them" if turned else "",
     )
-
-
-def require_integers(preprocess: Bijection, x: Tensor) -> None:
-    """Refuse grey levels as floating point data where dequantising was asked for: it would do nothing to them.
-
-    Args:
-        preprocess: with a `Dequantize` among its steps, or not.
-        x: data as the user gives it, `(batch, *event)`.
-
-    Raises:
-        WrapError: gives the line that makes integers of `x`.
-    """
-    bins = next((step.bins for step in preprocess.modules() if isinstance(step, Dequantize)), None)
-    if bins is None or not x.is_floating_point() or not x.numel() or bool((x == x.flatten()[0]).all()):
-        return
-    for top in (1, bins - 1, bins):
-        levels = (x * top).round()
-        # The very division by which grey levels become floats, so that equality is exact.
-        if bool((levels / top == x).all()):
-            small = top > 1 and bool(x.max() <= 1)
-            line = f"(x * {top}).round().to(torch.uint8)" if small else "x.to(torch.uint8)"
-            grid = f"multiples of 1/{top}" if small else "whole numbers"
-            raise WrapError(
-                f"preprocess has `dequantize`, which leaves floating point data as they are, but the example is of "
-                f"{grid}: grey levels. ",
-                f"Pass integers: {line}"
-                + (", with vae2aef.Dequantize(2) if they are bits" if bool(x.max() <= 1) and top == 1 else ""),
-            )

@@ -122,7 +122,7 @@ class _Used(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         """Note what one call takes."""
-        from vae2aef.tracing.noise import tensors
+        from vae2aef.tracing.calls import tensors
 
         self.ids |= {id(t) for t in tensors((args, kwargs or {}))}
         return func(*args, **(kwargs or {}))

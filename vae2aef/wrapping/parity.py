@@ -81,7 +81,7 @@ class _Comparison:
                 f"not compared with its forward, which draws noise of shape {tuple(u.shape)} for a latent of shape "
                 f"{tuple(loc.shape)}"
             )
-        self.u = u.reshape(loc.shape).to(loc)
+        self.u = self._signed(u.reshape(loc.shape).to(loc))
         self.z = self.posterior.push(self.u)[0]
         self.mean = self.decode(self.z)
         shaped = [v for v in self.seen.outputs if alike(v, self.mean)] if isinstance(self.mean, Tensor) else []
@@ -95,6 +95,19 @@ class _Comparison:
         if self.is_random():
             return "not compared with its forward, which is random beyond its draw"
         raise self.refusal(same_z, shaped)
+
+    def _signed(self, u: Tensor) -> Tensor:
+        """Return the noise with the signs of what forward has made: those of u are as likely as of minus u."""
+        if self.posterior.transform is not None:
+            return u
+        plain, other = (self.posterior.push(v)[0] for v in (u, -u))
+        for t in self.seen.latents:
+            if alike(t, plain):
+                t = at_least_float32(t).reshape(plain.shape).to(plain)
+                signed = torch.where((t - plain).abs() <= (t - other).abs(), u, -u)
+                if close(t, self.posterior.push(signed)[0]):
+                    return signed
+        return u
 
     def decode(self, z: Tensor) -> Any:
         """Return the mean of the data for latents, `(batch, *event)`, or what else is first."""

@@ -11,10 +11,13 @@ from vae2aef.errors import WrapError
 from vae2aef.likelihood.base import Scaled
 from vae2aef.parts import SCALES, VAEParts, require_scale, to_scale, two_tensors
 from vae2aef.wrapping.look import Seen
+from vae2aef.wrapping.refusal import no_parts
 from vae2aef.wrapping.trial import naming, trial
 
 
-def ask_for_encoder_scale(vae: Any, encoder: Callable, batch: Batch, name: str, tried: str) -> WrapError:
+def ask_for_encoder_scale(
+    vae: Any, encoder: Callable, batch: Batch, name: str, untraced: WrapError | None
+) -> WrapError:
     """Return the error that asks what an encoder's second output is, with its range on the example."""
     x, cond, kwargs = batch
     with trial(x.device, vae, encoder):
@@ -22,7 +25,8 @@ def ask_for_encoder_scale(vae: Any, encoder: Callable, batch: Batch, name: str, 
             with naming(f"{name} fails on data of shape {tuple(x.shape)}; pass encoder=lambda x: ... that takes it:"):
                 raw = two_tensors(encoder(x, *cond, **kwargs))[1]
         except WrapError as error:
-            return WrapError(f"{error}{tried}")
+            return error if untraced is None else no_parts(vae, [f"{name}: {error.reason}"], untraced)
+    tried = "" if untraced is None else f"\nTracing was tried: {untraced.reason}"
     return WrapError(
         f"what is the second output of {name}? On the example it ranges from {raw.min().item():.4g} to "
         f"{raw.max().item():.4g}, and it cannot be told from that alone. ",

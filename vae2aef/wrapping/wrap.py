@@ -12,11 +12,13 @@ from vae2aef.modes import modules, untouched
 from vae2aef.parts import VAEParts
 from vae2aef.registry import unwrap
 from vae2aef.wrapping.contract import prove
+from vae2aef.wrapping.entry import enter
 from vae2aef.wrapping.example import example_rows, read_example
 from vae2aef.wrapping.find_parts import find_parts
+from vae2aef.wrapping.integers import require_integers, require_no_tokens
 from vae2aef.wrapping.leaks import prove_no_leak
 from vae2aef.wrapping.likelihoods import build_likelihood, one_of, read_likelihood, require_no_preprocessing
-from vae2aef.wrapping.look import Seen, look, require_integers
+from vae2aef.wrapping.look import Seen, look
 from vae2aef.wrapping.meaning import warn_of_logits
 from vae2aef.wrapping.optimizer_warning import watch
 from vae2aef.wrapping.options import (
@@ -43,6 +45,7 @@ def wrap(
     encoder_scale: str | None = None,
     decoder_scale: str | None = None,
     output: Callable[[Any], Any] | None = None,
+    forward: Callable[..., Any] | None = None,
     core: "str | nn.Module | Tensor" = "linear",
     core_flow: Any = "coupling",
     prior: Any = None,
@@ -70,6 +73,9 @@ def wrap(
         decoder_scale: what the decoder's second output is, of the same four: p(x | z) then has that scale.
         output: what the data's mean is in what the VAE's forward (or, where there is none in use, its decoder) returns,
             as a function of that: `lambda out: torch.tanh(out[0])`; (mean, scale), or all that a likelihood takes.
+        forward: what to run in the place of the VAE's forward, where that is not what it is trained with (or `vae` is
+            no module): a function of x, and of conditions, that encodes, draws and decodes, such as
+            `lambda x: vae.decode(vae.encode_dists(x)[0].rsample())`. It is traced.
         core: `"linear"` (h(x) = W x + b), a module (your own h, data to latent shape), `"noise"` (the VAE
             itself: the loss is its negative ELBO), or, for the partition family, `"center"`, `"corner"`,
             `"random"` or a boolean mask of the event's shape. For several latents, one for all or a dict by name.
@@ -133,12 +139,12 @@ def wrap(
         raise TypeError("this is an AEF already; to wrap its VAE anew, pass aef.vae")
     given_batch = read_example(example)
     given = {"encoder": encoder, "decoder": decoder, "encoder_scale": encoder_scale, "decoder_scale": decoder_scale,
-             "output": output}  # fmt: skip
+             "output": output, "forward": forward}  # fmt: skip
     likelihood = one_of(likelihood, residual)
     if likelihood is None and decoder_scale is not None:
         likelihood = "decoder"
     options = {"core": read_core(core), "core_flow": core_flow, "prior": prior, "preprocess": preprocess}
-    with untouched(*modules_of(vae, encoder, decoder)):
+    with untouched(*modules_of(vae, encoder, decoder, forward)):
         aef = _wrapped(vae, given_batch, given, options, read_noise(noise), likelihood, start)
     aef.kl = kl
     if added is not None:
@@ -162,6 +168,8 @@ def _wrapped(
     require_no_preprocessing(choice, preprocess)
     bijection = build_preprocess(preprocess, x)
     require_integers(bijection, x)
+    if not choice.discrete and preprocess is None:
+        require_no_tokens(vae, x)
     batch = example_rows(given_batch._replace(x=choice.read(x)), bijection, choice.discrete)
     parts, seen = _read(vae, batch, given, choice.like_data, x)
     continuous = preprocess is not None or is_partition(options["core"])
@@ -191,7 +199,9 @@ def _wrapped(
 
 def _read(vae: Any, batch: Batch, given: dict[str, Any], like_data: bool, raw: Tensor) -> tuple[VAEParts, Seen]:
     """Find the parts, look at what they return, and prove that they are the VAE's own and leak nothing."""
-    parts = find_parts(vae, batch, given)
+    said = dict(given)
+    forward = said.pop("forward")
+    parts = find_parts(vae, batch, said) if forward is None else enter(vae, batch, said, forward)
     seen = look(vae, parts, batch, like_data)
     prove_no_leak(vae, parts, batch, seen, raw)
     parts.compared = compare_with_forward(vae, parts, batch, given)
