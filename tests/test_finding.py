@@ -148,7 +148,7 @@ def test_intervals_cover_the_truth_of_trained_models(dim, family):
 
 
 def test_more_latents_than_are_fitted_in_full():
-    """Above 256 a diagonal Gaussian around h(x) is fitted to each datum: better than one for all, if not good.
+    """Above 256 a Gaussian of low rank is fitted to each datum (test_low_rank.py): far better than one for all.
 
     The encoder is off by another vector for each datum, which no common proposal can mend.
     """
@@ -162,5 +162,4 @@ def test_more_latents_than_are_fitted_in_full():
     truth = vae.log_marginal(x, 0.6)
     found = aef.log_prob(x, num_samples=64, seed=0)
     tuned = aef.log_prob(x, num_samples=64, proposal="tuned")
-    assert not found.bound and found.uncertain.all()
-    assert ((found.value - truth).abs() < 40).all() and (tuned.value < found.value - 80).all()
+    assert not found.bound and ((found.value - truth).abs() < 1).all() and (tuned.value < found.value - 80).all()

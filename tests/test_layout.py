@@ -24,7 +24,7 @@ LAYERS = (
     ("steps",),
     ("prior_draws",),
     ("case",),
-    ("ais", "finding", "laplace", "mixture", "proposals", "samplers", "variational"),
+    ("ais", "finding", "laplace", "low_rank", "mixture", "proposals", "samplers", "variational"),
     ("marginal",),
     ("certificate", "missing"),
     ("estimates",),

@@ -10,17 +10,13 @@ from vae2aef.case import Case
 from vae2aef.draws import ESTIMATE, IMPROVING, PILOT
 from vae2aef.finding import find, laplace_mixture
 from vae2aef.laplace import MAX_LATENTS
+from vae2aef.low_rank import LATENT_BLOCK, PILOT_DRAWS, LowRank
 from vae2aef.mixture import Mixture
 from vae2aef.proposals import GRID, Proposal
 from vae2aef.variational import Gaussians, improve
 
-LATENT_BLOCK = 8
-"""How many times more latents than data are held at once: flows are cheap, and faster in large batches."""
-
 BLOCK = 32
 """Draws of a mixture that are made at once; the same for every chunk, so that chunks change nothing."""
-
-PILOT_DRAWS = 8
 
 
 class Sampler(Protocol):
@@ -65,7 +61,7 @@ class Common:
 
 
 class Around:
-    """Draws around h(x), by a diagonal Gaussian for each datum.
+    """Draws around h(x), by a diagonal Gaussian for each datum: what `LowRank` begins with.
 
     Args:
         case: the batch.
@@ -150,5 +146,6 @@ def sampler(case: Case, proposal: Proposal | str | None) -> Sampler:
     if isinstance(proposal, Proposal):
         return Common(case, proposal)
     if proposal is None and case.dim > MAX_LATENTS:
-        return Around.fitted(case)
+        around = Around.fitted(case)
+        return LowRank.fitted(case, around.mean, around.scale)
     return Fitted(case, laplace_mixture(case) if proposal == "laplace" else find(case))
