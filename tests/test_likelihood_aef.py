@@ -220,6 +220,9 @@ def test_a_callable_and_all_outputs_of_a_decoder():
     decoder = lambda z: (vae.decode(z), 1 + vae.decode(z).square(), vae.decode(z))  # noqa: E731
     given = {"encoder": vae.encode, "encoder_scale": "log_std", "example": x}
     assert vae2aef.wrap(vae, decoder=decoder, likelihood=three, **given)(x).isfinite()
+    with pytest.raises(vae2aef.WrapError, match=r"ranges from -.* takes it as its dispersion, which is positive"):
+        negative = lambda z: (vae.decode(z), -vae.decode(z).exp())  # noqa: E731
+        vae2aef.wrap(vae, decoder=negative, likelihood=NegativeBinomial((N,), "decoder", log=True), **given)
     with pytest.raises(vae2aef.WrapError, match=r"got a tuple of 3.*likelihood= that takes all"):
         vae2aef.wrap(vae, decoder=decoder, **given)
 

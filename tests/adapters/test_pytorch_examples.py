@@ -81,6 +81,7 @@ def test_flat_networks_take_images() -> None:
     vae = case.make()
     traced = vae2aef.wrap(vae, example=x)
     assert isinstance(traced.likelihood, vae2aef.likelihood.Bernoulli)  # of the loss beside its class
+    vae = case.make()  # of the same weights
     vae.__class__ = type("Bare", (type(vae),), {"forward": nn.Module.forward})
     aef = vae2aef.wrap(vae, example=x)
     assert "of flattened data" in repr(aef) and "of flattened data" not in repr(traced)

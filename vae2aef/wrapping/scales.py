@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from vae2aef.batch import Batch
 from vae2aef.errors import WrapError
+from vae2aef.likelihood import NegativeBinomial
 from vae2aef.likelihood.base import Scaled
 from vae2aef.parts import SCALES, VAEParts, require_scale, to_scale, two_tensors
 from vae2aef.wrapping.look import Seen
@@ -112,11 +113,18 @@ def require_decoder_scale(likelihood: nn.Module | None, parts: VAEParts, seen: S
         likelihood.scale(None)
         return
     low, high = seen.scale_range
-    if parts.decoder_scale is None:
+    dispersion = isinstance(likelihood, NegativeBinomial)  # which is what its second output is, and no deviation
+    if parts.decoder_scale is None and not dispersion:
         raise WrapError(
             f"what is the decoder's second output? On the example it ranges from {low:.4g} to {high:.4g}, and it "
             "cannot be told from that alone. ",
             f"Pass decoder_scale=, one of {', '.join(map(repr, SCALES))}",
+        )
+    if dispersion and not low > 0:
+        raise WrapError(
+            f"the decoder's second output ranges from {low:.4g} to {high:.4g} on the example, and the negative "
+            "binomial takes it as its dispersion, which is positive; of its logarithm ",
+            "pass decoder=lambda z: (mean, log_dispersion.exp())",
         )
     if not low > 0:  # nor NaN, which a negative standard deviation has become
         raise WrapError(
