@@ -91,7 +91,7 @@ def test_an_optimizer_lowers_the_loss(x, core):
     aef = make(x, core=core, preprocess="logit", noise=1.0 if core == "linear" else 0.0)
     optimizer = torch.optim.Adam(aef.parameters(), 1e-2)
     losses = []
-    for _ in range(60):
+    for _ in range(100):
         optimizer.zero_grad()
         loss = aef(x)
         loss.backward()

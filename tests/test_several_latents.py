@@ -4,6 +4,8 @@ import copy
 import inspect
 import io
 import pickle
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,6 +46,18 @@ def is_dict(value, like):
 
 
 Z = {"z2": (B, UPPER), "z1": (B, LOWER)}
+
+
+def _saved_and_loaded(aef, x):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "added"
+        before = {name: value.clone() for name, value in aef.state_dict().items()}
+        aef.save_added(path)
+        with torch.no_grad():
+            for p in aef.added_parameters():
+                p.add_(1)
+        aef.load_added(path)
+    assert all(torch.equal(value, before[name]) for name, value in aef.state_dict().items())
 
 
 def imputed(aef, x):
@@ -89,6 +103,8 @@ USES = {
     "by_latent": lambda aef, x: is_dict({n: site.core(x)[0] for n, site in aef.by_latent().items()}, Z),
     "added": lambda aef, x: aef.added["core of z2"] == (N + 1) * UPPER or pytest.fail(str(aef.added)),
     "added_parameters": lambda aef, x: torch.optim.SGD(aef.added_parameters(), lr=0.1),
+    "save_added": lambda aef, x: _saved_and_loaded(aef, x),
+    "load_added": lambda aef, x: _saved_and_loaded(aef, x),
     "added_by_part": lambda aef, x: aef.added_by_part()["core_flow of z1"],
     "log_joint": lambda aef, x: is_dict(aef.log_joint(Batch(x)).z, Z),
     "chain": lambda aef, x: is_dict(aef.chain(Batch(x), aef.split(x)[0]).z, Z),

@@ -85,10 +85,13 @@ def test_flat_networks_take_images() -> None:
     vae.__class__ = type("Bare", (type(vae),), {"forward": nn.Module.forward})
     aef = vae2aef.wrap(vae, example=x)
     assert "of flattened data" in repr(aef) and "of flattened data" not in repr(traced)
-    assert aef.reconstruct(x).shape == traced.reconstruct(x).shape == x.shape
     z = torch.randn(8, *aef.latent_shape)
-    torch.testing.assert_close(traced.decode(z), aef.decode(z))
-    for one, other in zip(traced.parts.encode(x)[:2], aef.parts.encode(x)[:2], strict=True):
+    decoded, encoded = aef.decode(z), aef.parts.encode(x)[:2]
+    assert aef.reconstruct(x).shape == x.shape
+    vae.__class__ = type(vae).__base__  # which has the forward that the traced one runs
+    assert traced.reconstruct(x).shape == x.shape
+    torch.testing.assert_close(traced.decode(z), decoded)
+    for one, other in zip(traced.parts.encode(x)[:2], encoded, strict=True):
         torch.testing.assert_close(one, other)
 
 
