@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from strategies import make_flow
 from torch import nn
 from zoo_core import SmallVAE, shake
@@ -119,6 +120,16 @@ def test_what_was_added_is_saved_alone(tmp_path):
     torch.testing.assert_close(two.encode(x), one.encode(x))
     assert sampled(two, x) == sampled(one, x)
     assert [p.name for p in tmp_path.iterdir()] == ["added.safetensors"]
+
+
+def test_a_prior_that_is_the_vaes_own_is_not_saved_again(tmp_path):
+    vae, x = trained()
+    vae.own = vae2aef.FlowPrior(make_flow("coupling", 4), LATENT)
+    aef = wrap(vae, x, prior=vae.own, core_flow="none")
+    aef.save_added(tmp_path / "added")
+    names = set(load_file(tmp_path / "added"))
+    assert names and not any(name.startswith(("vae.", "prior.")) for name in names)
+    aef.load_added(tmp_path / "added")
 
 
 def test_a_file_that_does_not_fit_changes_nothing(tmp_path):

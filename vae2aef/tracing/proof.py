@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from vae2aef.batch import Batch
 from vae2aef.errors import WrapError, describe
-from vae2aef.modes import evaluation_mode, in_mode, named_modules, own_random_state, parameters, untouched
+from vae2aef.modes import evaluation_mode, in_mode, named_modules, own_random_state, parameters, seed_torch, untouched
 from vae2aef.parts import MIN_SCALE
 from vae2aef.tracing.decide import Observation
 from vae2aef.tracing.noise import Follow
@@ -122,7 +122,7 @@ def _prove(parts: TracedParts, seen: Observation, batch: Batch) -> None:
     """Points 2, 3 and 5, by numbers and by autograd's graph."""
     u = seen.record.u
     z_seen = seen.record.values[len(seen.latent_call.calls)]
-    torch.manual_seed(0)
+    seed_torch(0)
     first, mean, grads = _grads(parts, batch, u)
     if not (close(first.z, z_seen) and close(mean, seen.mean)):
         raise Refusal(
@@ -163,7 +163,7 @@ def _same_gradients(parts: TracedParts, batch: Batch, seen: Observation) -> None
     """Where the output does not depend on the random state, as it does with dropout, gradients must not either."""
     results = []
     for seed in (0, 1):
-        torch.manual_seed(seed)
+        seed_torch(seed)
         results.append(_grads(parts, batch, seen.record.u))
     (_, mean, grads), (_, other_mean, other_grads) = results
     if close(mean, other_mean) and not all(close(a, b) for a, b in zip(grads, other_grads, strict=True)):
