@@ -13,11 +13,13 @@ pytest.importorskip("matplotlib")
 
 from rich.console import Console
 
+from vae2aef.comparison.arms import Recipe
 from vae2aef.comparison.compare import compare
 from vae2aef.comparison.errors import InputError
 from vae2aef.comparison.likelihoods import is_discrete, values
 from vae2aef.comparison.nets import MLPVAE
 from vae2aef.comparison.options import Options
+from vae2aef.flows import Identity
 
 SMALL = {
     "steps": 4, "latents": 2, "core_flow": "none", "importance_samples": 8, "test_limit": 12,
@@ -67,3 +69,13 @@ def test_what_does_not_fit(tmp_path):
     with pytest.raises(InputError, match=r"is of grey levels, and .* is continuous"):
         compare(options, tmp_path / "out", Console(file=io.StringIO()))
     assert not (tmp_path / "out").exists()
+
+
+def test_the_built_in_nets_see_standardised_grey_levels():
+    """A preprocessing does it for densities; a discrete likelihood has none."""
+    x = torch.randint(0, 256, (50, 6)) / 255
+    for likelihood, seen in (("discretized_logistic", True), ("vae", False)):
+        recipe = Recipe("mlp", 2, "vae", "none", Identity(), x, likelihood, 256)
+        vae = recipe.build("vae", 0).vae
+        expected = (x.mean(), x.std(correction=0)) if seen else (torch.zeros(()), torch.ones(()))
+        torch.testing.assert_close((vae.center, vae.spread), expected)

@@ -119,6 +119,43 @@ def test_flows_of_0_1_keep_their_map(kind):
     assert y.isfinite().all() and log_det.isfinite().all()
 
 
+def test_a_layer_starts_as_torchs_own_whatever_its_gain():
+    torch.manual_seed(0)
+    ours = FanInLinear(1000, 50)
+    torch.manual_seed(0)
+    plain, x = nn.Linear(1000, 50), torch.randn(20, 1000)
+    assert ours.gain < 0.1
+    torch.testing.assert_close(ours(x), plain(x))
+    before = ours(x)
+    ours.fold()
+    assert ours.gain == 1
+    torch.testing.assert_close(ours(x), before)
+
+
+def test_a_flow_of_a_pyro_site_has_no_gain_which_its_store_would_lose():
+    pyro = pytest.importorskip("pyro")
+    import pyro.distributions as dist
+
+    loc = nn.Linear(5, 3)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 3), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(1, keepdim=True).expand(-1, 5), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("loc", loc)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc(x), 1.0).to_event(1))
+
+    pyro.clear_param_store()
+    elbo = vae2aef.AEF_ELBO()
+    elbo.differentiable_loss(model, guide, torch.randn(4, 5))
+    layers = [m for m in elbo.maps["z"].flow.modules() if isinstance(m, FanInLinear)]
+    assert layers and all(layer.gain == 1 for layer in layers)
+    pyro.clear_param_store()
+
+
 @pytest.mark.parametrize("kind", ["coupling", "maf"])
 def test_a_step_moves_a_flow_no_further_the_more_latents_there_are(kind):
     moved = []
