@@ -186,3 +186,13 @@ def test_an_adapter_that_knows_the_class_has_read_its_prior():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         vae2aef.wrap(Known(), example=data())
+
+
+def test_a_standard_normal_without_its_constant_is_no_prior_of_its_own():
+    """As vae_vampprior writes it; a warning is an error here."""
+    vae, x = SmallVAE((6,), (2,)), torch.rand(8, 6)
+    vae.log_p_z = lambda z: -0.5 * z.square().sum(1)
+    vae2aef.wrap(vae, example=x, encoder_scale="log_std")
+    vae.log_p_z = lambda z: -0.7 * z.square().sum(1)
+    with pytest.warns(vae2aef.WrapWarning, match="prior of its own"):
+        vae2aef.wrap(vae, example=x, encoder_scale="log_std")
