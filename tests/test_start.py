@@ -147,6 +147,15 @@ def test_a_file_that_does_not_fit_changes_nothing(tmp_path):
     assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
 
 
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    vae, x = trained()
+    (tmp_path / "a").write_bytes(b"no tensors")
+    with pytest.raises(ValueError, match=r"a: expected a file of aef.save_added"):
+        wrap(vae, x, added=tmp_path / "a")
+    with pytest.raises(FileNotFoundError, match="missing"):
+        wrap(vae, x, added=tmp_path / "missing")
+
+
 def test_without_safetensors_the_extra_is_named(tmp_path, monkeypatch):
     vae, x = trained()
     monkeypatch.setitem(sys.modules, "safetensors", None)

@@ -36,9 +36,17 @@ def load_added(aef: Any, path: "str | Path") -> None:
 
     Raises:
         ImportError: if safetensors is not installed; names the extra.
-        ValueError: if the file holds other names or shapes than the AEF has; lists them, and nothing was loaded.
+        FileNotFoundError: if there is none.
+        ValueError: if it cannot be read, or holds other names or shapes than the AEF has; lists them, and nothing was
+            loaded.
     """
-    found, own = _safetensors().load_file(path), added_state(aef)
+    safetensors, own = _safetensors(), added_state(aef)
+    try:
+        found = safetensors.load_file(path)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # safetensors has an error of its own
+        raise ValueError(f"{path}: expected a file of aef.save_added; it cannot be read ({error})") from error
     problems = [f"{name}: not in the file" for name in own.keys() - found.keys()]
     problems += [f"{name}: only in the file" for name in found.keys() - own.keys()]
     problems += [

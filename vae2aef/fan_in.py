@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vae2aef.tensors import with_older_buffers
+
 
 class FanInLinear(nn.Linear):
     """W x + b with W = gain W', gain = min(1, base / in_features): maximal-update scaling.
@@ -40,6 +42,5 @@ class FanInLinear(nn.Linear):
         self.gain.fill_(1.0)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
-        if prefix + "weight" in state_dict and prefix + "gain" not in state_dict:
-            state_dict = {**state_dict, prefix + "gain": torch.ones_like(self.gain)}
+        state_dict = with_older_buffers(state_dict, prefix + "weight", prefix, gain=1.0)
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from vae2aef.tensors import full_precision, numel
+from vae2aef.tensors import full_precision, numel, with_older_buffers
 
 FAN_IN = 256
 """Up to how many values of x one step of Adam moves h by more, the more there are. Each weight moves by about the
@@ -94,12 +94,8 @@ class LinearFeatures(nn.Module):
         self.linear.weight.div_(less)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
-        if prefix + "linear.weight" in state_dict and prefix + "center" not in state_dict:  # of release 0.1
-            state_dict = {  # which had none
-                **state_dict,
-                prefix + "center": torch.zeros_like(self.center),
-                prefix + "scale": torch.ones_like(self.scale),
-            }
+        none = torch.zeros_like(self.center)
+        state_dict = with_older_buffers(state_dict, prefix + "linear.weight", prefix, center=none, scale=1.0)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

@@ -105,14 +105,6 @@ class Around:
         """See `Sampler`."""
         return self._log_weights(self.case.random.normal(ESTIMATE, first, count, self.case.dim))
 
-    def log_weights_at(self, v: Tensor) -> Tensor:
-        """See `Sampler`; v is an offset from h(x)."""
-        return self._log_weights(((v - self.mean) / self.scale).unsqueeze(0))[0]
-
-    def rows(self, take: Tensor) -> "Around":
-        """See `Sampler`."""
-        return Around(self.case.rows(take), self.mean[take], self.scale[take])
-
 
 class Fitted:
     """Draws free coordinates from a mixture for each datum."""

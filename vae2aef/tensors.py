@@ -36,3 +36,17 @@ def repeat_batch(value: Any, times: int, batch: int) -> Any:
     if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == batch:
         return value.repeat(times, *(1 for _ in value.shape[1:]))
     return value
+
+
+def with_older_buffers(state: dict[str, Any], marker: str, prefix: str, **values: Any) -> dict[str, Any]:
+    """Add to a checkpoint of release 0.1 the buffers that a module did not have then, with which its map is the same.
+
+    Args:
+        state: from a checkpoint.
+        marker: an entry that the module has had ever since; without it nothing of the module is there.
+        prefix: of the module's entries.
+        **values: by the buffer's name.
+    """
+    if marker not in state:
+        return state
+    return {**{prefix + name: torch.as_tensor(value) for name, value in values.items()}, **state}

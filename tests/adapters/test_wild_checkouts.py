@@ -38,6 +38,9 @@ ONE_LINE = [
 ]
 
 
+FLOAT = torch.FloatTensor
+
+
 @pytest.fixture(autouse=True)
 def in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "FloatTensor", torch.DoubleTensor)  # from which some draw
@@ -149,6 +152,17 @@ def test_the_remedy_of_a_posterior_flow_works() -> None:
     own = (bce + log_q - torch.distributions.Normal(0.0, 1.0).log_prob(z_k).sum() - log_det.sum()) / len(x)
     torch.manual_seed(0)
     torch.testing.assert_close(sampled_loss(terms, torch.randn(4, 4)), own)
+
+
+def test_a_vamp_prior_is_named_and_the_line_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "FloatTensor", FLOAT)  # its pseudo-inputs are of float32, whatever the module is
+    vae, x = wild.vampprior("vampprior")(), torch.rand(4, 64)
+    with pytest.warns(vae2aef.WrapWarning, match="has a prior of its own") as warned:
+        vae2aef.wrap(vae, example=x)
+    said = dict(re.findall(r"(\w+)=(.*)", warned[0].message.fix))  # type: ignore[union-attr]
+    assert said == {"prior": "vae.log_p_z"}
+    terms = vae2aef.wrap(vae, example=x, prior=eval(said["prior"]))(x, terms=True)
+    torch.testing.assert_close(terms.prior, vae.log_p_z(terms.z))
 
 
 def test_two_outputs_like_the_data() -> None:

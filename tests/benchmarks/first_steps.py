@@ -106,7 +106,7 @@ def main() -> None:
         for optimizer in args.optimizer:
             for lr in args.lr:
                 found = [rise(arm, x, args, lr, optimizer) for arm in ARMS]
-                cells = "".join(f" {worst:.3g} ({last:.2f}) |" for worst, last in found)
+                cells = "".join(f" {worst:.3g} ({last:.3g}) |" for worst, last in found)
                 print(f"| 3x{size}x{size} | {optimizer} | {lr:g} |{cells}", flush=True)
 
 

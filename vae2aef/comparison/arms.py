@@ -11,9 +11,8 @@ from torch import Tensor
 
 from vae2aef.aef import AEF
 from vae2aef.comparison.errors import InputError
-from vae2aef.comparison.factory import make_vae
+from vae2aef.comparison.factory import BUILT_IN, make_vae
 from vae2aef.comparison.likelihoods import is_discrete, option
-from vae2aef.comparison.nets import MLPVAE, ConvVAE
 from vae2aef.flows import Bijection
 from vae2aef.modes import parameters
 from vae2aef.wrapping import wrap
@@ -108,8 +107,8 @@ class Recipe:
             torch.manual_seed(seed)
             made.append(make_vae(self.vae, tuple(self.example.shape[1:]), self.latents))
         first, second = made
-        if is_discrete(self.likelihood) and isinstance(first["vae"], (MLPVAE, ConvVAE)):
-            first["vae"].standardise(self.example)  # a preprocessing has done it elsewhere
+        if is_discrete(self.likelihood) and self.vae in BUILT_IN:
+            first["vae"].standardise(self.example)  # of densities the preprocessing has done it
         # A factory may hand out the same networks each time; a copy keeps the arms apart. Functions among the parts
         # are not copied with it, and would go on using the first VAE: so copy only where that is needed.
         shared = {id(p) for p in parameters(first["vae"])} & {id(p) for p in parameters(second["vae"])}

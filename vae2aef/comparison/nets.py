@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vae2aef.comparison.errors import InputError
+from vae2aef.tensors import with_older_buffers
 
 
 class _GaussianVAE(nn.Module):
@@ -51,12 +52,7 @@ class _GaussianVAE(nn.Module):
         return self.decode(self.reparameterize(mean, log_var)), mean, log_var
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
-        if prefix + "center" not in state_dict:  # of release 0.1, which had none
-            state_dict = {
-                **state_dict,
-                prefix + "center": torch.zeros_like(self.center),
-                prefix + "spread": torch.ones_like(self.spread),
-            }
+        state_dict = with_older_buffers(state_dict, prefix + "to_mean.weight", prefix, center=0.0, spread=1.0)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

@@ -118,7 +118,7 @@ def summarise(
     return rows
 
 
-class Mean(NamedTuple):
+class MeanInterval(NamedTuple):
     """A mean over samples and seeds, its standard error, and half of its 95 % interval."""
 
     mean: float
@@ -126,7 +126,7 @@ class Mean(NamedTuple):
     interval: float
 
 
-def mean_and_error(values: np.ndarray) -> Mean:
+def mean_and_error(values: np.ndarray) -> MeanInterval:
     """Mean of (seeds, samples) values, and how sure it is.
 
     The same samples are tested with every seed, so the error over samples is that of the values averaged over
@@ -141,7 +141,7 @@ def mean_and_error(values: np.ndarray) -> Mean:
     between_seeds = values.mean(1).var(ddof=1) / seeds if seeds > 1 else 0.0
     halves = [(over_samples, samples - 1)] + ([(between_seeds, seeds - 1)] if seeds > 1 else [])
     interval = math.sqrt(sum(t.ppf(0.975, freedom) ** 2 * variance for variance, freedom in halves))
-    return Mean(float(values.mean()), math.sqrt(over_samples + between_seeds), float(interval))
+    return MeanInterval(float(values.mean()), math.sqrt(over_samples + between_seeds), float(interval))
 
 
 def _reached(runs: list[dict[str, Any]], first: list[dict[str, Any]]) -> float | None:

@@ -75,9 +75,11 @@ class _Search:
         if parts is not None:
             return parts
         self.tried.append(f"an adapter for {kind.__module__}.{kind.__qualname__}: none is registered")
-        if isinstance(self.vae, nn.Module) and not has_forward(self.vae):
+        parts = None
+        if has_forward(self.vae):
+            parts = self._traced()
+        elif isinstance(self.vae, nn.Module):
             self.tried.append("tracing: it has no forward")
-        parts = self._traced() if has_forward(self.vae) else None
         if parts is not None or self.output is not None:
             return parts
         with naming(f"{kind.__name__} cannot be read with data of shape {tuple(self.batch.x.shape)}:"):
