@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from vae2aef.proposals import Proposal
 
 
+PRIOR_VALUES = 2**20
+"""Most values of z in one pass of the prior with gradients."""
+
+
 class Case:
     """A batch, preprocessed and encoded once.
 
@@ -142,27 +146,40 @@ class Case:
             case.start()
         return case
 
-    def log_prior(self, v: Tensor) -> Tensor:
-        """Return the part of `log_joint` that is not log p(x | z), for `(batch, D)`."""
-        place = self._given(v, 1) if self.single and self.given is not None else self._at(v, 1)[0]
-        return place.prior + place.log_det + self._absent(v, 1)
+    def log_prior(self, v: Tensor, draws: int = 1) -> Tensor:
+        """Return the part of `log_joint` that is not log p(x | z), for `(draws * batch, D)`."""
+        place = self._given(v, draws) if self.single and self.given is not None else self._at(v, draws)[0]
+        return place.prior + place.log_det + self._absent(v, draws)
 
-    def mean_and_scale(self, v: Tensor) -> tuple[Tensor, Tensor] | None:
+    def points_at_once(self, prior: bool) -> int:
+        """Return for how many points a datum gradients of `log_joint`, or of `log_prior`, are taken at once."""
+        if prior and self.single and self.given is not None:  # no decoder pass
+            return max(PRIOR_VALUES // max(self.size * self.dim, 1), 1)
+        return self.draws_decoded or 1
+
+    def mean_and_scale(self, v: Tensor, draws: int = 1) -> tuple[Tensor, Tensor] | None:
         """Return a parameter of p(x | z), such as its mean, and the scale to measure it by; None if not known.
 
-        See `vae2aef.likelihood.base.information`.
+        For `(draws * batch, D)`. See `vae2aef.likelihood.base.information`.
         """
-        found = information(self.decoded(v)[0])
+        found = information(self.aef.observed(self._decoded(v, draws), draws * self.size))
         if found is None or self.observed is None:
             return found
         parameter, scale = found
-        there = self.observed.reshape(*self.observed.shape, *(1 for _ in range(parameter.dim() - self.observed.dim())))
+        there = repeat_rows(self.observed, draws, self.size)
+        there = there.reshape(*there.shape, *(1 for _ in range(parameter.dim() - there.dim())))
         return parameter, torch.where(there, scale.expand_as(parameter), 1e12)
 
     def decoded(self, v: Tensor) -> tuple[Any, Tensor]:
         """Return p(x | z) at free coordinates `(batch, D)`, and its mean, `(batch, *event)`; of preprocessed data."""
-        decoded = self._at(v, 1)[1]
+        decoded = self._decoded(v, 1)
         return self.aef.observed(decoded, self.size), self.aef.mean(decoded, self.size)
+
+    def _decoded(self, v: Tensor, draws: int) -> Decoded:
+        if not self.single or self.given is None:
+            return self._at(v, draws)[1]
+        z = self.aef.parts.rows_back("z", v.reshape(-1, *self.given["z"]))
+        return self._run(Generate(draws * self.size, {"z": z}), None, draws)
 
     def _absent(self, v: Tensor, draws: int) -> Tensor:
         """Stand in for the density of latents that rows do not have: any that integrates to one leaves p(x)."""

@@ -12,6 +12,9 @@ FAN_IN = 256
 learning rate a step whatever its gradient, and so h by the sum of |x| over all values: on a picture of 3 x 256 x 256
 that is more than the whole spread of the latent. Beyond this many values each counts for less."""
 
+STORED_ROWS = 512
+"""Most rows of an example that `NormalizedFeatures` measures its spread on."""
+
 
 class LinearFeatures(nn.Module):
     """The feature expansion of the paper: h(x) = W x + b, in the parametrisation h(x) = W' (x - center) scale + b'.
@@ -97,6 +100,76 @@ class LinearFeatures(nn.Module):
         none = torch.zeros_like(self.center)
         state_dict = with_older_buffers(state_dict, prefix + "linear.weight", prefix, center=none, scale=1.0)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class NormalizedFeatures(LinearFeatures):
+    """Linear features of held scale: each has unit spread on stored data, whatever its weights are.
+
+    h(x) = W' u / s + b' with u = (x - center) scale and s the root mean square of W' u over the stored rows. The scale
+    of h is then no free parameter: sigma is a signal-to-noise ratio, and at sigma = 0 the loss cannot fall by letting h
+    shrink (docs/mathematics.md, the gauge of sigma).
+
+    Args:
+        event_shape: shape of one event of data.
+        latent_shape: shape of one latent.
+        read: as for `LinearFeatures`.
+        example: data, `(batch, *event)`, two rows or more; up to 512 are stored.
+
+    Raises:
+        ValueError: without an example that varies.
+    """
+
+    rows: Tensor
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        latent_shape: Sequence[int],
+        read: nn.Module | None = None,
+        example: Tensor | None = None,
+    ) -> None:
+        super().__init__(event_shape, latent_shape, read, example)
+        if example is None or len(example) < 2:
+            raise ValueError("normalized features need an example of at least two rows, to know the spread of the data")
+        kept = (self._flat(example[:STORED_ROWS].cpu()) - self.center) * self.scale
+        if not kept.std() > 0:
+            raise ValueError("normalized features need an example whose values vary")
+        self.register_buffer("rows", kept - kept.mean(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map data `(batch, *event)` to features `(batch, *latent)`."""
+        with full_precision(x):
+            seen = (self._flat(x) - self.center) * self.scale
+            h = nn.functional.linear(seen, self._weight(), self.linear.bias)
+            return h.reshape(x.shape[0], *self.latent_shape)
+
+    @torch.no_grad()
+    def set_map(self, weight: Tensor, bias: Tensor) -> None:
+        """Make h the map `weight @ x + bias`, if its rows have unit spread on the stored data.
+
+        Raises:
+            ValueError: if they have not: this h cannot be that map.
+        """
+        super().set_map(weight, bias)
+        spread = self._spread()
+        if not torch.allclose(spread, torch.ones_like(spread), rtol=1e-3):
+            raise ValueError(
+                'the scale of normalized features is held at 1, and this map has another; use core="linear"'
+            )
+
+    @torch.no_grad()
+    def map(self) -> tuple[Tensor, Tensor]:
+        """Return W, `(D, values of x)`, and b, `(D,)`, of h(x) = W x + b."""
+        weight = self._weight() * self.scale
+        return weight, self.linear.bias - weight @ self.center
+
+    def _spread(self) -> Tensor:
+        """Root mean square of each feature over the stored rows, `(D,)`."""
+        square = nn.functional.linear(self.rows, self.linear.weight).square().mean(0)
+        return (square + torch.finfo(square.dtype).tiny).sqrt()
+
+    def _weight(self) -> Tensor:
+        return self.linear.weight / self._spread()[:, None]
 
 
 class NoFeatures(nn.Module):

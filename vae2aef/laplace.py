@@ -120,31 +120,35 @@ class _Climber:
 
     def precision(self, z: Tensor, step: Tensor) -> Tensor:
         """Precision at `z`, shape `(batch, D, D)`, in float64: Gauss-Newton, or curvature of the whole."""
-        jacobian, curvature = [], []
         here = self.case.mean_and_scale(z)
-        slope = self._gradient if here is None else self._prior_gradient
-        for i in range(self.dim):
-            shift = torch.zeros_like(z)
-            shift[:, i] = step[:, i]
-            up, down = z + shift, z - shift
-            width = 2 * step[:, i].unsqueeze(1)
-            if here is not None:
-                jacobian.append(((self._mean(up) - self._mean(down)) / here[1]).flatten(1) / width)
-            curvature.append((slope(down)[1] - slope(up)[1]) / width)
-        whole = _positive(torch.stack(curvature, dim=2).double())
+        shifts = torch.diag_embed(step).movedim(1, 0)  # (D, batch, D): one coordinate each
+        up, down = z + shifts, z - shifts
+        widths = 2 * step.mT.unsqueeze(2)
+        log_density = self.case.log_joint if here is None else self.case.log_prior
+        curvature = (self._slopes(log_density, down) - self._slopes(log_density, up)) / widths
+        whole = _positive(curvature.movedim(0, 2).double())
         if here is None:
             return whole
-        j = torch.stack(jacobian, dim=2).double()
+        j = ((self._means(up) - self._means(down)) / here[1].expand_as(here[0]).flatten(1)) / widths
+        j = j.movedim(0, 2).double()
         return j.mT @ j + whole
 
-    def _mean(self, z: Tensor) -> Tensor:
-        return self.case.mean_and_scale(z)[0]  # type: ignore[index]
+    def _slopes(self, log_density: Callable[[Tensor, int], Tensor], z: Tensor) -> Tensor:
+        """Gradients of a log density at `(n, batch, D)`: the same shape; many points at once."""
+        rows = z.shape[1]
+        at_once = self.case.points_at_once(log_density == self.case.log_prior)
+        pieces = [with_gradient(lambda v, n=len(some): log_density(v, n), some.reshape(-1, self.dim))[1]
+                  for some in z.split(at_once)]  # fmt: skip
+        return torch.cat(pieces).reshape(-1, rows, self.dim)
+
+    def _means(self, z: Tensor) -> Tensor:
+        """Means of x at `(n, batch, D)`: `(n, batch, values)`."""
+        pieces = z.split(self.case.points_at_once(prior=False))
+        found = [self.case.mean_and_scale(some.reshape(-1, self.dim), len(some)) for some in pieces]
+        return torch.cat([pair[0].reshape(-1, z.shape[1], pair[0][:1].numel()) for pair in found if pair is not None])
 
     def _gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
         return with_gradient(self.case.log_joint, z)
-
-    def _prior_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        return with_gradient(self.case.log_prior, z)
 
 
 def with_gradient(function: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor]:

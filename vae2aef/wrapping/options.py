@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from vae2aef.chain import Site
 from vae2aef.core import Expansion, LinearFeatures, NoFeatures, Partition, partition_mask
 from vae2aef.errors import WrapError, describe
+from vae2aef.features import NormalizedFeatures
 from vae2aef.flows import AffineCoupling, Bijection, Chain, Each, Identity
 from vae2aef.interop import as_bijection, as_prior
 from vae2aef.likelihood import Likelihood
@@ -122,11 +123,15 @@ def build_core(
         return Expansion(core, latent, noise)
     if core == "linear":
         return Expansion(LinearFeatures(event, latent, read, x), latent, noise)
+    if core == "normalized":
+        return Expansion(NormalizedFeatures(event, latent, read, x), latent, noise)
     if core == "noise":
         if noise not in (0.0, 1.0):
             raise ValueError(f'core="noise" is the VAE itself, whose noise is 1 by definition; got noise={noise}')
         return Expansion(NoFeatures(latent), latent, 1.0)
-    raise ValueError(f'expected core "linear", "noise", "center", "corner", "random", a mask or a module; got {core!r}')
+    raise ValueError(
+        f'expected core "linear", "normalized", "noise", "center", "corner", "random", a mask or a module; got {core!r}'
+    )
 
 
 def build_prior(prior: Any, parts: VAEParts, seen: Seen, kwargs: dict[str, Any]) -> tuple[nn.Module | None, bool]:
