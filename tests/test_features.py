@@ -10,7 +10,7 @@ from zoo_core import SmallVAE
 
 import vae2aef
 from vae2aef.fan_in import FanInLinear
-from vae2aef.features import FAN_IN, LinearFeatures
+from vae2aef.features import FAN_IN, LinearFeatures, NormalizedFeatures
 from vae2aef.wrapping.options import build_flow
 
 
@@ -168,3 +168,61 @@ def test_a_step_moves_a_flow_no_further_the_more_latents_there_are(kind):
         steps.step()
         moved.append((flow(w)[0] - before).abs().mean())
     assert 0 < moved[1] < 2 * moved[0]
+
+
+# ---------------------------------------------------------------- features of held scale
+
+
+@settings(max_examples=20)
+@given(st.integers(2, 300), st.floats(0.01, 100.0), st.floats(1e-3, 1e3), seeds)
+def test_normalized_features_have_unit_spread_whatever_their_weights(size, spread, stretch, seed):
+    torch.manual_seed(seed)
+    x = 3 + spread * torch.randn(40, size, dtype=torch.float64)
+    features = NormalizedFeatures((size,), (5,), example=x).double()
+    with torch.no_grad():
+        features.linear.weight.mul_(stretch).add_(0.1 * stretch * torch.randn_like(features.linear.weight))
+        torch.testing.assert_close(features(x).std(0, correction=0), torch.ones(5, dtype=torch.float64))
+        weight, bias = features.map()
+        torch.testing.assert_close(features(x), x @ weight.mT + bias)
+        features.linear.weight.mul_(7.0)
+        torch.testing.assert_close(features(x), x @ weight.mT + bias)
+
+
+def test_normalized_features_cannot_shrink_under_the_loss():
+    """What lowers the loss of a deterministic AEF for nothing: linear features follow it, normalized ones cannot."""
+    spreads = {}
+    for core in ("linear", "normalized"):
+        torch.manual_seed(0)
+        x = torch.randn(64, 6)
+        aef = vae2aef.wrap(SmallVAE((6,), (2,)), example=x, encoder_scale="log_std", core=core, core_flow="none")
+        aef.noise = 0.0
+        optimizer = torch.optim.Adam(aef.parameters(), lr=1e-2)
+        for _ in range(150):
+            optimizer.zero_grad()
+            aef(x).backward()
+            optimizer.step()
+        spreads[core] = float(aef.core.features(x).std(0, correction=0).mean().detach())
+    assert spreads["normalized"] == pytest.approx(1.0, abs=1e-4)
+    assert spreads["linear"] < 0.5
+
+
+def test_normalized_features_need_data_that_vary_and_refuse_maps_of_another_scale():
+    for example in (None, torch.ones(1, 3), torch.ones(5, 3)):
+        with pytest.raises(ValueError, match="need an example"):
+            NormalizedFeatures((3,), (2,), example=example)
+    torch.manual_seed(0)
+    x = torch.randn(20, 3)
+    features = NormalizedFeatures((3,), (2,), example=x)
+    weight, bias = features.map()
+    features.set_map(weight, bias + 1)
+    torch.testing.assert_close(features.map()[1], bias + 1)
+    with pytest.raises(ValueError, match="scale of normalized features is held"):
+        features.set_map(3 * weight, bias)
+
+
+def test_normalized_features_are_saved_with_their_rows(tmp_path):
+    x = torch.randn(20, 3)
+    first, second = (NormalizedFeatures((3,), (2,), example=2 * torch.randn(20, 3)) for _ in range(2))
+    torch.save(first.state_dict(), tmp_path / "features.pt")
+    second.load_state_dict(torch.load(tmp_path / "features.pt", weights_only=True))
+    torch.testing.assert_close(second(x), first(x))

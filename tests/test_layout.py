@@ -14,7 +14,7 @@ PACKAGES = {"vae2aef": "vae2aef", "adapters": "vae2aef.adapters"}
 MOST_LINES, MOST_WAYS, MOST_BODY = 250, 15, 40
 
 LAYERS = (
-    ("added", "batch", "draws", "errors", "evidence", "fan_in", "modes", "pareto", "tensors"),
+    ("added", "batch", "draws", "errors", "evidence", "fan_in", "modes", "pareto", "schedules", "tensors"),
     ("core", "features", "flows", "likelihood", "masked", "preprocess", "priors", "protocols", "residual"),
     ("parts",),
     ("program", "registry"),
@@ -26,7 +26,7 @@ LAYERS = (
     ("case",),
     ("ais", "finding", "laplace", "low_rank", "mixture", "proposals", "samplers", "variational"),
     ("marginal",),
-    ("certificate", "missing"),
+    ("certificate", "gauge", "missing"),
     ("estimates",),
     ("aef",),
     ("tracing",),

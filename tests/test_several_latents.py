@@ -48,6 +48,11 @@ def is_dict(value, like):
 Z = {"z2": (B, UPPER), "z1": (B, LOWER)}
 
 
+def is_named(value):
+    assert value.keys() == Z.keys()
+    return value.values()
+
+
 def _saved_and_loaded(aef, x):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "added"
@@ -106,6 +111,7 @@ USES = {
     "save_added": lambda aef, x: _saved_and_loaded(aef, x),
     "load_added": lambda aef, x: _saved_and_loaded(aef, x),
     "added_by_part": lambda aef, x: aef.added_by_part()["core_flow of z1"],
+    "gauge": lambda aef, x: all(meter.core_std > 0 for meter in is_named(aef.gauge(x))) or pytest.fail("no spread"),
     "log_joint": lambda aef, x: is_dict(aef.log_joint(Batch(x)).z, Z),
     "chain": lambda aef, x: is_dict(aef.chain(Batch(x), aef.split(x)[0]).z, Z),
     "noisy": lambda aef, x: is_dict(aef.log_joint(Batch(x), aef.noisy).z, Z),

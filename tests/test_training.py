@@ -2,6 +2,7 @@
 
 import os
 import signal
+import types
 import warnings
 
 import pytest
@@ -11,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 pytest.importorskip("lightning")
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
 
 from vae2aef import wrap
 from vae2aef.comparison.arms import ARMS, Recipe
@@ -21,13 +23,15 @@ from vae2aef.comparison.nets import MLPVAE
 from vae2aef.comparison.options import Options
 from vae2aef.comparison.run import RunData, RunProgress, run_arm
 from vae2aef.flows import Identity
-from vae2aef.marginal import Proposal
-from vae2aef.training import AEFTask
+from vae2aef.marginal import LogProb, Proposal
+from vae2aef.schedules import noise_at
+from vae2aef.training import AEFTask, DriftWarning, NoiseSchedule
 
 pytestmark = [
     pytest.mark.usefixtures("quick_fits"),
     pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore:.*but have no `val_dataloader`.*"),
 ]
 
 EVENT = (1, 2, 3)
@@ -339,3 +343,94 @@ def test_reconstruction_error_is_a_mean_over_all_values():
     with torch.no_grad():
         expected = (aef.reconstruct(x) - x).square().mean().item()
     assert reconstruction_mse(aef, x) == pytest.approx(expected, rel=1e-4)
+
+
+# ---------------------------------------------------------------- schedules, the gauge, drift
+
+
+class Noises(Callback):
+    """Remember the sigma of each step."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.seen.append(pl_module.aef.noise)
+
+
+def fit(tmp_path, aef, schedule, steps, ckpt_path=None):
+    noises = Noises()
+    trainer = quiet_trainer(tmp_path, max_steps=steps, callbacks=[schedule, noises])
+    data = DataLoader(torch.rand(8, *EVENT), batch_size=2)
+    trainer.fit(AEFTask(aef), data, ckpt_path=ckpt_path, weights_only=None)
+    return trainer, noises.seen
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+def test_a_schedule_goes_on_where_a_run_stopped(tmp_path, kind):
+    """Twelve steps at once, or an epoch of four and then the rest from the checkpoint."""
+    _, whole = fit(tmp_path, small_aef(), NoiseSchedule(1.0, 0.1, steps=10, kind=kind), 12)
+    assert whole == [pytest.approx(noise_at(step, 10, 1.0, 0.1, kind)) for step in range(12)]
+    assert len(set(whole)) == 11
+    trainer, first = fit(tmp_path, small_aef(), NoiseSchedule(1.0, 0.1, steps=10, kind=kind), 4)
+    trainer.save_checkpoint(tmp_path / "stopped.ckpt")
+    other = NoiseSchedule(1.0, 0.1, steps=10, kind=kind)
+    _, rest = fit(tmp_path, small_aef(), other, 12, tmp_path / "stopped.ckpt")
+    assert first + rest == whole
+
+
+def test_a_schedule_without_steps_takes_those_of_the_trainer(tmp_path):
+    _, seen = fit(tmp_path, small_aef(), NoiseSchedule(1.0, 0.0, kind="linear"), 4)
+    assert seen == [pytest.approx(v) for v in (1.0, 0.75, 0.5, 0.25)]
+
+
+def test_a_plateau_halves_sigma_down_to_its_end_and_is_saved():
+    schedule = NoiseSchedule(1.0, 0.3, kind="plateau", patience=2)
+    trainer = types.SimpleNamespace(callback_metrics={}, sanity_checking=False)
+    sigmas = []
+    for value in (-5.0, -4.0, -4.5, -4.5, -4.6, -4.6, -3.0, -3.1):
+        trainer.callback_metrics["val_log_prob"] = torch.tensor(value)
+        schedule.on_validation_epoch_end(trainer, None)
+        sigmas.append(schedule.sigma)
+    assert sigmas == [1.0, 1.0, 1.0, 0.5, 0.5, 0.3, 0.3, 0.3]
+    again = NoiseSchedule(1.0, 0.3, kind="plateau", patience=2)
+    again.load_state_dict(schedule.state_dict())
+    assert (again.sigma, again.best, again.worse) == (0.3, -3.0, 1)
+
+
+@pytest.mark.parametrize("arguments", [{"kind": "steps"}, {"end": -0.1}, {"kind": "plateau", "end": 2.0}])
+def test_a_schedule_that_makes_no_sense_is_refused(arguments):
+    with pytest.raises(ValueError, match=r"expected|plateau"):
+        NoiseSchedule(**{"start": 1.0, "end": 0.1, **arguments})
+
+
+def validated(tmp_path, monkeypatch, noise, log_probs):
+    """Train by a loss that falls while validation says what it is told to say."""
+    aef = small_aef(noise)
+    found = iter(log_probs)
+
+    def log_prob(x, *cond, **kwargs):
+        value = torch.full((len(x),), next(found))
+        return LogProb(value, 0 * value, 1 + 0 * value, False, 0 * value, False)
+
+    monkeypatch.setattr(aef, "log_prob", log_prob)
+    data = DataLoader(torch.rand(64, *EVENT), batch_size=64)
+    trainer = quiet_trainer(tmp_path, max_epochs=len(log_probs), num_sanity_val_steps=0)
+    trainer.fit(AEFTask(aef, lr=1e-2), data, data)
+    return trainer
+
+
+def test_a_loss_that_falls_for_nothing_is_named(tmp_path, monkeypatch):
+    stands = [-3.0, -2.0, -2.1, -2.2, -2.1, -2.2]
+    with pytest.warns(DriftWarning, match="since step 2 the loss fell.*did not rise above -2.*noise=0.3") as said:
+        trainer = validated(tmp_path, monkeypatch, 0.0, stands)
+    assert sum(issubclass(one.category, DriftWarning) for one in said) == 1
+    assert 0 < float(trainer.callback_metrics["gauge_core_std"]) < 10
+    assert {"gauge_log_scale", "gauge_core_share"} <= trainer.callback_metrics.keys()
+
+
+@pytest.mark.parametrize("noise, log_probs", [(0.3, [-3.0, -2.0] + 5 * [-2.1]), (0.0, [-5.0, -4.0, -3.0, -2.0, -1.0])])
+def test_nothing_is_said_with_noise_or_where_the_model_is_better(tmp_path, monkeypatch, noise, log_probs):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DriftWarning)
+        validated(tmp_path, monkeypatch, noise, log_probs)

@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from vae2aef.proposals import Proposal
 
 
-PRIOR_VALUES = 2**20
-"""Most values of z in one pass of the prior with gradients."""
-
-
 class Case:
     """A batch, preprocessed and encoded once.
 
@@ -151,12 +147,6 @@ class Case:
         place = self._given(v, draws) if self.single and self.given is not None else self._at(v, draws)[0]
         return place.prior + place.log_det + self._absent(v, draws)
 
-    def points_at_once(self, prior: bool) -> int:
-        """Return for how many points a datum gradients of `log_joint`, or of `log_prior`, are taken at once."""
-        if prior and self.single and self.given is not None:  # no decoder pass
-            return max(PRIOR_VALUES // max(self.size * self.dim, 1), 1)
-        return self.draws_decoded or 1
-
     def mean_and_scale(self, v: Tensor, draws: int = 1) -> tuple[Tensor, Tensor] | None:
         """Return a parameter of p(x | z), such as its mean, and the scale to measure it by; None if not known.
 
@@ -166,8 +156,7 @@ class Case:
         if found is None or self.observed is None:
             return found
         parameter, scale = found
-        there = repeat_rows(self.observed, draws, self.size)
-        there = there.reshape(*there.shape, *(1 for _ in range(parameter.dim() - there.dim())))
+        there = repeat_rows(self.observed, draws, self.size)[(..., *(None,) * (parameter.dim() - self.observed.dim()))]
         return parameter, torch.where(there, scale.expand_as(parameter), 1e12)
 
     def decoded(self, v: Tensor) -> tuple[Any, Tensor]:

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
 
-from vae2aef import certificate, marginal, missing
+from vae2aef import certificate, gauge, marginal, missing
+from vae2aef.batch import Batch
 from vae2aef.certificate import Certificate
 from vae2aef.marginal import LogProb, Proposal
 from vae2aef.steps import Steps
@@ -94,6 +95,20 @@ class Estimates(Steps):
         """Tune the importance sampling of `log_prob` on held-out data; see `vae2aef.marginal.tune`."""
         self._require_shape(x)
         return marginal.tune(cast("AEF", self), x, cond, kwargs)
+
+    def gauge(self, x: Tensor, *cond: Any, **kwargs: Any) -> Any:
+        """Read the gauge meter on data `(batch, *event)`: a `vae2aef.gauge.Gauge`; a dict by name for several latents.
+
+        Args:
+            x: data, two rows or more.
+            *cond: conditions.
+            **kwargs: conditions by name.
+
+        Raises:
+            ValueError: for a single row.
+        """
+        self._require_shape(x)
+        return self._one_or_all(gauge.measure(cast("AEF", self), Batch(x, cond, kwargs)))
 
     def impute(
         self,

@@ -9,7 +9,7 @@ each, so that any decoder will do: 6 D passes for three Jacobians, and from 10 t
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ MAX_LATENTS = 256
 ROUNDS, MORE_ROUNDS, STEPS, HALVINGS = 2, 4, 10, 6
 FIRST_STEP = 0.05
 """Of the first differences, in units of the prior's standard deviation."""
+
+PRIOR_VALUES = 2**20
+"""Most values of z in one pass of the prior with gradients."""
 
 CLOSE = 1e-6
 """A climb ends where the next step promises less than this many nats; LOST is a climb that goes on in more rounds."""
@@ -133,17 +136,22 @@ class _Climber:
         j = j.movedim(0, 2).double()
         return j.mT @ j + whole
 
-    def _slopes(self, log_density: Callable[[Tensor, int], Tensor], z: Tensor) -> Tensor:
+    def _slopes(self, log_density: Callable[..., Tensor], z: Tensor) -> Tensor:
         """Gradients of a log density at `(n, batch, D)`: the same shape; many points at once."""
         rows = z.shape[1]
-        at_once = self.case.points_at_once(log_density == self.case.log_prior)
-        pieces = [with_gradient(lambda v, n=len(some): log_density(v, n), some.reshape(-1, self.dim))[1]
-                  for some in z.split(at_once)]  # fmt: skip
+        at_once = self._points_at_once(log_density == self.case.log_prior)
+        pieces = [with_gradient(log_density, some.reshape(-1, self.dim), len(some))[1] for some in z.split(at_once)]
         return torch.cat(pieces).reshape(-1, rows, self.dim)
+
+    def _points_at_once(self, prior: bool) -> int:
+        """For how many points a datum something is computed at once: of the prior alone for more of them."""
+        if prior and self.case.single and self.case.given is not None:  # no decoder pass
+            return max(PRIOR_VALUES // max(self.case.size * self.dim, 1), 1)
+        return self.case.draws_decoded or 1
 
     def _means(self, z: Tensor) -> Tensor:
         """Means of x at `(n, batch, D)`: `(n, batch, values)`."""
-        pieces = z.split(self.case.points_at_once(prior=False))
+        pieces = z.split(self._points_at_once(False))
         found = [self.case.mean_and_scale(some.reshape(-1, self.dim), len(some)) for some in pieces]
         return torch.cat([pair[0].reshape(-1, z.shape[1], pair[0][:1].numel()) for pair in found if pair is not None])
 
@@ -151,11 +159,11 @@ class _Climber:
         return with_gradient(self.case.log_joint, z)
 
 
-def with_gradient(function: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor]:
-    """Return `function(z)`, `(batch,)`, and its gradient with respect to `z`."""
+def with_gradient(function: Callable[..., Tensor], z: Tensor, *more: Any) -> tuple[Tensor, Tensor]:
+    """Return `function(z, *more)`, `(batch,)`, and its gradient with respect to `z`."""
     with torch.enable_grad():
         z = z.detach().requires_grad_()
-        value = function(z)
+        value = function(z, *more)
         return value.detach(), torch.autograd.grad(value.sum(), z)[0]
 
 

@@ -4,18 +4,91 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
 from vae2aef.aef import AEF
 from vae2aef.evidence import EstimateWarning
+from vae2aef.gauge import drift
+from vae2aef.schedules import noise_at
 
 try:
     from lightning import LightningModule
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.callbacks import Callback
 except ImportError as problem:
     raise ImportError('vae2aef.training needs Lightning: pip install "vae2aef[demo]"') from problem
+
+
+REMEDY = (
+    "At sigma = 0 the loss falls for nothing where h shrinks (docs/numbers.md): keep the weights of the best "
+    "val_log_prob, or train with noise=0.3"
+)
+
+
+class DriftWarning(UserWarning):
+    """The loss of a deterministic AEF falls on, and the model is no better."""
+
+
+class NoiseSchedule(Callback):
+    """Change sigma while training, by `vae2aef.schedules.noise_at`; a function of the step, so that a run resumes.
+
+    Args:
+        start: the first sigma.
+        end: the last one.
+        steps: optimizer steps it takes; None for all of `Trainer(max_steps=...)`, or of its epochs.
+        kind: `"linear"` or `"cosine"`; or `"plateau"`: sigma falls by half, down to `end`, whenever the last `patience`
+            validations brought no better `val_log_prob`.
+        patience: for `"plateau"`.
+
+    Raises:
+        ValueError: for an unknown kind, or sigmas that are no sigmas.
+
+    Example:
+        >>> trainer = Trainer(callbacks=[NoiseSchedule(1.0, 0.1)])  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, start: float, end: float, steps: int | None = None, kind: str = "cosine", patience: int = 3
+    ) -> None:
+        if kind == "plateau":
+            noise_at(0, 1, start, end, "constant")
+            if not 0 < end <= start:
+                raise ValueError(f"a plateau schedule halves sigma down to end > 0; got start={start}, end={end}")
+        else:
+            noise_at(0, steps or 1, start, end, kind)
+        self.start, self.end, self.steps, self.kind, self.patience = start, end, steps, kind, patience
+        self.sigma, self.best, self.worse = start, -float("inf"), 0
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Set the sigma of this step."""
+        if self.kind != "plateau":
+            steps = self.steps or int(trainer.estimated_stepping_batches)
+            self.sigma = noise_at(trainer.global_step, steps, self.start, self.end, self.kind)
+        aef = cast(AEFTask, pl_module).aef
+        if aef.noise != self.sigma:
+            aef.noise = self.sigma
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Halve sigma where validations have brought nothing better for long enough."""
+        found = trainer.callback_metrics.get("val_log_prob")
+        if self.kind != "plateau" or found is None or trainer.sanity_checking:
+            return
+        self.worse = 0 if float(found) > self.best else self.worse + 1
+        self.best = max(self.best, float(found))
+        if self.worse >= self.patience:
+            self.sigma, self.worse = max(self.sigma / 2, self.end), 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs."""
+        return {"sigma": self.sigma, "best": self.best, "worse": self.worse}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        self.sigma, self.best, self.worse = (state_dict[name] for name in ("sigma", "best", "worse"))
 
 
 class AEFTask(LightningModule):
@@ -26,6 +99,9 @@ class AEFTask(LightningModule):
     trusted (`LogProb.uncertain`): it takes the place of the warnings. The training loss of a deterministic AEF is
     unbounded below and chooses no checkpoint.
     The paper clips gradients: `Trainer(gradient_clip_val=200)`.
+    The gauge meter of the first validation batch is logged too (`gauge_core_std`, `gauge_log_scale`,
+    `gauge_core_share`, see `vae2aef.gauge`; with the latent's name where there are several), and at sigma = 0 a
+    `DriftWarning` says when the loss falls on while `val_log_prob` does not rise.
 
     Args:
         aef: what `vae2aef.wrap` returned.
@@ -53,12 +129,16 @@ class AEFTask(LightningModule):
         self.lr = lr
         self.validation_samples = validation_samples
         self.split = split or _data
+        self._warned = False
+        self._losses: list[Tensor] = []
+        self._history: tuple[list[tuple[int, float]], list[tuple[int, float]]] = ([], [])
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the loss in nats of a batch, data `(batch, *event)` and conditions being what `split` makes of it."""
         x, cond, kwargs = self._arguments(batch)
         loss = self.aef(x, *cond, **kwargs)
         self.log("train_loss", loss, batch_size=len(x))
+        self._losses.append(loss.detach())
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -69,6 +149,31 @@ class AEFTask(LightningModule):
             found = self.aef.log_prob(x, *cond, num_samples=self.validation_samples, seed=0, **kwargs)
         self.log("val_log_prob", found.value.mean(), batch_size=len(x))
         self.log("val_uncertain", found.uncertain.to(found.value.dtype).mean(), batch_size=len(x))
+        if batch_idx == 0 and len(x) > 1:
+            read = self.aef.gauge(x, *cond, **kwargs)
+            for name, meter in read.items() if isinstance(read, dict) else (("", read),):
+                for what, value in meter._asdict().items():
+                    self.log(f"gauge_{what}" + (f"/{name}" if name else ""), value, batch_size=len(x))
+
+    def on_validation_epoch_end(self) -> None:
+        """Warn if the loss of a deterministic AEF falls on while log p(x) of validation data does not rise.
+
+        Warns:
+            DriftWarning: once; says since which step.
+        """
+        found = self.trainer.callback_metrics.get("val_log_prob")
+        if found is None or not self._losses or self.trainer.sanity_checking:
+            return
+        losses, log_probs = self._history
+        losses.append((self.global_step, float(torch.stack(self._losses).mean())))
+        log_probs.append((self.global_step, float(found)))
+        self._losses.clear()
+        noise = self.aef.noise
+        still = any(sigma == 0 for sigma in (noise.values() if isinstance(noise, dict) else (noise,)))
+        said = drift(losses, log_probs) if still and not self._warned else None
+        if said is not None:
+            self._warned = True
+            warnings.warn(f"{said}. {REMEDY}", DriftWarning, stacklevel=2)
 
     def configure_optimizers(self) -> Optimizer:
         """Adam over the VAE's parameters and the added ones."""

@@ -64,7 +64,7 @@ class Wrapper(nn.Module):
     def _by_latent(self, read: Callable[[Any], Any]) -> Any:
         return self._one_or_all({name: read(site) for name, site in self.by_latent().items()})
 
-    def _one_or_all(self, values: dict[str, Any]) -> Any:
+    def _one_or_all(self, values: Mapping[str, Any]) -> Any:
         return values if isinstance(self.parts, VAEProgram) else values["z"]
 
     @property

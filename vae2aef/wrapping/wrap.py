@@ -76,9 +76,10 @@ def wrap(
         forward: what to run in the place of the VAE's forward, where that is not what it is trained with (or `vae` is
             no module): a function of x, and of conditions, that encodes, draws and decodes, such as
             `lambda x: vae.decode(vae.encode_dists(x)[0].rsample())`. It is traced.
-        core: `"linear"` (h(x) = W x + b), a module (your own h, data to latent shape), `"noise"` (the VAE
-            itself: the loss is its negative ELBO), or, for the partition family, `"center"`, `"corner"`,
-            `"random"` or a boolean mask of the event's shape. For several latents, one for all or a dict by name.
+        core: `"linear"` (h(x) = W x + b), `"normalized"` (the same with its scale held on the example's rows), a module
+            (your own h, data to latent shape), `"noise"` (the VAE itself: the loss is its negative ELBO), or, for the
+            partition family, `"center"`, `"corner"`, `"random"` or a boolean mask of the event's shape. For several
+            latents, one for all or a dict by name.
         core_flow: n^-1: `"none"`, `"coupling"`, `"maf"`, a `vae2aef.Bijection`, or a transform of torch, Pyro, zuko or
             nflows, applied in its own forward direction. For several latents, one for all or a dict by name.
         prior: None for the VAE's own, `"coupling"`, `"maf"`, a module with `log_prob` and `sample`, a
