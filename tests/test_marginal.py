@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from strategies import EXPANDED, PARTITIONS, aefs
 from torch import Tensor
 from torch.distributions import MultivariateNormal
@@ -22,7 +22,6 @@ def make(rows: int = 6, **options) -> tuple[vae2aef.AEF, Tensor]:
     return vae2aef.wrap(SmallVAE((5,), (2,)), example=x, **options), x
 
 
-@settings(max_examples=60)
 @given(aefs(cores=EXPANDED))
 def test_every_expanded_model(case):
     aef, x = case.aef, case.x
@@ -35,7 +34,6 @@ def test_every_expanded_model(case):
     assert ((got.effective_sample_size >= 1 - 1e-9) & (got.effective_sample_size <= 7 + 1e-9)).all()
 
 
-@settings(max_examples=40)
 @given(aefs(cores=PARTITIONS))
 def test_every_partition_model_is_exact(case):
     aef, x = case.aef, case.x
