@@ -48,6 +48,12 @@ def quick_fits() -> Iterator[None]:
 
 
 @pytest.fixture
+def quick_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few steps of tuning a proposal: for tests that ask nothing of its fit."""
+    monkeypatch.setattr("vae2aef.proposals.TUNING_STEPS", 5)
+
+
+@pytest.fixture
 def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Comparisons write empty files for their two large pictures, which take matplotlib half of a short run's time.
 

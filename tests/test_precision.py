@@ -71,7 +71,9 @@ needs_dynamo = pytest.mark.skipif(
 
 
 @needs_dynamo
-@pytest.mark.parametrize(("core", "flow"), [("linear", "coupling"), ("center", "maf")])
+@pytest.mark.parametrize(
+    ("core", "flow"), [("linear", "coupling"), pytest.param("center", "maf", marks=pytest.mark.slow)]
+)
 def test_compiled_equals_eager(x, core, flow):
     """One graph, no break; the same loss and the same gradients."""
     eager = make(x, core=core, core_flow=flow, prior=flow, preprocess="logit")
