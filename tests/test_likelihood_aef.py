@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 import zoo
+from marks import needs_dynamo
 from torch import Tensor, nn
 from torch.distributions import Normal, Poisson
 
@@ -170,6 +171,7 @@ def test_draws_reconstructions_and_copies(name):
     assert aef(x[:0]).item() == 0.0
 
 
+@needs_dynamo
 @pytest.mark.parametrize("name", ["bernoulli", "continuous_bernoulli", "negative_binomial", "discretized_logistic"])
 def test_the_loss_compiles_as_one_graph(name):
     aef, x = make(name, 2)

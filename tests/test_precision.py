@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from marks import needs_dynamo
 from strategies import aefs
 from torch import Tensor
 from zoo_core import SmallVAE
@@ -63,11 +64,6 @@ def test_autocast_stays_near_float32(x, core, flow):
     torch.testing.assert_close(got.loss, expected.loss, rtol=0.02, atol=0.3)
     got.loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in aef.parameters())
-
-
-needs_dynamo = pytest.mark.skipif(
-    torch.__version__ < "2.7", reason="Dynamo of torch 2.4 to 2.6 misses attributes of named tuples"
-)
 
 
 @needs_dynamo
