@@ -9,9 +9,11 @@ from hypothesis import settings
 
 from vae2aef.finding import laplace_mixture
 
-# No deadline: a machine under load is no failure. In CI the same examples are drawn at every run.
-settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
-settings.register_profile("dev", deadline=None)
+# No deadline: a machine under load is no failure. In CI the same examples are drawn at every run. Most options of most
+# tests have fewer values than there are examples; `pytest --hypothesis-profile=thorough` draws many more.
+settings.register_profile("ci", max_examples=30, derandomize=True, deadline=None, print_blob=True)
+settings.register_profile("dev", max_examples=30, deadline=None)
+settings.register_profile("thorough", max_examples=500, deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 torch.set_num_threads(1)
@@ -43,3 +45,19 @@ def quick_fits() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vae2aef.samplers.find", laplace_mixture)
         yield
+
+
+@pytest.fixture
+def quick_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few steps of tuning a proposal: for tests that ask nothing of its fit."""
+    monkeypatch.setattr("vae2aef.proposals.TUNING_STEPS", 5)
+
+
+@pytest.fixture
+def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Comparisons write empty files for their two large pictures, which take matplotlib half of a short run's time.
+
+    A comparison made by a fixture of a wider scope, before this one, has the true ones.
+    """
+    for name in ("save_comparison", "save_curves"):
+        monkeypatch.setattr(f"vae2aef.comparison.results.{name}", lambda path, *content: path.write_bytes(b""))

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from strategies import EXPANDED, PARTITIONS, aefs, make_flow, seeds
 from torch import Tensor, nn
@@ -133,14 +133,12 @@ def test_default_maf_has_the_hidden_units_it_says():
         torch.testing.assert_close(layer.inverse(layer(x)[0])[0], x)
 
 
-@settings(max_examples=150)
 @given(aefs(cores=EXPANDED))
 def test_whole_expanded_map_undoes_itself(case):
     if case.x.shape[0]:
         check_invertible(case.aef, case.x, tolerance=1e-7)
 
 
-@settings(max_examples=150)
 @given(aefs(cores=PARTITIONS))
 def test_whole_partition_map_undoes_itself(case):
     """x -> (z, delta) -> x through `AEF.decode` (Algorithm 2)."""
@@ -148,7 +146,6 @@ def test_whole_partition_map_undoes_itself(case):
         check_invertible(case.aef, case.x, tolerance=1e-7)
 
 
-@settings(max_examples=100)
 @given(aefs(cores=PARTITIONS, preprocessings=["none", "standardize", "per feature"]))
 def test_whole_partition_map_is_onto(case):
     """(z, delta) -> x -> (z, delta), from any z and delta: the map is a bijection of all of the data space."""

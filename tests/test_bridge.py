@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from strategies import EVENTS, LATENTS, seeds
 from torch import Tensor
@@ -62,7 +62,6 @@ def check_terms(aef: vae2aef.AEF, x: Tensor, loc: Tensor, scale: Tensor, decode)
     close(single, -Normal(loc, scale).log_prob(z).reshape(batch, d).sum(1))
 
 
-@settings(max_examples=60)
 @given(st.sampled_from(EVENTS), st.sampled_from(LATENTS), st.integers(0, 3), seeds)
 def test_noise_core_is_the_vae(event, latent, batch, seed):
     torch.manual_seed(seed)

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from vae2aef import __main__ as entry
 from vae2aef.cli import app
 
+pytestmark = pytest.mark.usefixtures("quick_fits", "quick_pictures")
 TINY = """
 from vae2aef.comparison.nets import MLPVAE
 

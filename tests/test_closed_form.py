@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from strategies import seeds
 from torch import Tensor
@@ -59,7 +59,6 @@ def expected_loss(aef: vae2aef.AEF, x: Tensor) -> Tensor:
     return torch.stack(rows)
 
 
-@settings(max_examples=40)
 @given(sizes, st.floats(0.05, 2.0), st.sampled_from(["linear", "noise"]), seeds)
 def test_the_loss_with_noise_is_the_negative_elbo(size, sigma, core, seed):
     torch.manual_seed(seed)
@@ -181,7 +180,6 @@ def test_decoder_scale_and_other_families_integrate_to_the_marginal():
         assert got.std_error.max() < 0.2
 
 
-@settings(max_examples=40)
 @given(st.integers(1, 5), st.integers(1, 3), seeds)
 def test_the_partition_likelihood_is_the_known_gaussian(n, d, seed):
     """Affine encoder and decoder: x is an affine map of (z, delta), so it is normal; the loss is exact."""

@@ -31,7 +31,7 @@ from vae2aef.errors import NonFiniteError
 from vae2aef.flows import Identity
 from vae2aef.preprocess import bits_per_dim
 
-pytestmark = pytest.mark.usefixtures("quick_fits")
+pytestmark = pytest.mark.usefixtures("quick_fits", "quick_pictures")
 SMALL = {
     "steps": 6,
     "latents": 2,

@@ -21,6 +21,7 @@ from vae2aef.comparison.nets import MLPVAE
 from vae2aef.comparison.options import Options
 from vae2aef.flows import Identity
 
+pytestmark = pytest.mark.usefixtures("quick_fits", "quick_pictures")
 SMALL = {
     "steps": 4, "latents": 2, "core_flow": "none", "importance_samples": 8, "test_limit": 12,
     "vae": "test_compare_likelihood:tiny", "arms": ("vae", "aef"),

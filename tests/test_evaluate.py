@@ -57,10 +57,10 @@ def test_log_prob_against_quadrature(likelihood):
     """A fixed scale, bits, and bits that are recognised."""
     vae = VAE(last=nn.Sigmoid() if likelihood != 0.5 else None)
     x = torch.randn(6, N) if likelihood == 0.5 else torch.randint(0, 2, (6, N)).double()
-    found = vae2aef.log_prob(vae, x, likelihood=likelihood, num_samples=2000, seed=0, **SCALE)
+    found = vae2aef.log_prob(vae, x, likelihood=likelihood, num_samples=500, seed=0, **SCALE)
     expected = quadrature(vae, x, (lambda mean: Normal(mean, 0.5)) if likelihood == 0.5 else Bernoulli)
     assert ((found.value - expected).abs() < 5 * found.std_error.clamp(max=0.01) + 1e-3).all()
-    some = vae2aef.log_prob(vae, x[3:5], likelihood=likelihood, num_samples=2000, seed=0, chunk_size=7, **SCALE)
+    some = vae2aef.log_prob(vae, x[3:5], likelihood=likelihood, num_samples=500, seed=0, chunk_size=7, **SCALE)
     torch.testing.assert_close(some.value, found.value[3:5])
 
 
@@ -97,7 +97,7 @@ def test_what_is_not_known_is_refused():
     for text in ("likelihood=1.0 for a loss of 0.5 *", "likelihood=0.7071 for the sum", f"={math.sqrt(N / 2):.4g} for",
                  '"decoder"', '"bernoulli"', "fit_scale=True"):  # fmt: skip
         assert text in said
-    levels = torch.randint(0, 256, (20, N)) / 255
+    levels = torch.randint(0, 256, (6, N)) / 255
     for problem, given in {
         "DiscretizedLogistic .* that nobody has trained": {"likelihood": "discretized_logistic"},
         "a flow that nobody has trained": {"likelihood": 1.0, "prior": "coupling"},
@@ -120,7 +120,7 @@ def test_scales_of_losses():
 
 
 def test_the_vae_is_left_as_it_was():
-    vae, x = VAE().train(), torch.randn(20, N)
+    vae, x = VAE().train(), torch.randn(8, N)
     vae.leave.eval()
     vae.enter.weight.grad = torch.ones_like(vae.enter.weight)
     vae.enter.bias.requires_grad_(False)
@@ -157,7 +157,7 @@ class Conditional(VAE):
 
 
 def test_conditions_and_an_aef():
-    vae, x, shift = Conditional(), torch.randn(8, N), torch.randn(8, 1)
+    vae, x, shift = Conditional(), torch.randn(4, N), torch.randn(4, 1)
     given = {"likelihood": 0.5, "num_samples": 500, "seed": 0, **SCALE}
     expected = quadrature(vae, x, lambda mean: Normal(mean, 0.5), shift)
     for found in (vae2aef.log_prob(vae, x, shift, **given), vae2aef.log_prob(vae, x, shift=shift, **given)):

@@ -20,7 +20,6 @@ from vae2aef.pareto import pareto_tail, tail_length
 pytestmark = pytest.mark.usefixtures("float64")
 
 
-@settings(max_examples=30)
 @given(st.integers(2, 2000), st.floats(0.01, 5.0), st.booleans(), seeds)
 def test_k_hat_is_that_of_arviz(draws, spread, heavy, seed):
     with warnings.catch_warnings():

@@ -38,6 +38,7 @@ all_kinds = pytest.mark.parametrize(("make", "size"), MAKERS.values(), ids=MAKER
 
 
 @all_kinds
+@pytest.mark.usefixtures("quick_tuning")
 def test_tuning_uses_64_rows_at_most(make, size, monkeypatch):
     """Fault: the row bound of tuning lifted."""
     x = torch.randn(100, size)
@@ -50,6 +51,7 @@ def test_tuning_uses_64_rows_at_most(make, size, monkeypatch):
 
 
 @all_kinds
+@pytest.mark.usefixtures("quick_tuning")
 def test_tuning_has_draws_of_its_own(make, size):
     """Faults: the seed of tuning left out, or the random state not given back."""
     x = torch.randn(20, size)
@@ -91,6 +93,7 @@ def test_the_error_of_few_draws_is_unbiased(make, size):
 
 
 @all_kinds
+@pytest.mark.usefixtures("quick_tuning")
 def test_estimates_are_made_in_eval_mode(make, size):
     """Fault: dropout on while estimating or tuning."""
     x = torch.randn(20, size)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from strategies import make_flow, seeds
 from torch import Tensor, nn
@@ -23,7 +23,6 @@ def step(features: LinearFeatures, x: Tensor, optimizer: type, lr: float) -> Ten
     return (features(x) - before).abs().mean()
 
 
-@settings(max_examples=20)
 @given(st.integers(8, 700), st.floats(0.01, 1000.0), st.floats(-30.0, 30.0), seeds)
 def test_h_starts_centred_and_with_one_spread_whatever_the_data(size, spread, middle, seed):
     torch.manual_seed(seed)
@@ -51,7 +50,6 @@ def test_a_step_does_not_grow_with_the_number_of_values(optimizer):
 
 
 @given(st.integers(1, 600), seeds)
-@settings(max_examples=20)
 def test_any_map_can_be_set_and_read(size, seed):
     torch.manual_seed(seed)
     x = 5 + 3 * torch.randn(10, size, dtype=torch.float64)

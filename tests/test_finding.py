@@ -11,7 +11,7 @@ import vae2aef
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-REACH, POINTS = 7.0, {1: 20_001, 2: 801}
+REACH, POINTS = 7.0, {1: 20_001, 2: 501}
 
 
 class ToyVAE(nn.Module):

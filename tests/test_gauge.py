@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from strategies import OwnFeatures, make_flow, seeds
 from torch import Tensor, nn
@@ -43,6 +43,18 @@ def draw(seed: int) -> tuple[SmallVAE, OwnFeatures, Tensor, Proposal]:
     return vae, features, x, Proposal(torch.randn(D) - 1, torch.randn(D, D).tril(-1))
 
 
+def draw_with_flow(seed: int, kind: str, amount: float = 0.3) -> tuple:
+    """The same, and a core flow of random weights."""
+    drawn, flow = draw(seed), make_flow(kind, D)
+    shake(flow, amount)
+    return *drawn, flow
+
+
+def times(c: float) -> vae2aef.Bijection:
+    """w -> c w."""
+    return vae2aef.Standardize(torch.zeros(()), torch.tensor(1 / c))
+
+
 def same_seed(aef: vae2aef.AEF, x: Tensor, proposal: Proposal) -> Tensor:
     torch.manual_seed(1)
     return aef.log_prob(x, num_samples=7, proposal=proposal)
@@ -52,7 +64,6 @@ def scaled(proposal: Proposal, c: float) -> Proposal:
     return Proposal(proposal.log_scale - math.log(c), proposal.lower)
 
 
-@settings(max_examples=30)
 @given(st.floats(0.05, 20.0), seeds)
 def test_shrinking_h_and_growing_g_s(c, seed):
     """h -> h / c, g_s -> c g_s: the loss falls by D log c, and log p(x) is the same, sample by sample."""
@@ -73,27 +84,20 @@ def test_shrinking_h_and_growing_g_s(c, seed):
     torch.testing.assert_close(second.effective_sample_size, first.effective_sample_size)
 
 
-@settings(max_examples=20)
 @given(st.floats(0.05, 20.0), st.sampled_from(["coupling", "maf"]), seeds)
 def test_shrinking_h_and_growing_the_flow(c, kind, seed):
     """The same through the core flow: h -> h / c, n^-1(w) -> n^-1(c w)."""
-    vae, features, x, proposal = draw(seed)
-    flow = make_flow(kind, D)
-    shake(flow)
-    grow = vae2aef.Standardize(torch.zeros(()), torch.tensor(1 / c))
+    vae, features, x, proposal, flow = draw_with_flow(seed, kind)
     before = build(vae, features, flow=flow)
-    after = build(vae, Scaled(features, c), flow=vae2aef.Chain(grow, flow))
+    after = build(vae, Scaled(features, c), flow=vae2aef.Chain(times(c), flow))
     torch.testing.assert_close(after(x), before(x) - D * math.log(c))
     torch.testing.assert_close(same_seed(after, x, scaled(proposal, c)).value, same_seed(before, x, proposal).value)
 
 
-@settings(max_examples=30)
 @given(st.floats(0.1, 10.0), st.sampled_from(["none", "coupling", "maf"]), seeds)
 def test_the_cancellation_direction(t, kind, seed):
     """With h frozen, g_m = z* - t n^-1(h), g_s = t lowers the loss by D log t; z is z* for every t."""
-    vae, features, x, proposal = draw(seed)
-    flow = make_flow(kind, D)
-    shake(flow)
+    vae, features, x, proposal, flow = draw_with_flow(seed, kind)
 
     def at(t: float) -> vae2aef.AEF:
         def encoder(y: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,9 +116,7 @@ def test_the_cancellation_direction(t, kind, seed):
 
 def test_the_marginal_does_not_follow_the_cancellation():
     """Through a curved flow the samples differ, but the tuned estimates agree within their errors."""
-    vae, features, x, _ = draw(5)
-    flow = make_flow("coupling", D)
-    shake(flow, 0.1)
+    vae, features, x, _, flow = draw_with_flow(5, "coupling", 0.1)
     values = []
     for t in (1.0, 5.0):
 
@@ -131,16 +133,12 @@ def test_the_marginal_does_not_follow_the_cancellation():
     assert error.max() < 0.05  # where the expanded losses of the two differ by D log 5 = 4.8
 
 
-@settings(max_examples=20)
 @given(st.floats(0.05, 20.0), st.sampled_from(["none", "coupling", "maf"]), seeds)
 def test_any_sigma_above_zero_is_one_in_other_units(sigma, kind, seed):
     """(sigma, h, n) and (1, h / sigma, n o sigma) are one model: loss, gradients and marginal, draw by draw."""
-    vae, features, x, proposal = draw(seed)
-    flow = make_flow(kind, D)
-    shake(flow)
-    grow = vae2aef.Standardize(torch.zeros(()), torch.tensor(1 / sigma))
+    vae, features, x, proposal, flow = draw_with_flow(seed, kind)
     some = build(vae, features, flow=flow, noise=sigma, kl="sampled")
-    unit = build(vae, Scaled(features, sigma), flow=vae2aef.Chain(grow, flow), noise=1.0, kl="sampled")
+    unit = build(vae, Scaled(features, sigma), flow=vae2aef.Chain(times(sigma), flow), noise=1.0, kl="sampled")
     found = []
     for aef in (some, unit):
         torch.manual_seed(3)

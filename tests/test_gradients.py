@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from strategies import EXPANDED, PARTITIONS, OwnFeatures, aefs
 from torch import Tensor, nn
 from zoo_core import ConditionalPrior, SmallVAE, shake
@@ -170,7 +170,6 @@ def test_conditions_reach_encoder_decoder_and_prior(x, by_name, core):
     assert abs(whole.value[3] - alone.value[0]) <= 4 * error + 1e-5
 
 
-@settings(max_examples=60)
 @given(aefs(cores=EXPANDED + PARTITIONS))
 def test_an_empty_batch_costs_nothing_and_has_gradients(case):
     aef, x = case.aef, case.x[:0]

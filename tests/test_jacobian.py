@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from strategies import EXPANDED, PARTITIONS, PREPROCESSINGS, aefs, make_preprocess, seeds
 from test_bijections import KINDS, SHAPES, build
@@ -57,14 +57,12 @@ def test_preprocessing(kind, shape, batch, seed, inverse):
     torch.testing.assert_close(log_det, slogdet(bijection, x, inverse))
 
 
-@settings(max_examples=150)
 @given(aefs(cores=EXPANDED, batches=st.integers(1, 2)))
 def test_whole_expanded_map(case):
     """(x, w) -> (z, delta), preprocessing included."""
     check_jacobian(case.aef, case.x)
 
 
-@settings(max_examples=150)
 @given(aefs(cores=PARTITIONS, batches=st.integers(1, 2)))
 def test_whole_partition_map(case):
     """x -> (z, delta), preprocessing included."""
@@ -81,7 +79,6 @@ def test_whole_map_with_a_posterior_flow(core, latent):
     check_jacobian(aef, x)
 
 
-@settings(max_examples=60)
 @given(aefs(batches=st.integers(1, 3)))
 def test_the_loss_counts_this_determinant(case):
     """`LossTerms.log_det` is the log-determinant of the map at the w of that pass, for every sigma."""

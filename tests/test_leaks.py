@@ -216,6 +216,23 @@ def test_data_mixed_by_numpy_in_training():
     )
 
 
+@pytest.mark.parametrize("generator", ["torch", "random", "numpy"])
+def test_rows_mixed_in_some_passes_only(generator):
+    """The first pass of the proof draws what leaves them alone, and is not the last one."""
+    draw = {"torch": lambda: torch.rand(()).item(), "random": random.random, "numpy": np.random.rand}[generator]
+    seed = {"torch": torch.manual_seed, "random": random.seed, "numpy": np.random.seed}[generator]
+    seed(0)
+    first = draw()
+
+    class Mixed(Plain):
+        forward = nn.Module.forward
+
+        def decode(self, z: Tensor) -> Any:
+            return self.tail(z - z.mean(0) if self.training and draw() != first else z)
+
+    refused(Mixed(), "^in training mode the decoder's mean for one row moves", encoder_scale="log_var")
+
+
 def test_dropout_and_noise_in_training_are_no_leak():
     class Noisy(Plain):
         forward = nn.Module.forward

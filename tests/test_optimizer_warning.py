@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from marks import needs_dynamo
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -181,7 +182,7 @@ def test_an_optimizer_of_one_of_two_models_is_complete() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # from inside torch.compile
-@pytest.mark.skipif(torch.__version__ < "2.7", reason="Dynamo of torch 2.4 to 2.6 misses attributes of named tuples")
+@needs_dynamo
 def test_a_compiled_aef_is_watched_too() -> None:
     vae = VAE()
     optimizer = torch.optim.Adam(vae.parameters())

@@ -4,8 +4,9 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from marks import needs_dynamo
 from strategies import aefs
 from torch import Tensor
 from zoo_core import SmallVAE
@@ -22,7 +23,6 @@ def make(x: Tensor, **options) -> vae2aef.AEF:
     return vae2aef.wrap(SmallVAE((2, 3), (3,)), example=x, encoder_scale="log_std", **options)
 
 
-@settings(max_examples=40)
 @given(aefs(batches=st.integers(1, 3)))
 def test_float32_agrees_with_float64(case):
     aef, x = case.aef, case.x.clamp(0.05, 0.95)
@@ -66,13 +66,10 @@ def test_autocast_stays_near_float32(x, core, flow):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in aef.parameters())
 
 
-needs_dynamo = pytest.mark.skipif(
-    torch.__version__ < "2.7", reason="Dynamo of torch 2.4 to 2.6 misses attributes of named tuples"
-)
-
-
 @needs_dynamo
-@pytest.mark.parametrize(("core", "flow"), [("linear", "coupling"), ("center", "maf")])
+@pytest.mark.parametrize(
+    ("core", "flow"), [("linear", "coupling"), pytest.param("center", "maf", marks=pytest.mark.slow)]
+)
 def test_compiled_equals_eager(x, core, flow):
     """One graph, no break; the same loss and the same gradients."""
     eager = make(x, core=core, core_flow=flow, prior=flow, preprocess="logit")

@@ -67,7 +67,7 @@ def test_training_on_does_not_fall_below_the_start():
     def bound() -> torch.Tensor:
         torch.manual_seed(9)
         with torch.no_grad():
-            return torch.stack([aef(x) for _ in range(100)])
+            return torch.stack([aef(x) for _ in range(40)])
 
     start = bound()
     steps = torch.optim.Adam(aef.parameters(), lr=1e-3)
@@ -75,7 +75,7 @@ def test_training_on_does_not_fall_below_the_start():
         steps.zero_grad()
         sampled(aef, x, step).backward()
         steps.step()
-        if step % 10 == 9:
+        if step % 20 == 19:
             assert bound().mean() < start.mean() + 0.05
     assert bound().mean() < start.mean() - 0.05
 

@@ -9,7 +9,7 @@ from torch import nn
 pyro = pytest.importorskip("pyro")
 import pyro.distributions as dist  # noqa: E402
 import pyro.poutine as poutine  # noqa: E402
-from hypothesis import given, settings  # noqa: E402
+from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from pyro.infer import SVI, Trace_ELBO  # noqa: E402
 
@@ -262,7 +262,6 @@ class Hierarchy:
             pyro.sample("x", dist.Normal(self.dec(torch.cat([z1, z2], -1)), 0.6).to_event(1), obs=x)
 
 
-@settings(max_examples=25, deadline=None)
 @given(n=st.integers(1, 4), d1=st.integers(1, 3), d2=st.integers(1, 3), first=st.sampled_from(["z1", "z2"]),
        flow=st.sampled_from(["none", "coupling", "maf"]), seed=st.integers(0, 99))  # fmt: skip
 def test_two_levels_whole_map_against_slogdet(n, d1, d2, first, flow, seed):

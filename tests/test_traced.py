@@ -98,6 +98,7 @@ def test_equals_the_described_vae_with_other_options(cls, options):
 @pytest.mark.parametrize(
     "name", ["LogVar", "Chunked", "Conditional", "Spatial", "OnlyWhenTraining", "CheckpointedDecoder", "OldVariable"]
 )
+@pytest.mark.usefixtures("quick_tuning")
 def test_marginal_and_samples(name):
     """With the same importance samples, the same marginal."""
     cls = zoo.CONVERTIBLE[name]

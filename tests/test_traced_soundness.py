@@ -87,7 +87,7 @@ class Random(zoo.Base):
         return ENDS[self.end](self.data(z), self), self.loc
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60)
 @given(
     steps=st.lists(st.sampled_from(sorted(STEPS)), min_size=1, max_size=4),
     end=st.sampled_from(sorted(ENDS)),

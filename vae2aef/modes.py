@@ -99,33 +99,35 @@ def untouched(*outermost: nn.Module) -> Iterator[None]:
     dicts and sets among the attributes get their contents back. What other objects keep is theirs.
     """
     found = {id(m): m for module in outermost for m in modules(module)}
-    every = [m for m in found.values() if not isinstance(m, torch.jit.ScriptModule)]  # whose attributes are fixed
-    with contextlib.ExitStack() as stack:
-        for m in every:
-            stack.enter_context(_attributes_kept(m))
+    # Of scripted modules the attributes are fixed.
+    back = [_remember(m) for m in found.values() if not isinstance(m, torch.jit.ScriptModule)]
+    try:
         yield
+    finally:
+        for put_back in reversed(back):
+            put_back()
 
 
-@contextlib.contextmanager
-def _attributes_kept(m: nn.Module) -> Iterator[None]:
-    """Leave one module as it was, without those inside it."""
+def _remember(m: nn.Module) -> Callable[[], None]:
+    """Return a function that makes one module, without those inside it, what it is now."""
     attributes, buffers = dict(m.__dict__), dict(m._buffers)
     values = [(b, b.detach().clone()) for b in buffers.values() if b is not None]
     own = [value for name, value in attributes.items() if name not in _TORCHS_OWN]
     contents = [pair for value in own for pair in _contents(value, DEPTH)]
-    try:
-        yield
-    finally:
+
+    def put_back() -> None:
         m.__dict__.clear()
         m.__dict__.update(attributes)
         m._buffers.clear()
         m._buffers.update(buffers)
-        with torch.no_grad():
-            for buffer, value in values:
-                if not torch.equal(buffer, value):  # batch normalisation does not count its changes as versions
+        for buffer, value in values:
+            if not torch.equal(buffer, value):  # batch normalisation does not count its changes as versions
+                with torch.no_grad():
                     buffer.copy_(value)
         for container, items in contents:
             _refill(container, items)
+
+    return put_back
 
 
 DEPTH = 3

@@ -78,6 +78,8 @@ class Recipe:
             InputError: the VAE cannot be made or wrapped.
         """
         aef = self._wrap(ARMS[arm], seed)
+        if arm == "aef":
+            return aef
         # The arms draw different numbers of initial weights, so the seed alone would not make them equal.
         reference = self._wrap(ARMS["aef"], seed).state_dict()
         shared = {k: v for k, v in reference.items() if k in aef.state_dict() and not k.endswith(".core.sigma")}

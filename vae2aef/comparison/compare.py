@@ -153,17 +153,23 @@ def _check(recipe: Recipe, options: Options) -> tuple[str, str]:
     Returns:
         A digest of the VAE's weights, and what all arms have in common.
     """
+    first = recipe.build(options.arms[0], 0)
+    found = _digest(first), wording.model(first, options)  # before a loss moves batch statistics
     for arm in options.arms:
-        aef = recipe.build(arm, 0)
+        aef = first if arm == options.arms[0] else recipe.build(arm, 0)
         try:
             aef(recipe.example)
         except (RuntimeError, ValueError, TypeError) as problem:
             raise InputError(f"--vae {options.vae}: {arm} has no loss on the data: {problem}") from problem
-    aef = recipe.build(options.arms[0], 0)
+    return found
+
+
+def _digest(aef: AEF) -> str:
+    """Return a digest of the VAE's weights."""
     sha = hashlib.sha256()
     for name, value in aef.vae.state_dict().items():
         sha.update(name.encode() + repr(tuple(value.shape)).encode() + value.detach().cpu().numpy().tobytes())
-    return sha.hexdigest()[:16], wording.model(aef, options)
+    return sha.hexdigest()[:16]
 
 
 def _run_all(options: Options, data: RunData, recipe: Recipe, out: Path, console: Console) -> list[dict[str, Any]]:

@@ -163,12 +163,12 @@ def _in_training(probe: Probe, owners: list[Any]) -> None:
             stack.enter_context(in_mode(True, module))
         try:
             with probe.afresh():
-                keepers = _keepers(probe)
+                keepers, draws = _keepers(probe)
             if not probe.by_itself:
                 _data(probe, "in training mode ")
             for m in keepers:
                 m.training = False
-            for number in range(TRIES):  # rows may be mixed by chance
+            for number in range(TRIES if draws else 1):  # rows may be mixed by chance
                 _rows(probe, "in training mode ", number)
         except WrapError:
             raise
@@ -176,20 +176,23 @@ def _in_training(probe: Probe, owners: list[Any]) -> None:
             return
 
 
-def _keepers(probe: Probe) -> list[Any]:
-    """Return the modules that keep statistics of the batch: those whose own buffers change in training mode."""
+def _keepers(probe: Probe) -> tuple[list[Any], bool]:
+    """Return the modules that keep statistics of the batch, whose own buffers change; and whether a pass draws."""
     every = [m for owner in probe.owners for m in modules(owner)]
     before = [{k: b.clone() for k, b in m._buffers.items() if b is not None} for m in every]
     state = probe.infer(probe.batch)
+    draws = probe.has_drawn()
     if hasattr(state, "push"):  # of a traced forward this is the pass, and `decode` leaves no trace in buffers
         state.push(torch.zeros_like(probe.z["z"]))
     probe.decode(probe.z, probe.batch, state)
+    draws = draws or probe.has_drawn()
     pairs = zip(every, before, strict=True)
     batch_norm = torch.nn.modules.batchnorm._BatchNorm
-    return [
+    keepers = [
         m for m, old in pairs
         if isinstance(m, batch_norm) or any(not torch.equal(b, getattr(m, k)) for k, b in old.items() if hasattr(m, k))
     ]  # fmt: skip
+    return keepers, draws
 
 
 def _leak(what: str) -> WrapError:

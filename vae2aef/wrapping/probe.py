@@ -1,6 +1,8 @@
 """Encoder and decoder of a VAE as functions of a few rows, with the same random state at every call."""
 
 import contextlib
+import random
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -71,6 +73,18 @@ class Probe:
             with contextlib.suppress(Exception):  # whether x is in its support is not asked here
                 found["log density"] = decoded.density.log_prob(self.batch.x)
         return {name: t for name, t in found.items() if isinstance(t, Tensor)}
+
+    def has_drawn(self) -> bool:
+        """Whether random numbers have been drawn since the last of the methods above began."""
+        next_ones = self._next_ones()
+        self.seed(self.number)
+        return next_ones != self._next_ones()
+
+    def _next_ones(self) -> list[float]:
+        """Draw a number from each of the generators that `seed` seeds."""
+        found = [torch.rand((), device=where).item() for where in {torch.device("cpu"), self.batch.x.device}]
+        numpy = sys.modules.get("numpy")
+        return [*found, random.random(), *([] if numpy is None else [numpy.random.random()])]
 
     @contextlib.contextmanager
     def afresh(self) -> Iterator[None]:

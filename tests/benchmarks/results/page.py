@@ -1,0 +1,181 @@
+"""Write the results page: `python page.py --runs FOLDER --docs docs`: tables, curves, and the raw runs as JSON.
+
+Nothing on the page is typed by hand but the sentences in `docs/results_text.md` (above) and this file's headings: every
+figure is computed from the runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from arms import ARMS
+from cells import CELLS, Cell
+
+from vae2aef.comparison.summary import MeanInterval, mean_and_error
+
+SHOWN = ("vae", "features", "aef", "aef-noise", "vae-prior", "aef-prior", "noise-prior")
+"""Arms of the front table."""
+
+COLOURS = ("black", "tab:gray", "tab:red", "tab:orange", "tab:blue", "tab:purple", "tab:green")
+PICTURED = ("mnist", "fashion", "cifar10-gaussian", "mnist-bits", "patches", "digits")
+
+Runs = dict[str, dict[int, dict[str, Any]]]
+
+
+class Line(NamedTuple):
+    """One arm of one cell; log p(x) in the unit of the cell, the difference to the VAE over the seeds both have."""
+
+    arm: str
+    value: MeanInterval
+    difference: MeanInterval | None
+    seeds: int
+    run: dict[str, Any]
+
+
+def read(folder: Path) -> dict[str, Runs]:
+    """Return the runs by cell, arm and seed."""
+    found: dict[str, Runs] = {}
+    for name in CELLS:
+        runs: Runs = {}
+        for path in sorted((folder / name).glob("*.json")):
+            run = json.loads(path.read_text())
+            runs.setdefault(run["arm"], {})[run["seed"]] = run
+        if "vae" in runs:
+            found[name] = {arm: runs[arm] for arm in ARMS if arm in runs}
+    return found
+
+
+def factor(cell: Cell, values: int) -> float:
+    """What nats are multiplied by: lower bits per dimension are better, more nats are."""
+    return -1 / (values * np.log(2)) if cell.unit == "bits" else 1.0
+
+
+def offset(cell: Cell) -> float:
+    """Bits a value that dequantised data have beside those of their density."""
+    return float(np.log2(cell.bins)) if cell.likelihood == "vae" and cell.bins > 1 else 0.0
+
+
+def lines(cell: Cell, runs: Runs, values: int) -> list[Line]:
+    """Return the arms of a cell, the best first."""
+    scale, shift = factor(cell, values), offset(cell)
+    found = []
+    for arm, own in runs.items():
+        seeds = sorted(own)
+        table = np.array([own[seed]["log_prob"] for seed in seeds]) * scale + shift
+        both = [seed for seed in seeds if seed in runs["vae"]]
+        difference = None
+        if arm != "vae" and both:
+            pairs = [np.array(own[s]["log_prob"]) - np.array(runs["vae"][s]["log_prob"]) for s in both]
+            difference = mean_and_error(np.array(pairs) * scale)
+        found.append(Line(arm, mean_and_error(table), difference, len(seeds), own[seeds[0]]))
+    return sorted(found, key=lambda line: line.value.mean * (1 if scale < 0 else -1))
+
+
+def number(value: float, digits: int, sign: bool = False) -> str:
+    return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
+
+
+def spread(found: MeanInterval, digits: int, sign: bool = False) -> str:
+    return f"{number(found.mean, digits, sign)} ± {number(found.interval, digits)}"
+
+
+def table(cell: Cell, found: list[Line]) -> str:
+    """One cell's table."""
+    digits = 3 if cell.unit == "bits" else 2
+    unit = "bits per dimension" if cell.unit == "bits" else "log p(x), nats"
+    rows = [
+        f"| arm | {unit} | difference to the VAE | seeds | certificate, nats | uncertain | best step | std of h "
+        "| s of training |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for line in found:
+        run = line.run
+        best = min(run["validation_nats"], key=lambda point: point[1])
+        difference = "" if line.difference is None else spread(line.difference, digits, sign=True)
+        rows.append(
+            f"| {ARMS[line.arm].text} | {spread(line.value, digits)} | {difference} | {line.seeds} | "
+            f"{number(run['certificate'], 2)} | {100 * run['uncertain'] / len(run['log_prob']):.0f} % | {best[0]} | "
+            f"{run['gauge']['std_h']:.2f} | {best_seconds(run)} |"
+        )
+    return "\n".join(rows)
+
+
+def best_seconds(run: dict[str, Any]) -> str:
+    """Seconds of all steps, of runs on the GPU; those on a shared CPU say nothing."""
+    return f"{run['validation_nats'][-1][2]:.1f}" if run["graph"] else ""
+
+
+def front(all_runs: dict[str, Runs], sizes: dict[str, int]) -> str:
+    """The table of differences to the VAE, a row an arm, a column a cell."""
+    cells = list(all_runs)
+    rows = ["| arm | " + " | ".join(cells) + " |", "|---|" + "---:|" * len(cells)]
+    found = {name: {x.arm: x for x in lines(CELLS[name], all_runs[name], sizes[name])} for name in cells}
+    for arm in SHOWN:
+        entries = []
+        for name in cells:
+            line = found[name].get(arm)
+            digits = 3 if CELLS[name].unit == "bits" else 2
+            if line is None:
+                entries.append("")
+            elif line.difference is None:
+                entries.append(number(line.value.mean, digits))
+            else:
+                entries.append(spread(line.difference, digits, sign=True))
+        rows.append(f"| {ARMS[arm].text} | " + " | ".join(entries) + " |")
+    return "\n".join(rows)
+
+
+def picture(all_runs: dict[str, Runs], sizes: dict[str, int], path: Path) -> None:
+    """Learning curves of the first seed: held-out log p(x) against the step."""
+    from matplotlib.figure import Figure
+
+    names = [
+        name for name in ("mnist", "fashion", "cifar10-gaussian", "mnist-bits", "patches", "digits") if name in all_runs
+    ]
+    figure = Figure(figsize=(12, 6.4), layout="constrained", facecolor="white")
+    for axes, name in zip(figure.subplots(2, 3).flat, names, strict=False):
+        cell = CELLS[name]
+        for arm, colour in zip(SHOWN, COLOURS, strict=True):
+            run = all_runs[name].get(arm, {}).get(0)
+            if run is None:
+                continue
+            steps = [point[0] for point in run["validation_nats"]]
+            values = [-point[1] * factor(cell, sizes[name]) + offset(cell) for point in run["validation_nats"]]
+            axes.plot(steps[1:], values[1:], "-", color=colour, lw=1.4, label=ARMS[arm].text)
+        axes.set_title(cell.about, fontsize=9)
+        axes.set_ylabel("bits per dimension" if cell.unit == "bits" else "log p(x), nats", fontsize=8)
+        axes.set_xlabel("step", fontsize=8)
+        axes.tick_params(labelsize=8)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncol=4, fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--docs", type=Path, required=True)
+    options = parser.parse_args()
+    all_runs = read(options.runs)
+    sizes = {}
+    for name in all_runs:
+        with np.load(options.data / f"{CELLS[name].file}.npz", allow_pickle=False) as arrays:
+            sizes[name] = int(np.prod(arrays["x_test"].shape[1:]))
+    (options.docs / "results").mkdir(exist_ok=True)
+    parts = [(Path(__file__).parent / "text.md").read_text().replace("{front}", front(all_runs, sizes))]
+    for name, runs in all_runs.items():
+        cell = CELLS[name]
+        parts.append(f"### {cell.about}\n\n{cell.steps} steps.\n\n{table(cell, lines(cell, runs, sizes[name]))}\n")
+        flat = [run for own in runs.values() for run in own.values()]
+        (options.docs / "results" / f"{name}.json").write_text(json.dumps(flat))
+    (options.docs / "results.md").write_text("\n".join(parts))
+    picture(all_runs, sizes, options.docs / "images" / "results.png")
+
+
+if __name__ == "__main__":
+    main()
