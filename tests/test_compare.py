@@ -82,6 +82,8 @@ def test_what_is_written(finished):
         for seed in (0, 1):
             names = {p.name for p in (out / "runs" / f"seed{seed}-{arm}").iterdir()}
             assert names == {"last.ckpt", "best.pt", "pictures.npz", "result.json"}
+            meter = json.loads((out / "runs" / f"seed{seed}-{arm}" / "result.json").read_text())["gauge"]["z"]
+            assert (meter["core_std"] > 0) == (ARMS[arm].core != "noise") and np.isfinite(meter["log_scale"])
     results = json.loads((out / "results.json").read_text())
     assert results["options"] == options.as_dict()
     assert [row["bits_per_dim"] for row in results["rows"]] == [row.bits_per_dim for row in rows]

@@ -21,6 +21,18 @@ def idx_bytes(array: np.ndarray, code: int = 8) -> bytes:
     return struct.pack(f">BBBB{array.ndim}I", 0, 0, code, array.ndim, *array.shape) + array.tobytes()
 
 
+def test_photographs_are_tiles_that_tell_their_place():
+    from sklearn.datasets import load_sample_images
+
+    data = load("photographs")
+    assert data.bins == 256 and data.event_shape == (1, 8, 8)
+    assert len(data.x_train) + len(data.x_test) == 2 * (427 // 8) * (640 // 8)
+    china = load_sample_images().images[0].astype(float) @ [0.299, 0.587, 0.114]
+    tiles = torch.cat([data.x_train, data.x_test])[:, 0].double()
+    wanted = torch.from_numpy(china[16:24, 320:328]).round()
+    assert (tiles - wanted).abs().amax((1, 2)).min() == 0
+
+
 def test_digits_are_integers_with_seventeen_levels_and_a_fixed_split():
     first, second = load("digits"), load("digits")
     assert first.event_shape == (1, 8, 8)

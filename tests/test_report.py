@@ -171,6 +171,25 @@ def test_the_terminal_table_fits_in_eighty_columns(rows):
     assert "−0.250 ± 3.177" in text
 
 
+def test_a_deterministic_run_that_drifts_is_named():
+    """Its loss falls while the validation marginal, here in nats -70, -65.6, -66, -66, -65.7, does not rise."""
+    unit = 64 * math.log(2)
+    bits = [70 / unit + 4, 65.6 / unit + 4, 66 / unit + 4, 66 / unit + 4, 65.7 / unit + 4]
+    losses = [[100 * (i + 1), v] for i, v in enumerate((-97, -100, -110, -115, -121))]
+    run = {
+        "arm": "aef", "seed": 3, "training_loss": losses,
+        "validation_bits_per_dim": [[100 * (i + 1), v] for i, v in enumerate(bits)],
+        "gauge": {"z": {"core_std": 0.061, "log_scale": 3.2, "core_share": 12.0}},
+    }  # fmt: skip
+    (said,) = wording.drifts([run], (8, 8), 16)
+    assert said.startswith(
+        "aef, seed 3: since step 200 the loss fell from -100 to -121 nats, while log p(x) of held-out"
+    )
+    assert "above -65.6" in said and "spread of h 0.061" in said and "3.2" in said
+    assert wording.drifts([{**run, "arm": "aef-noise"}], (8, 8), 16) == []
+    assert wording.drifts([{**run, "training_loss": [[100, -97], [500, -97]]}], (8, 8), 16) == []
+
+
 def test_notes_say_what_stands_against_the_numbers(rows):
     notes = wording.warnings(rows, Options(steps=10))
     assert [note.split(":")[0] for note in notes] == ["aef", "aef"]

@@ -148,15 +148,15 @@ class Case:
         return place.prior + place.log_det + self._absent(v, draws)
 
     def mean_and_scale(self, v: Tensor, draws: int = 1) -> tuple[Tensor, Tensor] | None:
-        """Return a parameter of p(x | z), such as its mean, and the scale to measure it by; None if not known.
+        """Return a parameter of p(x | z), for `(draws * batch, D)`, and the scale to measure it by; None if not known.
 
-        For `(draws * batch, D)`. See `vae2aef.likelihood.base.information`.
+        See `vae2aef.likelihood.base.information`.
         """
         found = information(self.aef.observed(self._decoded(v, draws), draws * self.size))
         if found is None or self.observed is None:
             return found
-        parameter, scale = found
-        there = repeat_rows(self.observed, draws, self.size)[(..., *(None,) * (parameter.dim() - self.observed.dim()))]
+        (parameter, scale), there = found, repeat_rows(self.observed, draws, self.size)
+        there = there.reshape(there.shape + (1,) * (parameter.dim() - there.dim()))
         return parameter, torch.where(there, scale.expand_as(parameter), 1e12)
 
     def decoded(self, v: Tensor) -> tuple[Any, Tensor]:

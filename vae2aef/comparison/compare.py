@@ -71,6 +71,7 @@ def compare(options: Options, out: Path, console: Console, overwrite: bool = Fal
     rows = summarise(results, options.arms, dataset.event_shape, data.bins, options.importance_samples)
     notes = [
         *wording.warnings(rows, options),
+        *wording.drifts(results, dataset.event_shape, data.bins),
         *wording.nats(rows, options, dataset.event_shape),
         *wording.certificates(rows),
     ]

@@ -65,10 +65,10 @@ def load(source: str, bins: int | None = None) -> Dataset:
     """Load a data set.
 
     Args:
-        source: `"digits"` (scikit-learn's 8x8 digits, 17 levels), a `.npz` file (`x_train` and
-            `x_test`, `train` and `test`, or one array, of which a fifth becomes the test set), a
-            `.npy` file, an IDX file (`.gz` too; its `t10k` sibling is the test set), or a folder of
-            images of one size (with `train` and `test` folders inside, or not).
+        source: `"photographs"` (8x8 tiles of scikit-learn's two, in grey, 256 levels), `"digits"` (its 8x8 digits,
+            17 levels), a `.npz` file (`x_train` and `x_test`, `train` and `test`, or one array, of which a fifth
+            becomes the test set), a `.npy` file, an IDX file (`.gz` too; its `t10k` sibling is the test set), or a
+            folder of images of one size (with `train` and `test` folders inside, or not).
         bins: number of levels of a value; 1 for continuous data; None to tell from the values, as
             `vae2aef.comparison.grey_levels.to_levels` does.
 
@@ -81,8 +81,9 @@ def load(source: str, bins: int | None = None) -> Dataset:
     """
     if bins is not None and bins < 1:
         raise InputError(f"bins is the number of levels and at least 1, got {bins}")
-    if source == "digits":
-        name, arrays, bins = source, [_digits()], bins or 17
+    if source in BUILT_IN:
+        make, levels = BUILT_IN[source]
+        name, arrays, bins = source, [make()], bins or levels
     else:
         path = Path(source).expanduser()
         if not path.exists():
@@ -111,6 +112,23 @@ def _digits() -> np.ndarray:
     from sklearn.datasets import load_digits
 
     return load_digits().images.astype(np.uint8)
+
+
+def _photographs(tile: int = 8) -> np.ndarray:
+    """Cut the photographs into tiles that do not overlap."""
+    from sklearn.datasets import load_sample_images
+
+    found = []
+    for image in load_sample_images().images:
+        grey = np.rint(image @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)  # ITU-R BT.601
+        rows, columns = (side // tile for side in grey.shape)
+        tiles = grey[: rows * tile, : columns * tile].reshape(rows, tile, columns, tile)
+        found.append(tiles.swapaxes(1, 2).reshape(-1, tile, tile))
+    return np.concatenate(found)
+
+
+BUILT_IN = {"photographs": (_photographs, 256), "digits": (_digits, 17)}
+"""Data that come with scikit-learn: how they are made, and their number of levels."""
 
 
 def _split(array: np.ndarray, source: str) -> list[np.ndarray]:

@@ -87,6 +87,14 @@ def certificate(aef: AEF, num_samples: int, most: int = CERTIFIED) -> dict[str, 
     return {"gap": gap.value, "std_error": gap.std_error}
 
 
+def gauge(aef: AEF, x: Tensor) -> dict[str, dict[str, float]]:
+    """Return the gauge meter by latent; empty for a single datum, of which nothing varies."""
+    if len(x) < 2:
+        return {}
+    read = aef.gauge(x)
+    return {name: meter._asdict() for name, meter in (read if isinstance(read, dict) else {"z": read}).items()}
+
+
 @torch.no_grad()
 def reconstruction_mse(aef: AEF, x: Tensor) -> float:
     """Mean squared error of reconstructions in the space of the data, without noise in the encoding.

@@ -22,6 +22,7 @@ from vae2aef.comparison.evaluate import (
     Pictures,
     certificate,
     choose_proposal,
+    gauge,
     marginal,
     pictures,
     reconstruction_mse,
@@ -109,6 +110,7 @@ def run_arm(
         "certificate": certificate(aef, options.importance_samples, len(test)),
         "seconds": record.seconds,
         "reconstruction_mse": reconstruction_mse(aef, test),
+        "gauge": gauge(aef, data.validation.to(device)),
         "validation_bits_per_dim": record.curve,
         "training_loss": record.losses,
         "test": {

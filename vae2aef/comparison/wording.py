@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from vae2aef.aef import AEF
 from vae2aef.comparison.arms import ARMS
 from vae2aef.comparison.options import Options
 from vae2aef.comparison.run import GRADIENT_CLIP, VALIDATION_SAMPLES
 from vae2aef.comparison.summary import Row
+from vae2aef.gauge import drift
 from vae2aef.likelihood import Likelihood
 from vae2aef.priors import StandardNormal
 from vae2aef.residual import Residual
@@ -144,6 +146,30 @@ def certificates(rows: Sequence[Row]) -> list[str]:
         found.append(
             f"test samples whose estimate is uncertain (Pareto k-hat above 0.7, few effective draws): {', '.join(many)}"
         )
+    return found
+
+
+def drifts(results: Sequence[dict[str, Any]], event_shape: Sequence[int], bins: int) -> list[str]:
+    """Say of which deterministic runs the loss fell on while the model was no better, with the gauge meter.
+
+    Args:
+        results: contents of `result.json` of every run.
+        event_shape: shape of one event of data.
+        bins: number of levels of the data.
+    """
+    unit = numel(event_shape) * math.log(2)
+    found = []
+    for run in results:
+        if ARMS[run["arm"]].noise:
+            continue
+        nats = [(step, -(bits - math.log2(bins)) * unit) for step, bits in run["validation_bits_per_dim"]]
+        said = drift([(step, loss) for step, loss in run["training_loss"]], nats)
+        if said is not None:
+            meters = "; ".join(
+                f"spread of h {meter['core_std']:.2g}, mean log scale of the encoder {meter['log_scale']:.2g}"
+                for meter in run.get("gauge", {}).values()
+            )
+            found.append(f"{run['arm']}, seed {run['seed']}: {said}: σ = 0 drifts ({meters}). Try σ > 0.")
     return found
 
 
