@@ -129,6 +129,13 @@ def front(all_runs: dict[str, Runs], sizes: dict[str, int]) -> str:
     return "\n".join(rows)
 
 
+def with_table(readme: str, table: str) -> str:
+    """Put the rows of the front table under the heading that the README gives them."""
+    before, heading, rest = readme.partition("|---|---:|---:|---:|---:|---:|---:|\n")
+    after = rest[rest.index("\n\n") :]
+    return before + heading + "\n".join(table.splitlines()[2:]) + after
+
+
 def picture(all_runs: dict[str, Runs], sizes: dict[str, int], path: Path) -> None:
     """Learning curves of the first seed: held-out log p(x) against the step."""
     from matplotlib.figure import Figure
@@ -175,6 +182,9 @@ def main() -> None:
         (options.docs / "results" / f"{name}.json").write_text(json.dumps(flat))
     (options.docs / "results.md").write_text("\n".join(parts))
     picture(all_runs, sizes, options.docs / "images" / "results.png")
+    readme = options.docs.parent / "README.md"
+    if set(PICTURED) <= set(all_runs):
+        readme.write_text(with_table(readme.read_text(), front({name: all_runs[name] for name in PICTURED}, sizes)))
 
 
 if __name__ == "__main__":
