@@ -331,11 +331,11 @@ def test_wrapping_stays_quick():
     for options in ({}, given(vae)):
         times = []
         for _ in range(3):
-            start = time.perf_counter()
+            start = time.process_time()
             vae2aef.wrap(vae, example=x, **options)
-            times.append(time.perf_counter() - start)
+            times.append(time.process_time() - start)
         best.append(min(times))
-    assert max(best) < 0.5, best  # 0.3 s, and a machine under load
+    assert max(best) < 0.3, best  # of this process alone: a machine under load is no failure
 
 
 # ---------------------------------------------------------------------- generated VAEs
