@@ -162,3 +162,105 @@ def test_without_safetensors_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     with pytest.raises(ImportError, match=r"vae2aef\[safetensors\]"):
         wrap(vae, x).save_added(tmp_path / "a")
+
+
+# ---------------------------------------------------------------- and back: a VAE of the user's own class
+
+
+class Own(SmallVAE):
+    """A VAE with a forward, and a method that knows nothing of AEFs."""
+
+    def forward(self, x):
+        loc, log_std = self.encoder(x)
+        return self.decoder(loc + log_std.exp() * torch.randn_like(loc)), loc, log_std
+
+    def generate(self, z):
+        return self.decoder(z)
+
+
+class OnlyInTraining(Own):
+    def forward(self, x):
+        return super().forward(x) if self.training else (self.decoder(self.encoder(x)[0]), *self.encoder(x))
+
+
+def own(kind=Own):
+    torch.manual_seed(0)
+    vae, x = kind(EVENT, LATENT), torch.randn(64, *EVENT)
+    shake(vae)
+    return vae, x
+
+
+@pytest.mark.parametrize("flow", ["none", "coupling"])
+@pytest.mark.parametrize("given", [True, False])
+def test_as_vae_is_the_aef_in_the_users_class(flow, given):
+    vae, x = own()
+    parts = {"encoder": vae.encoder, "decoder": vae.decoder, "encoder_scale": "log_std"} if given else {}
+    aef = vae2aef.wrap(vae, example=x, noise=0.0, core_flow=flow, **parts)
+    shake(aef)
+    back = vae2aef.as_vae(aef)
+    assert isinstance(back, Own) and type(back).__name__ == "Own" and type(vae) is Own
+    with torch.no_grad():
+        out, loc, _ = back(x)
+        torch.testing.assert_close(out, aef.reconstruct(x))
+        torch.testing.assert_close(loc, vae.encoder(x)[0])
+        torch.testing.assert_close(back.generate(loc), aef.decode(loc))
+        shake(back)
+        assert (back(x)[0] - aef.reconstruct(x)).abs().max() > 1e-3  # nothing is shared
+        assert torch.equal(vae(x)[1], loc)
+
+
+def test_as_vae_draws_with_the_aefs_noise():
+    vae, x = own()
+    aef = vae2aef.wrap(vae, example=x, noise=0.7, core_flow="none")
+    back = vae2aef.as_vae(aef)
+    with torch.no_grad():
+        torch.manual_seed(5)
+        epsilon = torch.randn(64, *LATENT)
+        torch.manual_seed(5)
+        out = back(x)[0]
+        loc, log_std = vae.encoder(x)
+        u = aef.core.features(x) + 0.7 * epsilon
+        torch.testing.assert_close(out, vae.decoder(loc + log_std.exp() * u))
+
+
+def test_there_and_back_and_there_again():
+    """A trained VAE, wrapped to begin exactly as it, given back: its forward is the VAE's own, draw by draw."""
+    vae, x = own()
+    back = vae2aef.as_vae(vae2aef.wrap(vae, example=x, noise=1.0, core_flow="none", start="exact"))
+    torch.manual_seed(4)
+    expected = vae(x)
+    torch.manual_seed(4)
+    torch.testing.assert_close(back(x), expected)
+
+
+def test_as_vae_trains_and_saves_like_any_vae(tmp_path):
+    vae, x = own()
+    back = vae2aef.as_vae(vae2aef.wrap(vae, example=x, noise=0.0, core_flow="coupling"))
+    loss = (back(x)[0] - x).square().mean()
+    loss.backward()
+    assert all(p.grad is not None for p in back.aef_site.core.parameters())
+    torch.save(back.state_dict(), tmp_path / "vae.pt")
+    other = vae2aef.as_vae(vae2aef.wrap(own()[0], example=x + 1, noise=0.0, core_flow="coupling"))
+    other.load_state_dict(torch.load(tmp_path / "vae.pt", weights_only=True))
+    torch.testing.assert_close(other(x)[0], back(x)[0])
+
+
+def test_as_vae_refuses_what_it_cannot_be():
+    vae, x = own()
+    with pytest.raises(vae2aef.WrapError, match="has a core that is part of the data"):
+        vae2aef.as_vae(vae2aef.wrap(vae, example=x, core="center", likelihood=0.7))
+    bare, x = trained()
+    with pytest.raises(vae2aef.WrapError, match="has no forward"):
+        vae2aef.as_vae(wrap(bare, x, noise=0.0))
+    quiet, x = own(OnlyInTraining)
+    parts = {"encoder": quiet.encoder, "decoder": quiet.decoder, "encoder_scale": "log_std"}
+    back = vae2aef.as_vae(vae2aef.wrap(quiet, example=x, noise=0.0, **parts))
+    assert back.train()(x)[0].isfinite().all()
+    with pytest.raises(RuntimeError, match="drew 0 times here"):
+        back.eval()(x)
+
+
+def test_features_of_held_scale_cannot_begin_exactly():
+    vae, x = trained()
+    with pytest.raises(vae2aef.WrapError, match='NormalizedFeatures cannot; pass core="linear"'):
+        wrap(vae, x, core="normalized", noise=1.0, start="exact")

@@ -65,6 +65,10 @@ def __getattr__(name: str) -> Any:
         from vae2aef.diagnostics import check
 
         return check
+    if name == "as_vae":
+        from vae2aef.wrapping.as_vae import as_vae
+
+        return as_vae
     if name == "log_prob":
         from vae2aef.wrapping.score import log_prob
 
@@ -81,4 +85,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), "AEF_ELBO", "check", "from_pyro", "log_prob"])
+    return sorted([*globals(), "AEF_ELBO", "as_vae", "check", "from_pyro", "log_prob"])

@@ -44,9 +44,9 @@ def _begin_site(site: Site) -> None:
             'start="exact" begins as the VAE, whose loss averages over its noise, and here there is none; ',
             "pass noise=1",
         )
-    if not isinstance(core.features, LinearFeatures):
+    if type(core.features) is not LinearFeatures:  # the scale of normalized ones is held at 1
         raise WrapError(
-            f'start="exact" needs features that begin at h = 0, and {type(core.features).__name__} is your own; ',
+            f'start="exact" needs features that begin at h = 0, and {type(core.features).__name__} cannot; ',
             'pass core="linear"',
         )
     core.features.linear.weight.zero_()
