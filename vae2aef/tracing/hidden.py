@@ -1,7 +1,9 @@
 """Noise that no function mode sees: whether there is any in a forward, and where it comes from."""
 
+import inspect
 import random
 import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -72,8 +74,30 @@ def _scripted(vae: nn.Module) -> str | None:
     for name, m in named_modules(vae):
         if isinstance(m, kinds):
             return name
-        held = {**vars(m), **vars(sys.modules.get(type(m).__module__, m))}
+        held = {**_used_by(type(m)), **vars(m)}
         found = [name for name, value in held.items() if isinstance(value, kinds)]
         if found:
             return found[0]
     return None
+
+
+def _used_by(kind: type) -> dict[str, Any]:
+    """Return the globals that the methods of a class use, by name, and what they take out of modules among these."""
+    methods = [f for base in kind.__mro__ for f in vars(base).values() if inspect.isfunction(f)]
+    found: dict[str, Any] = {}
+    for method in methods:
+        names = _names(method.__code__)
+        used = {name: method.__globals__[name] for name in names if name in method.__globals__}
+        for value in [value for value in used.values() if inspect.ismodule(value) and value is not torch]:
+            used.update((name, vars(value)[name]) for name in names if name in vars(value))
+        for value in [value for value in used.values() if inspect.isfunction(value)]:  # a helper beside the class
+            more = _names(value.__code__)
+            used.update((name, value.__globals__[name]) for name in more if name in value.__globals__)
+        found.update(used)
+    return found
+
+
+def _names(code: types.CodeType) -> tuple[str, ...]:
+    """Return the names that a function uses, those of the functions in it included."""
+    inner = [name for const in code.co_consts if inspect.iscode(const) for name in _names(const)]
+    return (*code.co_names, *inner)

@@ -12,7 +12,10 @@ FLOW = "Pass encoder=lambda x: vae2aef.Posterior(loc, scale, transform), decoder
 """For what comes after loc + scale * u in the posterior: `transform` maps that to (z, log|det|)."""
 
 
-CONDITION = "Pass example=(x, c), if what it sees beside z is a condition c and no part of x"
+CONDITION = (
+    "Pass example=(x, c), if what it sees beside z is a condition c. If it is a part of x, such as a skip connection, "
+    "there is no remedy: no p(x | z) is a density of x that is told x"
+)
 
 
 DRAW = "Draw by loc + scale * torch.randn_like(scale), with gradients"
