@@ -246,7 +246,7 @@ def test_a_tensor_that_double_has_left_behind_is_named_and_the_line_works():
         vae2aef.wrap(vae, example=x)
     assert warned[0].message.fix == "Pass prior=vae.log_p_z"
     with pytest.raises(
-        vae2aef.WrapError, match="`idle` is a tensor of torch.float32 on cpu that is no buffer"
+        vae2aef.WrapError, match=r"`idle` is a tensor of torch\.float32 on cpu that is no buffer"
     ) as error:
         followed(warned[0].message, vae, x)
     assert vae.idle.dtype == torch.float32  # nothing of it is changed

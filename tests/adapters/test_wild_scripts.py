@@ -2,9 +2,7 @@
 
 import pytest
 import torch
-import wild_scripts
 from test_wild_checkouts import in_float64, pytestmark, sampled_loss  # noqa: F401
-from torch import nn
 from wild_scripts import MODELS, Model
 
 import vae2aef

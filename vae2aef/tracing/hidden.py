@@ -2,6 +2,7 @@
 
 import inspect
 import random
+import re
 import sys
 import types
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from vae2aef.modes import named_modules
 from vae2aef.tracing.outputs import leaves
 from vae2aef.tracing.parts import own_values
 from vae2aef.tracing.refusal import DRAW, Refusal
+
+_DRAWS = re.compile(r"aten::(rand|normal|bernoulli|uniform|exponential|multinomial|poisson)")
 
 
 def hidden_noise(vae: nn.Module, entry: Callable[..., Any], batch: Batch) -> Refusal:
@@ -76,8 +79,9 @@ def _scripted(vae: nn.Module) -> str | None:
             return name
         held = {**_used_by(type(m)), **vars(m)}
         found = [name for name, value in held.items() if isinstance(value, kinds)]
+        drawing = [name for name in found if _DRAWS.search(str(getattr(held[name], "graph", "")))]
         if found:
-            return found[0]
+            return (drawing or found)[0]
     return None
 
 

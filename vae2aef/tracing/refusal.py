@@ -22,7 +22,16 @@ DRAW = "Draw by loc + scale * torch.randn_like(scale), with gradients"
 
 SEVERAL = "Describe its latents in a vae2aef.VAEProgram, registered by vae2aef.register_adapter"
 
+EACH_ROW = (
+    "Pass forward=lambda x: ... that draws by loc + scale * torch.randn_like(scale), with loc of shape (batch, *latent)"
+)
+
 ONLY_Z = "Draw only the noise of z; nn.Dropout may stay"
+
+OTHER_LATENT = (
+    "Draw only the noise of z, if it is no latent; nn.Dropout may stay. If it is one, such as a Gumbel-softmax, there "
+    "is no remedy: an AEF needs every latent to be location plus scale times noise"
+)
 
 OUTSIDE = "Leave the sampling out of the checkpoint"
 

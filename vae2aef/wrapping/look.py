@@ -107,8 +107,8 @@ def _require_decoded(decoded: Decoded, y: Tensor, like_data: bool) -> None:
             raise WrapError(
                 "expected the decoder to return a tensor shaped like the data, or (mean, scale), got a tuple of "
                 f"{len(decoded.outputs)}: ",
-                "pass output=lambda out: ... that picks it out of what the decoder returns, or a likelihood= that takes "
-                "all",
+                "pass output=lambda out: ... that picks it out of what the decoder returns, or a likelihood= that "
+                "takes all",
             )
         _require_like_data(mean, y)
     if decoded.density is None and not bool(mean.isfinite().all()):
