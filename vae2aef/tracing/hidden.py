@@ -86,19 +86,23 @@ def _scripted(vae: nn.Module) -> str | None:
 
 
 def _used_by(kind: type) -> dict[str, Any]:
-    """Return the globals that the methods of a class use, by name, and what they take out of modules among these."""
+    """Return the globals that the methods of a class use, and those of the helpers among these, by name."""
     methods = [f for base in kind.__mro__ for f in vars(base).values() if inspect.isfunction(f)]
     found: dict[str, Any] = {}
     for method in methods:
-        names = _names(method.__code__)
-        used = {name: method.__globals__[name] for name in names if name in method.__globals__}
-        for value in [value for value in used.values() if inspect.ismodule(value) and value is not torch]:
-            used.update((name, vars(value)[name]) for name in names if name in vars(value))
-        for value in [value for value in used.values() if inspect.isfunction(value)]:  # a helper beside the class
-            more = _names(value.__code__)
-            used.update((name, value.__globals__[name]) for name in more if name in value.__globals__)
-        found.update(used)
+        found.update(_globals(method))
+    for helper in [value for value in found.values() if inspect.isfunction(value)]:
+        found.update(_globals(helper))
     return found
+
+
+def _globals(function: types.FunctionType) -> dict[str, Any]:
+    """Return what a function uses by name: globals, and what it takes out of modules among these."""
+    names = _names(function.__code__)
+    used = {name: function.__globals__[name] for name in names if name in function.__globals__}
+    for value in [value for value in used.values() if inspect.ismodule(value) and value is not torch]:
+        used.update((name, vars(value)[name]) for name in names if name in vars(value))
+    return used
 
 
 def _names(code: types.CodeType) -> tuple[str, ...]:

@@ -108,17 +108,7 @@ def _sign(vae: nn.Module, parts: VAEParts, batch: Batch, seen: Seen, whole: bool
         return (
             f"`{pseudo}` seems to be of pseudo-inputs, whose posteriors are the prior; the standard normal is taken: "
         )
-    trained = [(name, p) for name, p in named_parameters(vae) if p.requires_grad and whole]
-    used = _Used()
-    with trial(batch.x.device, vae, parts), untouched(vae), used:
-        z = parts.encode(batch.x, *batch.cond, **batch.kwargs).push(
-            torch.zeros(batch.size, *seen.latents["z"]).to(batch.x)
-        )
-        parts.decode(z[0], *batch.cond, **batch.kwargs)
-        with contextlib.suppress(Exception):  # a forward that takes something else shows nothing
-            vae(batch.x, *batch.cond, **batch.kwargs)
-        left = [name for name, p in trained if id(p) not in used.ids]
-        left = [name for name in left if not _plainly_no_prior(vae, name, set(left), batch.x, z[0])]
+    left = _unused(vae, parts, batch, seen) if whole else []
     if not left:
         return ""
     listed = ", ".join(f"`{name}`" for name in left[:SHOWN]) + (", ..." if len(left) > SHOWN else "")
@@ -126,6 +116,22 @@ def _sign(vae: nn.Module, parts: VAEParts, batch: Batch, seen: Seen, whole: bool
         f"{len(left)} trainable parameters of {type(vae).__name__} ({listed}) have no part in its "
         "outputs. If they are of its prior, that is not seen, and the standard normal is taken: "
     )
+
+
+def _unused(vae: nn.Module, parts: VAEParts, batch: Batch, seen: Seen) -> list[str]:
+    """Return the names of trained parameters that no output uses, but for those that are plainly of no prior."""
+    used = _Used()
+    with trial(batch.x.device, vae, parts), untouched(vae):
+        with used:
+            z = parts.encode(batch.x, *batch.cond, **batch.kwargs).push(
+                torch.zeros(batch.size, *seen.latents["z"]).to(batch.x)
+            )
+            parts.decode(z[0], *batch.cond, **batch.kwargs)
+            with contextlib.suppress(Exception):  # a forward that takes something else shows nothing
+                vae(batch.x, *batch.cond, **batch.kwargs)
+        left = {name for name, p in named_parameters(vae) if p.requires_grad and id(p) not in used.ids}
+        return [name for name, _ in named_parameters(vae) if name in left
+                and not _plainly_no_prior(vae, name, left, batch.x, z[0])]  # fmt: skip
 
 
 def _plainly_no_prior(vae: nn.Module, name: str, unused: set[str], x: Tensor, z: Tensor) -> bool:
