@@ -83,6 +83,7 @@ def test_what_forward_does_with_its_methods_is_read(cls, said):
         assert f'assumed: encoder_scale="{scale}" is not used: the scale is that of its own forward' in repr(aef)
 
 
+@pytest.mark.remedy('encoder_scale="{}", but the forward of {} ta')
 def test_a_word_that_contradicts_forward_is_refused():
     vae, x = Plain(), data()
     error = refused(vae, 'encoder_scale="log_std", but the forward of Plain takes', x, encoder_scale="log_std")
@@ -112,6 +113,7 @@ def test_what_only_forward_takes_does_not_go_to_encode_and_decode():
     assert aef.sample(6, torch.arange(6)).shape == x.shape
 
 
+@pytest.mark.remedy("what is the decoder's second output")
 @pytest.mark.parametrize("kind", ["std", "log_std", "var", "log_var"])
 def test_the_decoders_second_output_is_what_it_is_said_to_be(kind):
     """A log variance of about 1.28 was read as a standard deviation."""
@@ -213,6 +215,7 @@ def test_methods_given_that_forward_uses_otherwise_are_refused_and_the_line_work
     assert ("maps z = loc" in str(error)) == (cls in (zoo_wild.Projection, zoo_wild.FlowInside, zoo_wild.ScaledLatent))
 
 
+@pytest.mark.remedy("of the same z, the forward of")
 def test_another_function_of_the_same_output_is_no_mismatch():
     """Forward returns probabilities, and the user wants logits: the same z, the same meaning."""
     vae, x = zoo_wild.LogitsOfDecode(), data().round()
@@ -223,6 +226,7 @@ def test_another_function_of_the_same_output_is_no_mismatch():
     followed(error, vae, x, **given(vae))
 
 
+@pytest.mark.remedy("the forward of {} maps z = loc")
 def test_a_posterior_flow_is_not_dropped():
     """By following our own advice, 1.44 nats of log-determinant were."""
     vae, x = zoo_wild.PlanarFlow(), data()
@@ -252,6 +256,7 @@ class Untraceable(Plain):
         return self.decode(self.reparameterize(mu + self.shift, logvar)), mu, logvar
 
 
+@pytest.mark.remedy("of the same noise, the forward of")
 def test_names_where_tracing_cannot_are_compared_all_the_same():
     vae, x = Untraceable(), data()
     aef = vae2aef.wrap(vae, example=x, encoder_scale="log_var")

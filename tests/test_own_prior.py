@@ -74,6 +74,7 @@ LINES = {
 }
 
 
+@pytest.mark.remedy("own_prior: {}")
 @pytest.mark.parametrize("cls", LINES, ids=lambda cls: cls.__name__)
 @pytest.mark.parametrize("options", [{}, {"encoder_scale": "log_var"}], ids=["nothing", "scale"])
 def test_a_density_of_its_own_is_named_and_the_line_works(cls, options):
@@ -239,6 +240,7 @@ class KeptBehind(zoo_wild.OwnPrior):
         return super().log_p_z(z @ self.idle)
 
 
+@pytest.mark.remedy("{} `{}` is a tensor")
 def test_a_tensor_that_double_has_left_behind_is_named_and_the_line_works():
     """It was refused with torch's own words about types, or its density was overlooked."""
     vae, x = KeptBehind().double(), data().double()

@@ -181,7 +181,8 @@ def _likelihood(record: Record, path: tuple, node: int, said: bool) -> str | Non
         if output == node and loss not in LIKELIHOODS and not said:
             raise Refusal(
                 f"{say_path(path)} goes into {loss}: it is not the mean of the data",
-                f'Pass output=lambda out: {say_path(path, "out")}, likelihood="categorical"',
+                f"Pass output=lambda out: {say_path(path, 'out')}, "
+                "likelihood=lambda logits: torch.distributions.OneHotCategorical(logits=logits)",
             )
         if output == node:
             return LIKELIHOODS.get(loss)
