@@ -62,7 +62,7 @@ OPTIONS: list[Any] = [
                  marks=remedy('start="exact" needs features that begin at h')),
     pytest.param({"start": "exact", "noise": 1.0, "core_flow": Standardize(torch.zeros(LATENT), torch.ones(LATENT))},
                  marks=remedy('start="exact" needs a core flow that begins')),
-    pytest.param({"encoder_scale": "std"}, marks=remedy("the encoder's scale is not positive and fini")),
+    pytest.param({"encoder_scale": "std"}, marks=remedy("{}: {}; with negative values")),
 ]  # fmt: skip
 
 

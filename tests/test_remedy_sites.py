@@ -16,7 +16,7 @@ UNREACHED = {
     "the output does not depend on z": "`decide` has refused such an output before",
     "z is not loc + scale * u on the example": "proved from the calls before it is held against numbers",
     "expected an nn.Module, got {}": "`wrap` traces modules only",
-    "the {} reaches the decoder beside z": "`decide` has refused it; by numbers it is found for Pyro's lazy tensors only",
+    "the {} reaches the decoder beside z": "`decide` has refused such a forward before, by its graph of calls",
     "the gradient of decoding alone is not that o": "checkpoints are refused by `decide` first",
     "its output is random, but no draw is seen: n": "noise of compiled code, which is refused as compiled first",
 }

@@ -1,7 +1,7 @@
 """Look at the example and run the parts of a VAE on it, without a trace: modes and random state stay as they were."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -75,16 +75,7 @@ def look(vae: Any, parts: VAEParts, batch: Batch, like_data: bool = True) -> See
                 f"{tuple(loc.shape)} and {tuple(scale.shape)}"
             )
         if not bool(scale.isfinite().all()):
-            said = isinstance(parts, CallableParts)
-            raise WrapError(
-                "the encoder's scale is not positive and finite on the example"
-                + (
-                    f": {_raw_range(parts, y, cond, kwargs)}; with negative values it can only be a logarithm: "
-                    if said
-                    else ""
-                ),
-                'Pass encoder_scale="log_var", or "log_std"' if said else "",
-            )
+            _refuse_scale(parts, y, cond, kwargs)
         z = loc
         if posterior.transform is not None:
             with naming(f"the posterior's transform, loc -> (z, log|det|), fails on shape {tuple(loc.shape)}:"):
@@ -168,6 +159,16 @@ def _look_at_program(vae: Any, parts: VAEProgram, batch: Batch, like_data: bool)
     if not meet.latents:
         raise WrapError(f"{type(parts).__name__}.run places no latent on the example")
     return _seen(y, meet.latents, decoded)
+
+
+def _refuse_scale(parts: VAEParts, y: Tensor, cond: tuple, kwargs: dict) -> NoReturn:
+    reason = "the encoder's scale is not positive and finite on the example"
+    if not isinstance(parts, CallableParts):
+        raise WrapError(reason)
+    raise WrapError(
+        f"{reason}: {_raw_range(parts, y, cond, kwargs)}; with negative values it can only be a logarithm: ",
+        'Pass encoder_scale="log_var", or "log_std"',
+    )
 
 
 def _raw_range(parts: CallableParts, y: Tensor, cond: tuple, kwargs: dict) -> str:
