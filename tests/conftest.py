@@ -61,3 +61,23 @@ def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     for name in ("save_comparison", "save_curves"):
         monkeypatch.setattr(f"vae2aef.comparison.results.{name}", lambda path, *content: path.write_bytes(b""))
+
+
+@pytest.fixture(autouse=True)
+def remedies(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """See that a test marked `remedy("beginning", ...)` has met the errors that begin so; it follows what they say."""
+    wanted = {says for mark in request.node.iter_markers("remedy") for says in mark.args}
+    if not wanted:
+        yield
+        return
+    import remedy_sites
+
+    from vae2aef.errors import Remedied
+    from vae2aef.tracing.refusal import Refusal
+
+    met: set[str] = set()
+    for kind in (Remedied, Refusal):
+        monkeypatch.setattr(kind, "__init__", remedy_sites.recorder(met, kind.__init__))
+    yield
+    missing = [says for says in sorted(wanted) if not any(one.startswith(says) for one in met)]
+    assert not missing, f"not made in this test: {missing}; made were {sorted(met)}"

@@ -373,3 +373,51 @@ def test_untouched_gives_back_what_containers_held():
         module.rows = None
         module.names.clear()
     assert module.deep is deep and (module.deep, module.rows, module.names) == ({"a": [1, {2}]}, [[0]], {3})
+
+
+# ---------------------------------------------------------------------- Pyro programs of several sites
+
+
+@pytest.mark.parametrize("way", ["nothing", "kept", "kept in training", "rows", "rows of z", "rows in training"])
+def test_a_pyro_program_that_leaks(way):
+    """Features that the guide keeps, and rows that mix; batch normalisation in training may."""
+    pyro = pytest.importorskip("pyro")
+    dist = pyro.distributions
+
+    class Program(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enc, self.dec = nn.Linear(4, 4), nn.Linear(4, 4)
+            self.norm = nn.BatchNorm1d(4)
+
+        def guide(self, x: Tensor) -> None:
+            self.skip = x
+            first, second = self.enc(x).chunk(2, 1)
+            with pyro.plate("data", len(x)):
+                pyro.sample("a", dist.Normal(first, 0.5).to_event(1))
+                pyro.sample("b", dist.Normal(second, 0.5).to_event(1))
+
+        def model(self, x: Tensor) -> None:
+            zeros = x.new_zeros(len(x), 2)
+            with pyro.plate("data", len(x)):
+                a = pyro.sample("a", dist.Normal(zeros, 1.0).to_event(1))
+                b = pyro.sample("b", dist.Normal(zeros, 1.0).to_event(1))
+                mean = self.norm(self.dec(torch.cat([a, b], 1)))
+                if way == "kept" or (way == "kept in training" and self.training):
+                    mean = mean + 0.5 * self.skip
+                if way == "rows" or (way == "rows in training" and self.training):
+                    mean = mean + x.sum(0) - x
+                if way == "rows of z":
+                    mean = mean - b.mean()
+                pyro.sample("x1", dist.Normal(mean[:, :2], 1.0).to_event(1), obs=x[:, :2])
+                pyro.sample("x2", dist.Normal(mean[:, 2:] + x[:, :2], 1.0).to_event(1), obs=x[:, 2:])
+
+    pyro.clear_param_store()
+    program, x = Program(), torch.randn(6, 4)
+    if way == "nothing":
+        assert vae2aef.from_pyro(program.model, program.guide, x)(x).isfinite()
+        return
+    mode = "^in training mode " if way.endswith("training") else "^"
+    says = "for given z the model's density of x moves" if "kept" in way else "the model's density for one row moves"
+    with pytest.raises(vae2aef.WrapError, match=mode + says):
+        vae2aef.from_pyro(program.model, program.guide, x)

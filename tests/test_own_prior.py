@@ -74,6 +74,7 @@ LINES = {
 }
 
 
+@pytest.mark.remedy("own_prior: {}")
 @pytest.mark.parametrize("cls", LINES, ids=lambda cls: cls.__name__)
 @pytest.mark.parametrize("options", [{}, {"encoder_scale": "log_var"}], ids=["nothing", "scale"])
 def test_a_density_of_its_own_is_named_and_the_line_works(cls, options):
@@ -196,3 +197,66 @@ def test_a_standard_normal_without_its_constant_is_no_prior_of_its_own():
     vae.log_p_z = lambda z: -0.7 * z.square().sum(1)
     with pytest.warns(vae2aef.WrapWarning, match="prior of its own"):
         vae2aef.wrap(vae, example=x, encoder_scale="log_std")
+
+
+class Adversarial(Plain):
+    """Parts of its training that are no prior, and one that is."""
+
+    def __init__(self, name: str, part: nn.Module) -> None:
+        super().__init__()
+        setattr(self, name, part)
+
+
+NO_PRIOR = {
+    "discriminator": nn.Sequential(nn.Linear(LATENT, 4), nn.Linear(4, 2)), "text_encoder": nn.Embedding(10, 4),
+    "ema": nn.Linear(3, 3), "critic2": nn.Linear(LATENT, 1),
+    "features": nn.Sequential(nn.Flatten(), nn.Linear(10, 4), nn.Linear(4, 1)),  # is run on data
+}  # fmt: skip
+PRIOR = {"schema": nn.Linear(3, 3), "prior_encoder": nn.Linear(4, 3), "net": nn.Linear(LATENT, 1)}
+
+
+@pytest.mark.parametrize("name", [*NO_PRIOR, *PRIOR])
+def test_what_is_plainly_no_prior_is_not_taken_for_one(name):
+    vae, x = Adversarial(name, {**NO_PRIOR, **PRIOR}[name]), data()
+    if name in NO_PRIOR:
+        vae2aef.wrap(vae, example=x)  # a warning would be an error
+        return
+    with pytest.warns(vae2aef.WrapWarning, match=rf"2 trainable parameters of Adversarial \(`{name}.weight`") as warned:
+        wrong = vae2aef.wrap(vae, example=x, core="noise", core_flow="none")
+    line = warned[0].message.fix.split(", or ")[1].removesuffix(" if they are of something else")
+    aef = vae2aef.wrap(vae, example=x, core="noise", core_flow="none", **eval(f"dict({line})", {"torch": torch}))
+    z = torch.randn(6, LATENT)
+    torch.testing.assert_close(aef.prior.log_prob(z), wrong.prior.log_prob(z))
+
+
+class KeptBehind(zoo_wild.OwnPrior):
+    """Reads a tensor that is no buffer, as the pseudo-inputs of vae_vampprior are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.idle = torch.eye(LATENT)
+
+    def log_p_z(self, z: Tensor) -> Tensor:
+        return super().log_p_z(z @ self.idle)
+
+
+@pytest.mark.remedy("{} `{}` is a tensor")
+def test_a_tensor_that_double_has_left_behind_is_named_and_the_line_works():
+    """It was refused with torch's own words about types, or its density was overlooked."""
+    vae, x = KeptBehind().double(), data().double()
+    with pytest.warns(vae2aef.WrapWarning, match="has a prior of its own") as warned:
+        vae2aef.wrap(vae, example=x)
+    assert warned[0].message.fix == "Pass prior=vae.log_p_z"
+    with pytest.raises(
+        vae2aef.WrapError, match=r"`idle` is a tensor of torch\.float32 on cpu that is no buffer"
+    ) as error:
+        followed(warned[0].message, vae, x)
+    assert vae.idle.dtype == torch.float32  # nothing of it is changed
+    exec(error.value.fix, {"vae": vae, "torch": torch})
+    aef = followed(warned[0].message, vae, x)
+    terms = aef(x, terms=True)
+    torch.testing.assert_close(terms.prior, expected(vae, terms.z))
+    vae.idle = vae.idle.float()
+    with pytest.raises(vae2aef.WrapError) as error:  # an error of another kind does not speak of it
+        vae2aef.wrap(vae, example=x, prior=lambda z: z[:, :1])
+    assert "idle" not in str(error.value)

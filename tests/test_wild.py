@@ -46,11 +46,12 @@ def trained(apply: Any, low: float) -> tuple[Trained, Tensor]:
     return vae, x
 
 
+@pytest.mark.remedy("the decoder's output, taken as the mean")
 @pytest.mark.parametrize("options", [{}, {"preprocess": "dequantize"}], ids=["plain", "density"])
 @pytest.mark.parametrize(("apply", "low"), [(torch.sigmoid, 0.0), (torch.tanh, -1.0)], ids=["sigmoid", "tanh"])
 def test_logits_are_recognised_and_the_line_works(apply, low, options):
     vae, x = trained(apply, low)
-    with pytest.warns(vae2aef.WrapWarning, match=f"through a {apply.__name__}: these seem to be logits") as warned:
+    with pytest.warns(vae2aef.WrapWarning, match=f"Through a {apply.__name__}: these seem to be logits") as warned:
         wrong = vae2aef.wrap(vae, example=x, **options)
     aef = followed(warned[0].message, vae, x, **options)  # and warns of nothing
     assert isinstance(aef.parts, TracedParts)
@@ -60,6 +61,16 @@ def test_logits_are_recognised_and_the_line_works(apply, low, options):
     report = vae2aef.check(vae, example=x, **options)
     (found,) = (f for f in report.findings if "logits" in f.message)
     assert found.severity == "warning" and found.fix == warned[0].message.fix
+    if not options:  # without dequantising, whose draw is another
+        shown = re.search(r"variance (.*) \(of data", found.message)[1]
+        assert shown.startswith("-") and re.fullmatch(r"-\d+% as it is(, -?\d+% through a (sigmoid|tanh))+", shown)
+        out = wrong.decode(z).detach()
+        outs = {"": out, "sigmoid": out.sigmoid(), "tanh": out.tanh()}
+        for share, name in re.findall(r"(-?\d+)%(?: as it is| through a (\w+))", shown):
+            assert round(100 * explained(x, outs[name])) == pytest.approx(int(share), abs=1)
+        assert ("sigmoid" in shown) == (low == 0) and "tanh" in shown
+    (note,) = (f for f in report.findings if "its output explains of the variance" in f.message)
+    assert note.severity == "note" and "as it is" in note.message
 
 
 class Mean(nn.Module):

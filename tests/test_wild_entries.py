@@ -52,6 +52,7 @@ def same(aef: vae2aef.AEF, other: vae2aef.AEF, x: Tensor, change: Any = lambda m
 # ---------------------------------------------------------------------- another entry than forward
 
 
+@pytest.mark.remedy("it draws no noise")
 def test_another_entry_of_a_module() -> None:
     vae = wild.ForwardWithoutNoise()
     (x,) = zoo.example(vae)
@@ -116,6 +117,7 @@ def test_the_same_data_twice() -> None:
         aef(x).backward()
 
 
+@pytest.mark.remedy("forward= is the whole VAE")
 def test_what_does_not_go_with_forward() -> None:
     vae = wild.ForwardWithoutNoise()
     (x,) = zoo.example(vae)
@@ -217,6 +219,7 @@ print(vae2aef.wrap(vae, example=zoo.example(vae)))
 """
 
 
+@pytest.mark.remedy("its output is random, but no draw is seen: `")
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_a_scripted_draw_and_its_remedy() -> None:
     vae = wild.ScriptedDraw()
@@ -232,6 +235,7 @@ def test_numpy_is_named() -> None:
     assert "torch.randn_like(scale)" in raised(vae, zoo.example(vae), "no draw is seen: NumPy draws").fix  # type: ignore[attr-defined]
 
 
+@pytest.mark.remedy("x is of {}, and {} has an nn.Embedding")
 def test_tokens_are_led_to_their_likelihood() -> None:
     """Each message's line is run in turn, until it works."""
     vae, x = wild.Tokens(), torch.randint(wild.WORDS, (9, wild.LENGTH))
@@ -247,6 +251,7 @@ def test_tokens_are_led_to_their_likelihood() -> None:
     assert "example" in line_of(raised(vae, x, "a decoder that sees the data beside z", **options))
 
 
+@pytest.mark.remedy("it takes the {} rows")
 def test_rows_that_are_nodes_of_one_graph() -> None:
     vae, x = wild.Nodes(), torch.rand(6, *zoo.EVENT)
     error = raised(vae, (x, torch.tensor([[0, 5], [5, 0]])), r"takes the 6 rows of the example together, but not a few")

@@ -104,7 +104,7 @@ def test_a_missing_encoder_scale(x, vae):
 
 @pytest.mark.parametrize("kind", ["std", "var"])
 def test_a_wrong_encoder_scale_by_its_range(x, vae, kind):
-    match = rf'encoder_scale="{kind}" says.*ranges from -.*can only be "log_std" or "log_var"'
+    match = rf'encoder_scale="{kind}" says.*ranges from -.*can only be a logarithm'
     refused(vae, vae2aef.WrapError, match, example=x, encoder_scale=kind)
 
 

@@ -11,7 +11,9 @@ from vae2aef.batch import Batch
 from vae2aef.chain import Generate
 from vae2aef.diagnostics.findings import Finding
 from vae2aef.modes import evaluation_mode
+from vae2aef.residual import Residual
 from vae2aef.wrapping.example import PROBE_ROWS, example_rows, read_example
+from vae2aef.wrapping.meaning import compare, said
 
 FAR_OUT = (1.0, 10.0, 1e3, 1e4)
 """Multiples of z at which a last activation shows."""
@@ -33,6 +35,19 @@ def decode(aef: AEF, z: dict[str, Tensor], batch: Batch) -> Tensor:
 def raw(example: Any) -> Batch:
     """The first rows of the example as they were given."""
     return read_example(example).rows(slice(0, PROBE_ROWS))
+
+
+@torch.no_grad()
+def reconstruction(aef: AEF, example: Any) -> Iterator[Finding]:
+    """How much of the data the reconstruction explains: as it is, and through activations that it may lack."""
+    if not isinstance(aef.likelihood, Residual):
+        return
+    batch = seen_by_vae(aef, example)
+    with evaluation_mode(aef):
+        output = decode(aef, {name: aef_z.detach() for name, aef_z in aef.log_joint(raw(example)).z.items()}, batch)
+    if isinstance(output, Tensor):
+        shares = compare(batch.x, output.reshape(batch.x.shape))
+        yield Finding("note", "decoder", f"its output explains of the variance of the data: {said(shares)}")
 
 
 @torch.no_grad()

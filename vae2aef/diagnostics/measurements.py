@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vae2aef.aef import AEF
 from vae2aef.batch import Batch
-from vae2aef.diagnostics.decoder import decode, decoder_range, raw, seen_by_vae
+from vae2aef.diagnostics.decoder import decode, decoder_range, raw, reconstruction, seen_by_vae
 from vae2aef.diagnostics.findings import Finding
 from vae2aef.modes import evaluation_mode
 from vae2aef.parts import MIN_SCALE
@@ -163,5 +163,5 @@ def loss(aef: AEF, example: Any) -> Iterator[Finding]:
 
 
 ALL: tuple[Callable[[AEF, Any], Iterator[Finding]], ...] = (
-    in_forward, scales, latent, decoder_range, aggregate_posterior, independence, loss,
+    in_forward, scales, latent, decoder_range, reconstruction, aggregate_posterior, independence, loss,
 )  # fmt: skip

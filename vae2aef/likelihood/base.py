@@ -124,7 +124,7 @@ class Scaled(Likelihood):
             if decoder_scale is None:
                 raise WrapError(
                     'residual="decoder" needs a decoder that returns (mean, scale), but it returned the mean alone; ',
-                    'use residual="learned"',
+                    'use likelihood="learned", residual=None',
                 )
             return torch.where(decoder_scale < 0, torch.nan, decoder_scale).clamp(min=MIN_SCALE)
         return F.softplus(SPEED * self.raw_scale) + MIN_SCALE

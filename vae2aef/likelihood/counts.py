@@ -48,7 +48,8 @@ class _Counts(Scaled):
             if not more:
                 raise WrapError(
                     f"{type(self).__name__}: expected the decoder to return the logits of further zeros last; got "
-                    'one output less. Pass zeros="learned"'
+                    "one output less. ",
+                    'Pass zeros="learned"',
                 )
             return ZeroInflated(base, more[-1].reshape(tuple(shape)))
         return ZeroInflated(base, self.zero_logits.expand(tuple(shape)))

@@ -43,8 +43,8 @@ class LogisticMixture(Likelihood):
         super().__init__()
         if not event_shape or event_shape[0] not in (1, 3):
             raise WrapError(
-                f"LogisticMixture: expected images (1, ...) or (3, ...), channels first, got {tuple(event_shape)}; use "
-                'likelihood="discretized_logistic"'
+                f"LogisticMixture: expected images (1, ...) or (3, ...), channels first, got {tuple(event_shape)}; ",
+                'use likelihood="discretized_logistic"',
             )
         self.event_shape, self.mixtures, self.channels = torch.Size(event_shape), mixtures, event_shape[0]
         self.grid = DiscretizedLogistic(event_shape, 1.0, bins, low, high)

@@ -9,7 +9,7 @@ from vae2aef.errors import describe
 from vae2aef.tracing.noise import LatentCall
 from vae2aef.tracing.outputs import candidates, say_path
 from vae2aef.tracing.recording import Draw, Record
-from vae2aef.tracing.refusal import CONDITION, DRAW, FLOW, NONE, ONLY_Z, OUTSIDE, SEVERAL, Refusal
+from vae2aef.tracing.refusal import CONDITION, DRAW, EACH_ROW, FLOW, NONE, OTHER_LATENT, OUTSIDE, SEVERAL, Refusal
 
 LIKELIHOODS = {
     "binary_cross_entropy": "bernoulli",
@@ -107,8 +107,9 @@ def _require_one_draw(draws: list[Draw], batch: int) -> None:
         )
     if others:
         raise Refusal(
-            f"it also draws by {others[0]}, so that its output is random beyond the Gaussian noise",
-            ONLY_Z,
+            f"it also draws by {others[0]}, so that its output is random beyond the Gaussian noise: a latent that is "
+            "not Gaussian, or noise that is no latent",
+            OTHER_LATENT,
         )
     if len(gaussian) != 1:
         raise Refusal(
@@ -117,7 +118,7 @@ def _require_one_draw(draws: list[Draw], batch: int) -> None:
         )
     (draw,) = gaussian
     if not draw.shape or draw.shape[0] != batch:
-        raise Refusal(f"expected a draw of the batch's size, {batch} rows, got {draw}", DRAW)
+        raise Refusal(f"expected a draw of the batch's size, {batch} rows, got {draw}", EACH_ROW)
     if not draw.grad:
         raise Refusal(
             "the noise is drawn without gradients to the encoder: Normal(loc, scale).sample() and torch.normal(loc, "
@@ -180,7 +181,8 @@ def _likelihood(record: Record, path: tuple, node: int, said: bool) -> str | Non
         if output == node and loss not in LIKELIHOODS and not said:
             raise Refusal(
                 f"{say_path(path)} goes into {loss}: it is not the mean of the data",
-                f'Pass output=lambda out: {say_path(path, "out")}, likelihood="categorical"',
+                f"Pass output=lambda out: {say_path(path, 'out')}, "
+                "likelihood=lambda logits: torch.distributions.OneHotCategorical(logits=logits)",
             )
         if output == node:
             return LIKELIHOODS.get(loss)

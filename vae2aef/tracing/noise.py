@@ -162,8 +162,8 @@ class Follow(TorchFunctionMode):
         expected, name = latent_call.calls[self.count - 1], plain_name(func)
         if name != expected or (self.count == len(latent_call.calls) and not isinstance(result, Tensor)):
             raise WrapError(
-                f"forward takes another path than when it was wrapped: after the draw came {expected}, now {name}. A "
-                "VAE with branches must be described: encoder=, decoder="
+                f"forward takes another path than when it was wrapped: after the draw came {expected}, now {name}. ",
+                "Wrap it anew if it was changed; describe a VAE with branches by encoder=, decoder=, encoder_scale=",
             )
         return self.arrive(args, result) if self.count == len(latent_call.calls) else result
 

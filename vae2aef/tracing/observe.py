@@ -82,7 +82,9 @@ def rows_of_their_own(entry: Entry, batch: Batch) -> Iterator[None]:
         raise Refusal(
             f"it takes the {batch.size} rows of the example together, but not a few of them alone ({reason}): they are "
             "no data of their own, but nodes of one graph, or parts of something else",
-            "Pass example=(x, edges) with one graph a row: x of shape (batch, nodes, features), edges (batch, ...)",
+            "Pass example=(x, c) with one graph a row, such as adjacency (batch, nodes, nodes) and features (batch, "
+            "nodes, features), and if forward does not take them so, encoder=lambda x, c: ..., decoder=lambda z, c: "
+            "... that do",
         ) from reason.__cause__
 
 

@@ -108,7 +108,7 @@ class TracedParts(VAEParts):
             drew = "did not draw" if not follow.drew else "took another path after its draw"
             raise WrapError(
                 f"the forward of {type(self.vae).__name__} {drew} in this pass, unlike when it was wrapped. ",
-                "Wrap it anew if it was changed; a VAE with branches must be described: encoder=, decoder=",
+                "Wrap it anew if it was changed; describe a VAE with branches by encoder=, decoder=, encoder_scale=",
             )
         return follow, decoded
 

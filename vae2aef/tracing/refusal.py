@@ -12,14 +12,26 @@ FLOW = "Pass encoder=lambda x: vae2aef.Posterior(loc, scale, transform), decoder
 """For what comes after loc + scale * u in the posterior: `transform` maps that to (z, log|det|)."""
 
 
-CONDITION = "Pass example=(x, c), if what it sees beside z is a condition c and no part of x"
+CONDITION = (
+    "Pass example=(x, c), if what it sees beside z is a condition c. If it is a part of x, such as a skip connection, "
+    "there is no remedy: no p(x | z) is a density of x that is told x"
+)
 
 
 DRAW = "Draw by loc + scale * torch.randn_like(scale), with gradients"
 
 SEVERAL = "Describe its latents in a vae2aef.VAEProgram, registered by vae2aef.register_adapter"
 
+EACH_ROW = (
+    "Pass forward=lambda x: ... that draws by loc + scale * torch.randn_like(scale), with loc of shape (batch, *latent)"
+)
+
 ONLY_Z = "Draw only the noise of z; nn.Dropout may stay"
+
+OTHER_LATENT = (
+    "Draw only the noise of z, if it is no latent; nn.Dropout may stay. If it is one, such as a Gumbel-softmax, there "
+    "is no remedy: an AEF needs every latent to be location plus scale times noise"
+)
 
 OUTSIDE = "Leave the sampling out of the checkpoint"
 

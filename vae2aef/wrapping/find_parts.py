@@ -11,6 +11,7 @@ from vae2aef.batch import Batch
 from vae2aef.errors import WrapError
 from vae2aef.parts import CallableParts, VAEParts, require_scale
 from vae2aef.registry import find_adapters
+from vae2aef.tracing.refusal import NONE, OTHER_LATENT
 from vae2aef.wrapping.refusal import no_parts
 from vae2aef.wrapping.scales import ask_for_encoder_scale, check_encoder_scale, say_decoder_scale
 from vae2aef.wrapping.trained_with import trained_with
@@ -82,6 +83,8 @@ class _Search:
             self.tried.append("tracing: it has no forward")
         if parts is not None or self.output is not None:
             return parts
+        if self.untraced is not None and self.untraced.fix in (NONE, OTHER_LATENT):
+            raise no_parts(self.vae, self.tried, self.untraced)  # its posterior is not what `encode` would be read as
         with naming(f"{kind.__name__} cannot be read with data of shape {tuple(self.batch.x.shape)}:"):
             return self._adapted(self.vae, style=True)
 

@@ -10,8 +10,9 @@ What is proved at wrap, on a few rows of the example, however the parts were fou
   batch normalisation above all: these mix rows there on purpose, and are left in eval mode for this. `check` says that
   they do.
 
-A traced forward has its own, stricter proof of the first (`vae2aef.tracing.proof`). Pyro programs of several sites may
-score each part of x given the parts before it, so that their densities may see x: of them nothing is proved here.
+A traced forward has its own, stricter proof of the first (`vae2aef.tracing.proof`). A Pyro program of several sites may
+score each part of x given the parts before it, so that its densities may see x: of it is proved here that they do not
+move with what the guide was run on, nor with the data and latents of another row.
 """
 
 import contextlib
@@ -60,6 +61,8 @@ def prove_no_leak(vae: Any, parts: VAEParts, batch: Batch, seen: Seen, raw: Tens
             if not probe.by_itself:
                 _data(probe, "")
                 _gradient(probe)
+            if probe.pyro:
+                _sites(probe, "")
             _conditions(probe, batch, raw[: batch.size])
             _rows(probe, "in eval mode ")
         _in_training(probe, owners)
@@ -123,13 +126,39 @@ def _without_effect(probe: Probe, what: str, changed: Batch) -> None:
         )
 
 
+def _sites(probe: Probe, mode: str) -> None:
+    """Of a Pyro program, the density of the same data must not move with what the guide was run on, nor by rows."""
+    batch, rows = probe.batch, slice(0, probe.batch.size - 1)
+    x, z = _last_row_changed(probe)
+    results = [
+        probe.score(probe.z, batch, batch),
+        probe.score(probe.z, batch, batch._replace(x=other(batch.x))),
+        probe.score(z, batch._replace(x=x), batch._replace(x=x)),
+    ]
+    if moved({"density": results[0]}, {"density": results[1]}):
+        raise _leak(f"{mode}for given z the model's density of x moves with the data that the guide was run on before")
+    if batch.size > 1 and moved({"density": results[0][rows]}, {"density": results[2][rows]}):
+        raise _mixed(f"{mode}the model's density for one row moves with another row{_mixer(probe)}")
+
+
+def _last_row_changed(probe: Probe) -> tuple[Tensor, dict[str, Tensor]]:
+    x = torch.cat([probe.batch.x[:-1], other(probe.batch.x)[-1:]])
+    return x, {name: torch.cat([value[:-1], 1 - value[-1:]]) for name, value in probe.z.items()}
+
+
+def _mixed(what: str) -> WrapError:
+    return WrapError(
+        f"{what}: the loss of a row is then no density of one x. ",
+        "Normalise within a row (nn.GroupNorm, nn.LayerNorm), or with running statistics",
+    )
+
+
 def _rows(probe: Probe, mode: str, number: int = 0) -> None:
     """One row's results must not move with another row."""
     if probe.pyro or probe.batch.size < 2:
         return
     batch = probe.batch
-    x = torch.cat([batch.x[:-1], other(batch.x)[-1:]])
-    z = {name: torch.cat([value[:-1], 1 - value[-1:]]) for name, value in probe.z.items()}
+    x, z = _last_row_changed(probe)
     probe.number = number
     with probe.afresh():
         state = probe.infer(batch)
@@ -141,11 +170,7 @@ def _rows(probe: Probe, mode: str, number: int = 0) -> None:
         rows = ({k: t[:-1] for k, t in found.items() if t.shape[:1] == (batch.size,)} for found in (first, second))
         name = moved(*rows)
         if name:
-            raise WrapError(
-                f"{mode}the {what}'s {name} for one row moves with another row{_mixer(probe)}: the loss of a row is "
-                "then no density of one x. ",
-                "Normalise within a row (nn.GroupNorm, nn.LayerNorm), or with running statistics",
-            )
+            raise _mixed(f"{mode}the {what}'s {name} for one row moves with another row{_mixer(probe)}")
 
 
 def _mixer(probe: Probe) -> str:
@@ -166,6 +191,10 @@ def _in_training(probe: Probe, owners: list[Any]) -> None:
                 keepers, draws = _keepers(probe)
             if not probe.by_itself:
                 _data(probe, "in training mode ")
+            if probe.pyro:
+                for m in keepers:
+                    m.training = False
+                _sites(probe, "in training mode ")
             for m in keepers:
                 m.training = False
             for number in range(TRIES if draws else 1):  # rows may be mixed by chance

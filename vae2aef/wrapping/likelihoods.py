@@ -210,7 +210,8 @@ def _require_probabilities(made: Likelihood, seen: Seen) -> None:
         low, high = seen.outputs[0].min().item(), seen.outputs[0].max().item()
         raise WrapError(
             f'likelihood="{name}" takes the decoder\'s output as probabilities, but on the example it ranges from '
-            f'{low:.4g} to {high:.4g}; of logits pass likelihood="{name}_logits"'
+            f"{low:.4g} to {high:.4g}. If these are logits: ",
+            f'Pass likelihood="{name}_logits"',
         )
 
 
@@ -222,8 +223,9 @@ def require_no_preprocessing(choice: Choice, preprocess: Any) -> None:
     """
     if choice.discrete and preprocess is not None:
         raise WrapError(
-            "preprocess= belongs to densities, and this likelihood is a probability of the data as they are: leave "
-            "preprocess out (what the encoder wants of its input, it can do itself)"
+            "preprocess= belongs to densities, and this likelihood is a probability of the data as they are (what the "
+            "encoder wants of its input, it can do itself): ",
+            "Pass preprocess=None",
         )
 
 

@@ -1,7 +1,7 @@
 """Look at the example and run the parts of a VAE on it, without a trace: modes and random state stay as they were."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -64,8 +64,8 @@ def look(vae: Any, parts: VAEParts, batch: Batch, like_data: bool = True) -> See
     shape = tuple(y.shape)
     with trial(y.device, vae, parts):
         with naming(
-            f"the encoder fails on data of shape {shape}; pass encoder=lambda x: ... that takes it "
-            "(x.flatten(1), say), and conditions as example=(x, *conditions). The encoder said:"
+            f"the encoder fails on data of shape {shape}. It said:",
+            "Pass encoder=lambda x: ... that takes it (x.flatten(1), say), and conditions as example=(x, *conditions)",
         ):
             posterior = parts.encode(y, *cond, **kwargs)
         loc, scale = posterior.loc, posterior.scale
@@ -75,10 +75,7 @@ def look(vae: Any, parts: VAEParts, batch: Batch, like_data: bool = True) -> See
                 f"{tuple(loc.shape)} and {tuple(scale.shape)}"
             )
         if not bool(scale.isfinite().all()):
-            raise WrapError(
-                "the encoder's scale is not positive and finite on the example"
-                + (f": {_raw_range(parts, y, cond, kwargs)}" if isinstance(parts, CallableParts) else "")
-            )
+            _refuse_scale(parts, y, cond, kwargs)
         z = loc
         if posterior.transform is not None:
             with naming(f"the posterior's transform, loc -> (z, log|det|), fails on shape {tuple(loc.shape)}:"):
@@ -100,7 +97,9 @@ def _require_decoded(decoded: Decoded, y: Tensor, like_data: bool) -> None:
         if decoded.more:
             raise WrapError(
                 "expected the decoder to return a tensor shaped like the data, or (mean, scale), got a tuple of "
-                f"{len(decoded.outputs)}; pass decoder=lambda z: ... that picks it out, or a likelihood= that takes all"
+                f"{len(decoded.outputs)}: ",
+                "pass output=lambda out: ... that picks it out of what the decoder returns, or a likelihood= that "
+                "takes all",
             )
         _require_like_data(mean, y)
     if decoded.density is None and not bool(mean.isfinite().all()):
@@ -133,7 +132,7 @@ class _Meet:
     def __call__(self, name: str, prior: Any, posterior: Any) -> Tensor:
         if posterior is not None:
             if name in self.latents:
-                raise WrapError(f'the latent "{name}" is placed twice: give every latent a name of its own')
+                raise WrapError(f'the latent "{name}" is placed twice: ', "give every latent a name of its own")
             if not name or "." in name:
                 raise WrapError(f'the name "{name}" of a latent: expected one that is not empty and has no dot')
             loc, scale = posterior.loc, posterior.scale
@@ -162,12 +161,21 @@ def _look_at_program(vae: Any, parts: VAEProgram, batch: Batch, like_data: bool)
     return _seen(y, meet.latents, decoded)
 
 
+def _refuse_scale(parts: VAEParts, y: Tensor, cond: tuple, kwargs: dict) -> NoReturn:
+    reason = "the encoder's scale is not positive and finite on the example"
+    if not isinstance(parts, CallableParts):
+        raise WrapError(reason)
+    raise WrapError(
+        f"{reason}: {_raw_range(parts, y, cond, kwargs)}; with negative values it can only be a logarithm: ",
+        'Pass encoder_scale="log_var", or "log_std"',
+    )
+
+
 def _raw_range(parts: CallableParts, y: Tensor, cond: tuple, kwargs: dict) -> str:
     raw = parts.encoder(y.flatten(1) if parts.flatten else y, *cond, **kwargs)[1]
     return (
         f'encoder_scale="{parts.encoder_scale}" says that the second output is a {parts.encoder_scale}, but it '
-        f"ranges from {raw.min().item():.4g} to {raw.max().item():.4g}; with negative values it can only be "
-        '"log_std" or "log_var"'
+        f"ranges from {raw.min().item():.4g} to {raw.max().item():.4g}"
     )
 
 

@@ -14,6 +14,9 @@ from vae2aef.wrapping.look import Seen
 ACTIVATIONS = (("sigmoid", torch.sigmoid, 0.0), ("tanh", torch.tanh, -1.0))
 """Names, functions, and from where to 1 they reach."""
 
+AS_IT_IS = "nothing"
+"""The name of no activation."""
+
 EXPLAINS = 0.1
 CHANCE = 4.0
 """Which share of the variance must be explained through an activation: EXPLAINS + CHANCE / N, of N values. A decoder
@@ -25,6 +28,22 @@ def explained(x: Tensor, output: Tensor) -> float:
     x = x.double()
     left = (x - output.double().reshape(x.shape)).square().mean()
     return 1.0 - float(left / (x - x.mean()).square().mean().clamp(min=1e-12))
+
+
+def compare(x: Tensor, output: Tensor) -> dict[str, float]:
+    """Return the share of the variance of x `(batch, *event)` that an output explains: as it is, through activations.
+
+    Only those are tried that reach all of the data.
+    """
+    low, high = x.min().item(), x.max().item()
+    through = {name: apply for name, apply, bottom in ACTIVATIONS if bottom <= low and high <= 1}
+    return {AS_IT_IS: explained(x, output), **{name: explained(x, apply(output)) for name, apply in through.items()}}
+
+
+def said(shares: dict[str, float]) -> str:
+    """Write such shares out."""
+    as_it_is, *others = (f"{share:.0%} through a {name}" for name, share in shares.items())
+    return as_it_is.removesuffix(f" through a {AS_IT_IS}") + " as it is" + "".join(f", {other}" for other in others)
 
 
 def warn_of_logits(parts: VAEParts, seen: Seen, likelihood: object, x: Tensor, continuous: bool) -> None:
@@ -42,19 +61,17 @@ def warn_of_logits(parts: VAEParts, seen: Seen, likelihood: object, x: Tensor, c
     """
     if not isinstance(likelihood, Residual) or not isinstance(seen.outputs[0], Tensor) or parts.output is not None:
         return
-    output, low, high = seen.outputs[0], x.min().item(), x.max().item()
-    as_it_is = explained(x, output)
-    name, apply, bottom = next((one for one in ACTIVATIONS if one[2] <= low), ACTIVATIONS[-1])
-    through = explained(x, apply(output))
-    if as_it_is >= 0 or low < bottom or high > 1 or through < EXPLAINS + CHANCE / numel(x.shape[1:]):
+    shares = compare(x, seen.outputs[0])
+    name = max((one for one in shares if one != AS_IT_IS), key=lambda one: shares[one], default=None)
+    if shares[AS_IT_IS] >= 0 or name is None or shares[name] < EXPLAINS + CHANCE / numel(x.shape[1:]):
         return
     line = 'likelihood="bernoulli_logits"'
     if continuous or name != "sigmoid":
         line = f"output=lambda out: torch.{name}({_place(parts)})"
     warnings.warn(
         WrapWarning(
-            f"the decoder's output, taken as the mean of the data, explains {as_it_is:.0%} of their variance (of data "
-            f"from {low:.3g} to {high:.3g}), but {through:.0%} through a {name}: these seem to be logits. ",
+            f"the decoder's output, taken as the mean of the data, explains of their variance {said(shares)} (of data "
+            f"from {x.min().item():.3g} to {x.max().item():.3g}). Through a {name}: these seem to be logits. ",
             f"Pass {line}",
         ),
         stacklevel=4,

@@ -68,7 +68,8 @@ def build_sites(
         if is_partition(own_core) and getattr(likelihood, "discrete", seen.discrete):
             raise WrapError(
                 f"core={own_core!r}: a core that is part of the data needs continuous data, and the likelihood is of "
-                'discrete ones; use core="linear"'
+                "discrete ones; ",
+                'use core="linear"',
             )
         read = likelihood.features(seen.event_shape) if isinstance(likelihood, Likelihood) else None
         the_core = build_core(own_core, seen, latent, noise, read, x)

@@ -1,6 +1,7 @@
 """Warn of a prior that a VAE seems to have of its own, where nobody has said so and the standard normal is taken."""
 
 import contextlib
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +17,7 @@ from vae2aef.modes import named_modules, named_parameters, untouched
 from vae2aef.parts import VAEParts
 from vae2aef.priors import StandardNormal
 from vae2aef.wrapping.look import Seen
+from vae2aef.wrapping.stray import says_types, stray
 from vae2aef.wrapping.trial import trial
 
 NAMES = (
@@ -25,6 +27,10 @@ NAMES = (
 
 PSEUDO = ("pseudo", "idle_input", "vamp")
 """What names of pseudo-inputs hold: data whose posteriors are the prior (Tomczak and Welling 2018, VampPrior)."""
+
+ELSEWHERE = ("discriminator", "critic", "adversary", "classifier", "encoder", "decoder", "loss", "perceptual", "lpips",
+             "teacher", "ema")  # fmt: skip
+"""What parts of a VAE's training are called that are plainly no prior."""
 
 ROWS, SHOWN = 5, 3
 
@@ -50,7 +56,8 @@ def warn_of_prior(vae: Any, parts: VAEParts, batch: Batch, seen: Seen, whole: bo
     else:
         reason, line = (
             _sign(vae, parts, batch, seen, whole),
-            "prior=lambda z: log_p(z), with its log p(z) of shape (batch,)",
+            "prior=lambda z: log_p(z), with its log p(z) of shape (batch,)"
+            ", or prior=torch.distributions.Normal(0.0, 1.0) if they are of something else",
         )
     if reason:
         warnings.warn(WrapWarning(reason, f"Pass {line}"), stacklevel=4)
@@ -67,7 +74,12 @@ def _method(vae: nn.Module, batch: Batch, seen: Seen) -> str:
         for name in NAMES:
             for line, density in _densities(getattr(vae, name, None), f"vae.{name}"):
                 with contextlib.suppress(Exception):  # it wants something else, and is no density of z
-                    value = density(z)
+                    try:
+                        value = density(z)
+                    except RuntimeError as error:  # it is one, that reads a tensor which .double() has left behind
+                        if says_types(error) and stray(vae) is not None and not line.startswith("lambda"):
+                            return f"prior={line}"
+                        raise
                     summed = f"lambda z: {line}(z)" if not line.startswith("lambda") else line
                     if value.shape == z.shape and z.dim() > 1:
                         value, line = value.flatten(1).sum(1), f"{summed}.flatten(1).sum(1)"
@@ -96,16 +108,7 @@ def _sign(vae: nn.Module, parts: VAEParts, batch: Batch, seen: Seen, whole: bool
         return (
             f"`{pseudo}` seems to be of pseudo-inputs, whose posteriors are the prior; the standard normal is taken: "
         )
-    trained = [(name, p) for name, p in named_parameters(vae) if p.requires_grad and whole]
-    used = _Used()
-    with trial(batch.x.device, vae, parts), untouched(vae), used:
-        z = parts.encode(batch.x, *batch.cond, **batch.kwargs).push(
-            torch.zeros(batch.size, *seen.latents["z"]).to(batch.x)
-        )
-        parts.decode(z[0], *batch.cond, **batch.kwargs)
-        with contextlib.suppress(Exception):  # a forward that takes something else shows nothing
-            vae(batch.x, *batch.cond, **batch.kwargs)
-    left = [name for name, p in trained if id(p) not in used.ids]
+    left = _unused(vae, parts, batch, seen) if whole else []
     if not left:
         return ""
     listed = ", ".join(f"`{name}`" for name in left[:SHOWN]) + (", ..." if len(left) > SHOWN else "")
@@ -113,6 +116,51 @@ def _sign(vae: nn.Module, parts: VAEParts, batch: Batch, seen: Seen, whole: bool
         f"{len(left)} trainable parameters of {type(vae).__name__} ({listed}) have no part in its "
         "outputs. If they are of its prior, that is not seen, and the standard normal is taken: "
     )
+
+
+def _unused(vae: nn.Module, parts: VAEParts, batch: Batch, seen: Seen) -> list[str]:
+    """Return the names of trained parameters that no output uses, but for those that are plainly of no prior."""
+    used = _Used()
+    with trial(batch.x.device, vae, parts), untouched(vae):
+        with used:
+            z = parts.encode(batch.x, *batch.cond, **batch.kwargs).push(
+                torch.zeros(batch.size, *seen.latents["z"]).to(batch.x)
+            )
+            parts.decode(z[0], *batch.cond, **batch.kwargs)
+            with contextlib.suppress(Exception):  # a forward that takes something else shows nothing
+                vae(batch.x, *batch.cond, **batch.kwargs)
+        left = {name for name, p in named_parameters(vae) if p.requires_grad and id(p) not in used.ids}
+        return [name for name, _ in named_parameters(vae) if name in left
+                and not _plainly_no_prior(vae, name, left, batch.x, z[0])]  # fmt: skip
+
+
+def _plainly_no_prior(vae: nn.Module, name: str, unused: set[str], x: Tensor, z: Tensor) -> bool:
+    """Whether a parameter is of a part that is called otherwise, or is run on data and cannot be run on latents."""
+    path = name.lower().split(".")
+    if any("prior" in step for step in path):
+        return False
+    words = [word for step in path for word in re.split(r"[_\d]+", step)]  # short signs are whole words
+    if any(sign in words or (len(sign) > 4 and any(sign in step for step in path)) for sign in ELSEWHERE):
+        return True
+    outer = _outermost(vae, name, unused)
+    return outer is not None and _takes(outer, x) and not _takes(outer, z)
+
+
+def _outermost(vae: nn.Module, name: str, unused: set[str]) -> nn.Module | None:
+    """Return the outermost submodule around a parameter of which no parameter has a part in the outputs."""
+    names, steps = [n for n, _ in named_parameters(vae)], name.split(".")[:-1]
+    for end in range(1, len(steps) + 1):
+        within = ".".join(steps[:end])
+        if all(n in unused for n in names if n.startswith(within + ".")):
+            return dict(named_modules(vae))[within]
+    return None
+
+
+def _takes(module: nn.Module, value: Tensor) -> bool:
+    with contextlib.suppress(Exception):
+        module(value)
+        return True
+    return False
 
 
 class _Used(TorchFunctionMode):

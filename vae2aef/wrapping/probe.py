@@ -86,6 +86,22 @@ class Probe:
         numpy = sys.modules.get("numpy")
         return [*found, random.random(), *([] if numpy is None else [numpy.random.random()])]
 
+    def score(self, z: dict[str, Tensor], batch: Batch, seen: Batch) -> Tensor:
+        """Return a Pyro program's log density of data for given latents, `(batch,)`, after its guide was run on some.
+
+        Args:
+            z: latents by name, `(batch, *latent)`.
+            batch: the data that are scored.
+            seen: those that the guide is run on before.
+        """
+        program: Any = self.parts
+        place = _Fixed({name: program.rows_back(name, value) for name, value in z.items()}, batch.size)
+        with self.afresh():
+            self.seed(self.number)
+            indices = program.run_guide(place, seen)
+            self.seed(self.number)
+            return program.run_model(place, batch, indices).density.log_prob(batch.x)
+
     @contextlib.contextmanager
     def afresh(self) -> Iterator[None]:
         """Begin with what the modules keep as it was."""

@@ -23,7 +23,7 @@ def ask_for_encoder_scale(
     x, cond, kwargs = batch
     with trial(x.device, vae, encoder):
         try:
-            with naming(f"{name} fails on data of shape {tuple(x.shape)}; pass encoder=lambda x: ... that takes it:"):
+            with naming(f"{name} fails on data of shape {tuple(x.shape)}:", "Pass encoder=lambda x: ... that takes it"):
                 raw = two_tensors(encoder(x, *cond, **kwargs))[1]
         except WrapError as error:
             return error if untraced is None else no_parts(vae, [f"{name}: {error.reason}"], untraced)

@@ -77,11 +77,11 @@ def trial(device: torch.device, *things: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def naming(what: str) -> Iterator[None]:
-    """Turn any error of the user's code into a WrapError that begins with `what`; our own pass."""
+def naming(what: str, fix: str = "") -> Iterator[None]:
+    """Turn any error of the user's code into a WrapError that begins with `what` and has this fix; our own pass."""
     try:
         yield
     except WrapError:
         raise
     except Exception as error:
-        raise WrapError(f"{what} {type(error).__name__}: {error}") from error
+        raise WrapError(f"{what} {type(error).__name__}: {error}" + ("\n" if fix else ""), fix) from error

@@ -32,6 +32,7 @@ from vae2aef.wrapping.options import (
 from vae2aef.wrapping.own_prior import warn_of_prior
 from vae2aef.wrapping.parity import compare_with_forward
 from vae2aef.wrapping.start import begin
+from vae2aef.wrapping.stray import naming_stray_tensors
 from vae2aef.wrapping.summary import summarise
 from vae2aef.wrapping.trial import modules_of
 
@@ -145,7 +146,7 @@ def wrap(
     if likelihood is None and decoder_scale is not None:
         likelihood = "decoder"
     options = {"core": read_core(core), "core_flow": core_flow, "prior": prior, "preprocess": preprocess}
-    with untouched(*modules_of(vae, encoder, decoder, forward)):
+    with naming_stray_tensors(vae), untouched(*modules_of(vae, encoder, decoder, forward)):
         aef = _wrapped(vae, given_batch, given, options, read_noise(noise), likelihood, start)
     aef.kl = kl
     if added is not None:
