@@ -245,10 +245,13 @@ def test_as_vae_trains_and_saves_like_any_vae(tmp_path):
     torch.testing.assert_close(other(x)[0], back(x)[0])
 
 
+@pytest.mark.remedy("{} has {}: its AEF is no VAE of that class")
 def test_as_vae_refuses_what_it_cannot_be():
     vae, x = own()
-    with pytest.raises(vae2aef.WrapError, match="has a core that is part of the data"):
-        vae2aef.as_vae(vae2aef.wrap(vae, example=x, core="center", likelihood=0.7))
+    aef = vae2aef.wrap(vae, example=x, core="center", likelihood=0.7)
+    with pytest.raises(vae2aef.WrapError, match="has a core that is part of the data.*use the AEF itself"):
+        vae2aef.as_vae(aef)
+    assert aef.reconstruct(x).shape == x.shape  # the remedy
     bare, x = trained()
     with pytest.raises(vae2aef.WrapError, match="has no forward"):
         vae2aef.as_vae(wrap(bare, x, noise=0.0))
