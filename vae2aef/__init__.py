@@ -73,6 +73,10 @@ def __getattr__(name: str) -> Any:
         from vae2aef.svi import AEF_ELBO
 
         return AEF_ELBO
+    if name == "aef_guide":
+        from vae2aef.svi import aef_guide
+
+        return aef_guide
     if name == "from_pyro":
         from vae2aef.svi import from_pyro
 
@@ -81,4 +85,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), "AEF_ELBO", "check", "from_pyro", "log_prob"])
+    return sorted([*globals(), "AEF_ELBO", "aef_guide", "check", "from_pyro", "log_prob"])

@@ -14,8 +14,8 @@ from vae2aef.modes import own_random_state
 from vae2aef.parts import Decoded
 from vae2aef.program import VAEProgram
 from vae2aef.protocols import Place
-from vae2aef.svi.elbo import AEF_ELBO
 from vae2aef.svi.elbo_handlers import ModelHandler
+from vae2aef.svi.guide_maps import GuideMaps
 from vae2aef.svi.pair import PyroPair
 from vae2aef.svi.placing import Axes, GuidePlaces, ModelPlaces, Observed, SitePrior, is_deterministic
 from vae2aef.svi.sites import is_subsample
@@ -50,22 +50,21 @@ class PyroProgram(VAEProgram):
         self.pair = pair
         self.event_shape = batch.x.shape[1:]
         args, named = pair.arguments(*batch)
-        # The loss looks at the sites; its own h and n are not used.
-        look = {"plate": pair.plate, "observed": pair.observed, "data": lambda *a, **k: batch.x}
-        elbo = AEF_ELBO(core="noise", core_flow="none", **look)
-        survey(elbo, pair.own(pair.model), pair.own(pair.guide), args, named, batch.x)
-        left = [name for name, site_map in elbo.maps.items() if site_map is None]
+        # A guide looks at the sites; its own h and n are not used.
+        maps = GuideMaps("noise", "none", data=lambda *a, **k: batch.x, plate=pair.plate, observed=pair.observed)
+        survey(maps, pair.own(pair.model), pair.own(pair.guide), args, named)
+        left = [name for name, site_map in maps.maps.items() if site_map is None]
         if left:
             raise WrapError(
                 "from_pyro needs every latent site to be mapped, for a density of each datum; left to Pyro would be: "
-                + "; ".join(f'"{name}", {elbo.notes[name]}' for name in left)
+                + "; ".join(f'"{name}", {maps.notes[name]}' for name in left)
                 + ". ",
                 "Train with SVI(..., loss=vae2aef.AEF_ELBO())",
             )
-        self.axes: Axes = {name: site_map.batch for name, site_map in elbo.maps.items() if site_map is not None}
-        self.scales = elbo.scales
-        self.beside = tuple(elbo.scales.values())
-        self.taken = tuple(f'site "{name}": {note}' for name, note in elbo.notes.items())
+        self.axes: Axes = {name: site_map.batch for name, site_map in maps.maps.items() if site_map is not None}
+        self.scales = maps.scales
+        self.beside = tuple(maps.scales.values())
+        self.taken = tuple(f'site "{name}": {note}' for name, note in maps.notes.items())
         with own_random_state(batch.x.device), torch.no_grad(), pyro.validation_enabled(False), poutine.block():
             guide: Any = poutine.trace(pair.own(pair.guide)).get_trace(*args, **named)
             replayed = poutine.trace(poutine.replay(self.model, trace=guide))

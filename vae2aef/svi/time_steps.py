@@ -1,0 +1,62 @@
+"""Sites of a sequence, one a time step: which step of the data the h of each reads."""
+
+import re
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+
+def time_steps(names: Iterable[str], length: int) -> dict[str, int]:
+    """Return the time step of each site that is one of a sequence: as many as the data have, numbered at the end.
+
+    Args:
+        names: the latent sites of a guide.
+        length: how many time steps the data have.
+
+    Example:
+        >>> time_steps(["z_1", "z_2", "global"], 2)
+        {'z_1': 0, 'z_2': 1}
+    """
+    groups: dict[str, list[tuple[int, str]]] = {}
+    for name in names:
+        match = re.fullmatch(r"(.*?)(\d+)", name)
+        if match:
+            groups.setdefault(match[1], []).append((int(match[2]), name))
+    found = {}
+    for group in groups.values():
+        if len(group) == length:
+            found.update({name: step for step, (_, name) in enumerate(sorted(group))})
+    return found
+
+
+class TimeStep(nn.Module):
+    """Features of one time step: h(x) = inner(x[:, step]).
+
+    Args:
+        inner: maps one step, `(batch, *event)`, to `(batch, *latent)`.
+        step: which.
+    """
+
+    def __init__(self, inner: nn.Module, step: int) -> None:
+        super().__init__()
+        self.inner, self.step = inner, step
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map sequences `(batch, steps, *event)` to features `(batch, *latent)`."""
+        return self.inner(x[:, self.step])
+
+
+class AllSteps(nn.Module):
+    """Features of a sequence of any length: h(x) = inner(sum over time steps), to which filled-up steps add nothing.
+
+    Args:
+        inner: maps one step, `(batch, *event)`, to `(batch, *latent)`.
+    """
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map sequences `(batch, steps, *event)` to features `(batch, *latent)`."""
+        return self.inner(x.sum(1))
