@@ -130,7 +130,7 @@ class AEF_ELBO(Trace_ELBO):
         if isinstance(poutine.unwrap(guide), AEFGuide):
             raise WrapError(
                 "the guide is an AEF guide already; ",
-                "use it with Pyro's own losses, or hand AEF_ELBO the guide inside",
+                "use it with Pyro's own losses, or give AEF_ELBO its `.guide`",
             )
         aef = self.guide(model, guide)
         model_trace, guide_trace = get_importance_trace("flat", self.max_plate_nesting, aef.model, aef, args, kwargs)

@@ -107,6 +107,8 @@ class Owners:
             self._function(value, depth)
         elif hasattr(value, "__dict__") and not isinstance(value, (type, types.ModuleType, torch.Tensor)):
             self._objects.append(value)
+            methods = [] if _is_library(type(value).__module__) else list(vars(type(value)).values())
+            self._all([v for v in methods if isinstance(v, types.FunctionType)], depth)
             self._all(list(vars(value).values()), depth - 1)
 
     def _function(self, value: types.FunctionType, depth: int) -> None:
@@ -114,12 +116,16 @@ class Owners:
         self._cells += filled
         used = (value.__globals__.get(name) for name in value.__code__.co_names)
         held = [v for v in used if isinstance(v, (nn.Module, list, dict, set, types.FunctionType))]
-        inside = value.__globals__.get("__name__", "").startswith(("pyro.", "torch."))
+        inside = _is_library(value.__globals__.get("__name__", ""))
         self._all([*(cell.cell_contents for cell in filled), *([] if inside else held)], depth - 1)
 
     def _all(self, values: Any, depth: int) -> None:
         for value in list(values):
             self._reach(value, depth)
+
+
+def _is_library(module: str) -> bool:
+    return module.partition(".")[0] in ("pyro", "torch", "builtins")
 
 
 def _is_filled(cell: Any) -> bool:

@@ -13,9 +13,13 @@ from vae2aef.fan_in import FanInLinear
 from vae2aef.flows import Bijection
 from vae2aef.svi.batch_axis import BatchAxis
 from vae2aef.svi.sites import LocationScale, flow_core, pull, push, sum_after
-from vae2aef.svi.time_steps import AllSteps, TimeStep
+from vae2aef.svi.time_steps import AllSteps, LogCounts, TimeStep
 from vae2aef.tensors import numel
 from vae2aef.wrapping.options import build_flow
+
+
+LARGE = 100.0
+"""Beyond this, print(elbo) says that h reads large values."""
 
 
 class SiteMap(nn.Module):
@@ -128,10 +132,16 @@ def _features(
         return TimeStep(LinearFeatures(event[1:], latent), int(step or 0)), f"; h reads time step {step}"
     if core == "linear" and varying == "ragged":
         return AllSteps(LinearFeatures(event[1:], latent)), "; h reads the sum over time steps"
+    if core == "log":
+        if bool((data < 0).any()):
+            raise WrapError(f'site "{name}": core="log" reads log(1 + x) of counts, and the data go below 0')
+        return LogCounts(LinearFeatures(event, latent)), "; h reads log(1 + x)"
     if core == "linear":
-        return LinearFeatures(event, latent), ""
+        large = float(data.detach().abs().max()) if data.numel() else 0.0
+        hint = f'; h reads values up to {large:.4g}: of counts, core="log" reads log(1 + x)' if large > LARGE else ""
+        return LinearFeatures(event, latent), hint
     raise WrapError(
-        f'site "{name}": expected core "linear", "step", "noise" or a module, got {core!r}. The partition family '
+        f'site "{name}": expected core "linear", "log", "step", "noise" or a module, got {core!r}. The partition family '
         '("center", "corner", "random", a mask) needs an AEF: vae2aef.from_pyro(model, guide, ..., core=...)'
     )
 

@@ -126,6 +126,8 @@ def _meet(maps: GuideMaps, name: str, site: Any, sees: bool, data: Tensor, step:
         how = "a reparameterised draw" if getattr(fn, "has_rsample", False) else "a draw with a score-function gradient"
         if site["infer"].get("enumerate"):
             how = "enumerated by TraceEnum_ELBO"
+        if site["infer"].get("baseline"):
+            how += ", its baseline used by TraceGraph_ELBO alone"
         maps.notes[name] = f"{_kind(site)}, left to Pyro ({how}): it {why}"
         return
     batch = find_batch_axis(name, read.loc.shape, len(fn.batch_shape), site["cond_indep_stack"], len(data), maps.plate)
@@ -191,12 +193,13 @@ def _require_mapped(maps: GuideMaps, latent: dict[str, Any]) -> None:
 
 
 def _same_names(runs: Runs) -> None:
-    guide = {n for n, s in latent_sites(runs.guide_trace).items() if not s["infer"].get("is_auxiliary")}
+    found = latent_sites(runs.guide_trace)
+    guide = {name for name, site in found.items() if not site["infer"].get("is_auxiliary")}
     drawn = latent_sites(runs.model_trace)
-    model = {n for n, s in drawn.items() if n in guide or s["infer"].get("enumerate") != "parallel"}
+    model = {n for n, s in drawn.items() if n in found or s["infer"].get("enumerate") != "parallel"}
     problems = [
         f'"{name}" is in the {here} and not in the {there}'
-        for names, here, there in ((guide - model, "guide", "model"), (model - guide, "model", "guide"))
+        for names, here, there in ((guide - model, "guide", "model"), (model - found.keys(), "model", "guide"))
         for name in sorted(names)
     ]
     if problems:

@@ -1,4 +1,4 @@
-"""Sites of a sequence, one a time step: which step of the data the h of each reads."""
+"""What h reads of the data: of a sequence, the time step of the site, or all; of counts, their logarithms."""
 
 import re
 from collections.abc import Iterable
@@ -44,6 +44,22 @@ class TimeStep(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map sequences `(batch, steps, *event)` to features `(batch, *latent)`."""
         return self.inner(x[:, self.step])
+
+
+class LogCounts(nn.Module):
+    """Features of counts: h(x) = inner(log(1 + x)). A step of an optimizer moves W x by thousands where x is so large.
+
+    Args:
+        inner: maps `(batch, *event)` to `(batch, *latent)`.
+    """
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map counts `(batch, *event)` to features `(batch, *latent)`."""
+        return self.inner(x.log1p())
 
 
 class AllSteps(nn.Module):
