@@ -417,6 +417,7 @@ def test_batches_of_none_and_one(rows, first):
         assert math.isfinite(value) and (n > 0 or value == 0)
         assert math.isfinite(elbo.loss(model, guide, x[:n]))
     assert aef.maps.maps["z"].batch.latent_shape == ()
+    pyro.clear_param_store()
     pair = Simple()
     elbo = vae2aef.AEF_ELBO()
     assert math.isfinite(elbo.loss(pair.model, pair.guide, torch.randn(1, N)))

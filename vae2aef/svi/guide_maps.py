@@ -154,12 +154,13 @@ class GuideMaps:
         if not self._prefix or _owners.get(self._prefix) is not self:
             self._prefix = self._claim()
         with ignore_jit_warnings():
-            self._reconcile()
+            new = self._reconcile()
             pyro.module(self._prefix, self.added, update_module_params=True)
-        _made.update((id(parameter), parameter) for parameter in self.added.parameters())
+        if new:
+            _made.update((id(parameter), parameter) for parameter in self.added.parameters())
 
-    def _reconcile(self) -> None:
-        """Find out what in the store was loaded, and whether that is all that is needed."""
+    def _reconcile(self) -> bool:
+        """Find out what in the store was loaded, and whether that is all that is needed; return if anything is new."""
         store = pyro.get_param_store()
         loaded: set[str] = set()
         absent: dict[str, list[str]] = {}
@@ -182,6 +183,7 @@ class GuideMaps:
                 "The checkpoint is of a guide with other sites, or of other options core= and core_flow=: load one "
                 "that fits, or call pyro.clear_param_store()",
             )
+        return bool(absent)
 
     def _claim(self) -> str:
         """Choose a prefix under which the store has no parameters of another living loss."""
