@@ -135,7 +135,11 @@ def vae(epochs: int, rows: int = 256, aef: bool = True, jit: bool = False) -> Tr
         trained = module.main(Namespace(**options, test_frequency=1, tsne_iter=-1))
     losses = [float(line.split()[-1]) for line in told if "training" in line]
     return Trained(
-        model=trained.model, guide=trained.guide, aef=getattr(trained, "aef", None), losses=losses, args=(batches[0][0],)
+        model=trained.model,
+        guide=trained.guide,
+        aef=getattr(trained, "aef", None),
+        losses=losses,
+        args=(batches[0][0],),
     )
 
 
@@ -235,7 +239,7 @@ def flow_prior(epochs: int, rows: int = 256, aef: bool = True) -> Trained:
     """tutorial/source/vae_flow_prior.ipynb: its cells, with smaller networks."""
     x = bits(rows)[0]
     batches = [(b.reshape(-1, 1, 28, 28), None) for b in x.split(64)]
-    text = notebook("vae_flow_prior", lambda t: ("class " in t or t.startswith("import") or "SVI(" in t))
+    text = notebook("vae_flow_prior", lambda t: "class " in t or t.startswith("import") or "SVI(" in t)
     small = {"from torchvision.datasets import MNIST\n": "", "tqdm import tqdm": "tqdm import tqdm  # noqa",
              "from torchvision.transforms.functional import to_tensor, to_pil_image\n": "",
              "vae = VAE(784, 16).cuda()": "vae = VAE(784, 4)", ".flatten(-3).cuda()": ".flatten(-3)",
@@ -273,7 +277,9 @@ def prodlda(epochs: int, rows: int = 200, aef: bool = True) -> Trained:
     text = notebook("prodlda", lambda t: ("class ProdLDA" in t or "class Encoder" in t or "torch.nn as nn" in t
                                           or "seed = 0" in t or "# training" in t or t.startswith("import os")))  # fmt: skip
     text = text.replace("assert pyro.__version__.startswith('1.9.1')", "").replace("trange(num_epochs)", "trange(N)")
-    text = text.replace("smoke_test = 'CI' in os.environ", "smoke_test = False").replace("num_topics = 20", "num_topics = 3")
+    text = text.replace("smoke_test = 'CI' in os.environ", "smoke_test = False").replace(
+        "num_topics = 20", "num_topics = 3"
+    )
     mark = "svi = SVI(prodLDA.model, prodLDA.guide, optimizer"
     assert text.count(mark) == 1
     if aef:
@@ -343,7 +349,10 @@ def air(steps: int, rows: int = 40, aef: bool = True) -> Trained:
     told: list[str] = []
     kept: dict[str, Any] = {}
     with modules(
-        ROOT / "examples/air", visdom={}, viz={"draw_many": None, "tensor_to_objs": None}, observations={"multi_mnist": None}
+        ROOT / "examples/air",
+        visdom={},
+        viz={"draw_many": None, "tensor_to_objs": None},
+        observations={"multi_mnist": None},
     ):
         mark = "svi = SVI(air.model, air.guide, adam, loss=elbo)"
         line = mark.replace("air.guide", "aef") if aef else mark

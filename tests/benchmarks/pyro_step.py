@@ -1,8 +1,8 @@
 """One training step of Pyro's VAE tutorial: `Trace_ELBO` with the guide, with the AEF guide, and `AEF_ELBO`.
 
 The sizes of examples/vae/vae.py: 784 values, 400 hidden units, 50 latents, batches of 256. Steps of all three take
-turns, so that what else the machine does falls on all alike, and CPU time counts; the ratio of each turn is taken, and the
-median shown.
+turns, so that what else the machine does falls on all alike, and CPU time counts; the ratio of each turn is taken, and
+the median shown.
 
     OMP_NUM_THREADS=1 python tests/benchmarks/pyro_step.py
 """

@@ -17,7 +17,6 @@ from vae2aef.svi.time_steps import AllSteps, LogCounts, TimeStep
 from vae2aef.tensors import numel
 from vae2aef.wrapping.options import build_flow
 
-
 LARGE = 100.0
 """Beyond this, print(elbo) says that h reads large values."""
 
@@ -141,8 +140,8 @@ def _features(
         hint = f'; h reads values up to {large:.4g}: of counts, core="log" reads log(1 + x)' if large > LARGE else ""
         return LinearFeatures(event, latent), hint
     raise WrapError(
-        f'site "{name}": expected core "linear", "log", "step", "noise" or a module, got {core!r}. The partition family '
-        '("center", "corner", "random", a mask) needs an AEF: vae2aef.from_pyro(model, guide, ..., core=...)'
+        f'site "{name}": expected core "linear", "log", "step", "noise" or a module, got {core!r}. The partition '
+        'family ("center", "corner", "random", a mask) needs an AEF: vae2aef.from_pyro(model, guide, ..., core=...)'
     )
 
 
