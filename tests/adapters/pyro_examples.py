@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -110,9 +109,6 @@ def songs(rows: int, notes: int = 88) -> tuple[Tensor, Tensor]:
 class Trained(types.SimpleNamespace):
     """An example after its own `main`: model, guide, the AEF guide or None, an example of the arguments, losses."""
 
-
-def aef_or(loss: str, aef: bool) -> str:
-    return loss if not aef else "vae2aef.AEF_ELBO()"
 
 
 def vae(epochs: int, rows: int = 256, aef: bool = True, jit: bool = False) -> Trained:
@@ -383,4 +379,55 @@ def sparse_gamma(aef: bool = True, guide: str = "custom") -> Trained:
     return Trained(model=made.model, guide=guides[guide](), aef=None, losses=[], args=(digits(8)[0][:20].round(),))
 
 
-_ = np  # scikit-learn and scanvi's data need it
+
+
+# ---------------------------------------------------------------------- the table of docs/your_pyro_model.md
+
+
+def marginal(trained: Trained, args: tuple, rows: int = 16) -> float:
+    """Mean log p(x) of some rows by `from_pyro(...).log_prob`, nats: the same estimate whatever the training."""
+    import vae2aef
+
+    few = vae2aef.batch.Batch(args[0], tuple(args[1:])).head(min(rows, len(args[0])))
+    given = (few.x, *few.cond)
+    aef = vae2aef.from_pyro(trained.model, trained.guide, *given, core="noise", core_flow="none")
+    torch.manual_seed(0)
+    index = aef.parts.program.pair.position if hasattr(aef.parts, "program") else aef.parts.pair.position
+    x, rest = given[index], (*given[:index], *given[index + 1 :])
+    return float(aef.log_prob(x, *rest, num_samples=64).value.mean())
+
+
+ROWS: dict[str, Callable[[bool], Trained]] = {
+    "vae.py": lambda aef: vae(8, aef=aef),
+    "ss_vae_M2": lambda aef: ss_vae(8, aef=aef),
+    "cvae": lambda aef: cvae(6, aef=aef),
+    "dmm": lambda aef: dmm(4, aef=aef, options=", noise=1.0"),
+    "dmm with IAF": lambda aef: dmm(3, aef=aef, iafs=1, options=", noise=1.0"),
+    "vae_flow_prior": lambda aef: flow_prior(8, aef=aef),
+    "prodlda": lambda aef: prodlda(20, aef=aef),
+    "scanvi": lambda aef: scanvi(10, aef=aef),
+    "air": lambda aef: air(30, aef=aef),
+    "contrib.cevae": lambda aef: cevae(20, aef=aef),
+}
+
+
+def main(names: list[str]) -> None:
+    """Print a line for each example: the loss of its first and last epoch, and log p(x), without and with the AEF."""
+    import pyro
+
+    for name in names or list(ROWS):
+        found = []
+        for aef in (False, True):
+            pyro.clear_param_store()
+            pyro.set_rng_seed(0)
+            trained = ROWS[name](aef)
+            try:
+                value = f"{marginal(trained, getattr(trained, 'labelled', trained.args)):.1f}"
+            except Exception as error:
+                value = f"{type(error).__name__}: {str(error)[:160]}"
+            found.append(f"loss {trained.losses[0]:.2f} -> {trained.losses[-1]:.2f}, log p {value}")
+        print(f"ROW {name} | {found[0]} | {found[1]}", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

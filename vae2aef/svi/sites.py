@@ -65,12 +65,15 @@ class LocationScale(NamedTuple):
 
 
 def read_site(fn: Any) -> LocationScale | None:
-    """Take a distribution apart; None if it is no location-scale family, nor a transform of one.
+    """Take a distribution apart; None if it is no location-scale family, nor a transform of one, or not reparameterised.
 
     Args:
         fn: Normal, Laplace, StudentT, Cauchy, MultivariateNormal or LowRankMultivariateNormal, also under
-            `to_event`, `mask`, `expand`, and as the base of a TransformedDistribution (LogNormal is one).
+            `to_event`, `mask`, `expand`, and as the base of a TransformedDistribution (LogNormal is one). One whose
+            `has_rsample` is off is none: the user wants it drawn with a score-function gradient.
     """
+    if not getattr(fn, "has_rsample", True):
+        return None
     if isinstance(fn, MaskedDistribution):
         inner = read_site(fn.base_dist)
         return None if inner is None else inner._replace(mask=fn._mask)

@@ -18,7 +18,7 @@ from vae2aef.svi.quiet import quiet
 from vae2aef.svi.reading import Unit, bind, units
 from vae2aef.svi.runs import Runs, latent_sites, observed_sites
 from vae2aef.svi.site_map import build_map
-from vae2aef.svi.sites import read_site
+from vae2aef.svi.sites import ELEMENTWISE, TRIANGULAR, read_site
 from vae2aef.svi.time_steps import time_steps
 
 
@@ -122,7 +122,8 @@ def _meet(maps: GuideMaps, name: str, site: Any, sees: bool, data: Tensor, step:
     read = read_site(fn)
     if read is None or not sees:
         maps.maps[name] = None
-        why = "does not see the data" if read is not None else "is no location-scale family"
+        drawn = "is not reparameterised (has_rsample is off)" if _reparameterised_else(fn) else ""
+        why = "does not see the data" if read is not None else drawn or "is no location-scale family"
         how = "a reparameterised draw" if getattr(fn, "has_rsample", False) else "a draw with a score-function gradient"
         if site["infer"].get("enumerate"):
             how = "enumerated by TraceEnum_ELBO"
@@ -138,6 +139,13 @@ def _meet(maps: GuideMaps, name: str, site: Any, sees: bool, data: Tensor, step:
     maps.added.add(_key("site", name), site_map)
     flow = f", posterior flow of {len(read.transforms)}" if read.transforms else ""
     maps.notes[name] = f"{_kind(site)}{flow}, mapped; core variables {tuple(batch.latent_shape)} for each datum{reads}"
+
+
+def _reparameterised_else(fn: Any) -> bool:
+    """Whether a distribution would be mapped if it were reparameterised."""
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return not fn.has_rsample and isinstance(fn, (*ELEMENTWISE, *TRIANGULAR))
 
 
 def _note_observed(maps: GuideMaps, observed: dict[str, Any]) -> None:
