@@ -110,7 +110,6 @@ class Trained(types.SimpleNamespace):
     """An example after its own `main`: model, guide, the AEF guide or None, an example of the arguments, losses."""
 
 
-
 def vae(epochs: int, rows: int = 256, aef: bool = True, jit: bool = False) -> Trained:
     """examples/vae/vae.py: its `main`."""
     x, y = bits(rows)
@@ -377,8 +376,6 @@ def sparse_gamma(aef: bool = True, guide: str = "custom") -> Trained:
     guides = {"custom": lambda: made.guide, "easy": lambda: module.MyEasyGuide(made.model),
               "auto": lambda: module.AutoDiagonalNormal(made.model)}  # fmt: skip
     return Trained(model=made.model, guide=guides[guide](), aef=None, losses=[], args=(digits(8)[0][:20].round(),))
-
-
 
 
 # ---------------------------------------------------------------------- the table of docs/your_pyro_model.md

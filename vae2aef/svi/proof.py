@@ -24,10 +24,13 @@ def other_values(x: Tensor) -> Tensor:
     """Return other data that are as valid as these: the rows in another order, or other values where that is none."""
     if not x.numel() or not x.dim():
         return x
-    moved = x.detach().roll(1, 0)
+    x = x.detach()
+    moved = x.roll(1, 0)
     if torch.equal(moved, x):
-        moved = x.detach().flatten(1).flip(1).reshape(x.shape) if x.dim() > 1 else moved
-    return other_data(x.detach()) if torch.equal(moved, x) and x.is_floating_point() else moved
+        moved = x.reshape(len(x), -1).flip(1).reshape(x.shape)
+    if torch.equal(moved, x) and x.is_floating_point():
+        moved = other_data(x.reshape(len(x), -1)).reshape(x.shape)
+    return moved
 
 
 def prove_no_leak(runs: Runs, scored: list[Unit]) -> None:

@@ -118,31 +118,33 @@ def _features(
     core: Any, data: Tensor, batch: BatchAxis, step: int | None, varying: str | None
 ) -> tuple[nn.Module, str]:
     name, latent, event = batch.site, batch.latent_shape, data.shape[1:]
-    if isinstance(core, nn.Module):
-        return core, ""
-    if core == "noise":
-        return NoFeatures(latent), ""
+    if isinstance(core, nn.Module) or core == "noise":
+        return (NoFeatures(latent) if core == "noise" else core), ""
     if core == "step" and step is None:
         raise WrapError(
-            f'site "{name}": core="step" is for sites z_1, z_2, ..., one for each of the {len(event) and event[0]} '
+            f'site "{name}": core="step" is for sites z_1, z_2, ..., one for each of the {tuple(event[:1])} '
             'time steps of the data; use "linear" for this one'
         )
-    if core == "step" or (core == "linear" and varying and step is not None):
+    if core == "log" and bool((data < 0).any()):
+        raise WrapError(f'site "{name}": core="log" reads log(1 + x) of counts, and the data go below 0')
+    by_step = varying is not None and step is not None
+    if core == "step" or (core == "linear" and by_step):
         return TimeStep(LinearFeatures(event[1:], latent), int(step or 0)), f"; h reads time step {step}"
     if core == "linear" and varying == "ragged":
         return AllSteps(LinearFeatures(event[1:], latent)), "; h reads the sum over time steps"
     if core == "log":
-        if bool((data < 0).any()):
-            raise WrapError(f'site "{name}": core="log" reads log(1 + x) of counts, and the data go below 0')
         return LogCounts(LinearFeatures(event, latent)), "; h reads log(1 + x)"
     if core == "linear":
-        large = float(data.detach().abs().max()) if data.numel() else 0.0
-        hint = f'; h reads values up to {large:.4g}: of counts, core="log" reads log(1 + x)' if large > LARGE else ""
-        return LinearFeatures(event, latent), hint
+        return LinearFeatures(event, latent), _of_large(data)
     raise WrapError(
         f'site "{name}": expected core "linear", "log", "step", "noise" or a module, got {core!r}. The partition '
         'family ("center", "corner", "random", a mask) needs an AEF: vae2aef.from_pyro(model, guide, ..., core=...)'
     )
+
+
+def _of_large(data: Tensor) -> str:
+    large = float(data.detach().abs().max()) if data.numel() else 0.0
+    return f'; h reads values up to {large:.4g}: of counts, core="log" reads log(1 + x)' if large > LARGE else ""
 
 
 def _for_site(name: str, option: str, value: Any) -> Any:

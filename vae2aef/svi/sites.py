@@ -65,7 +65,7 @@ class LocationScale(NamedTuple):
 
 
 def read_site(fn: Any) -> LocationScale | None:
-    """Take a distribution apart; None if it is no location-scale family, nor a transform of one, or not reparameterised.
+    """Take a distribution apart; None if it is no location-scale family nor a transform of one, or not to be mapped.
 
     Args:
         fn: Normal, Laplace, StudentT, Cauchy, MultivariateNormal or LowRankMultivariateNormal, also under
