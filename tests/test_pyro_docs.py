@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 pyro = pytest.importorskip("pyro")
 pytest.importorskip("sklearn")
@@ -24,6 +25,16 @@ def test_the_session_runs():
         exec(compile(block, "pyro.md", "exec"), names)
     assert names["result"].value.shape == (128,) and names["samples"].shape == (5, 64)
     assert 'site "z": Normal, mapped' in repr(names["elbo"])
+
+
+def test_the_session_of_the_page_of_your_model_runs():
+    names = {}
+    for block in re.findall(r"^```python\n(.*?)^```", (DOCS / "your_pyro_model.md").read_text(), flags=re.M | re.S):
+        exec(compile(block, "your_pyro_model.md", "exec"), names)
+    assert names["log_p"].value.shape == (8,) and torch.equal(names["z"][0], names["z"][1])
+    assert "h reads x: what the observed site" in repr(names["aef"]) and 'site "z": Normal, mapped' in repr(
+        names["aef"]
+    )
 
 
 @pytest.mark.slow

@@ -77,6 +77,10 @@ def __getattr__(name: str) -> Any:
         from vae2aef.svi import AEF_ELBO
 
         return AEF_ELBO
+    if name == "aef_guide":
+        from vae2aef.svi import aef_guide
+
+        return aef_guide
     if name == "from_pyro":
         from vae2aef.svi import from_pyro
 
@@ -85,4 +89,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), "AEF_ELBO", "as_vae", "check", "from_pyro", "log_prob"])
+    return sorted([*globals(), "AEF_ELBO", "aef_guide", "as_vae", "check", "from_pyro", "log_prob"])

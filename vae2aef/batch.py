@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 
 class Batch(NamedTuple):
@@ -57,6 +58,9 @@ def map_rows(value: Any, size: int, change: Callable[[Tensor], Tensor]) -> Any:
     """
     if isinstance(value, Tensor):
         return change(value) if value.dim() > 0 and value.shape[0] == size else value
+    if isinstance(value, PackedSequence):
+        padded, lengths = pad_packed_sequence(value, batch_first=True)
+        return pack_padded_sequence(change(padded), change(lengths), batch_first=True, enforce_sorted=False)
     if isinstance(value, (tuple, list)):
         items = [map_rows(item, size, change) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
@@ -75,6 +79,8 @@ def repeat_rows(value: Any, times: int, size: int) -> Any:
 def _detached(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach()
+    if isinstance(value, PackedSequence):
+        return value._replace(data=value.data.detach())
     if isinstance(value, (tuple, list)):
         items = [_detached(item) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)

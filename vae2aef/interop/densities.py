@@ -47,7 +47,7 @@ def density(distribution: Any, value: Tensor) -> Tensor:
 def draw(distribution: Any, shape: torch.Size, temperature: float = 1.0) -> Tensor:
     """Draw samples, with the scale multiplied by `temperature`; see `DistributionPrior.sample`."""
     if temperature == 1.0:
-        return distribution.sample(shape)
+        return _sample(distribution, shape)
     if isinstance(distribution, Independent):
         return draw(distribution.base_dist, shape, temperature)
     if is_transformed(distribution):
@@ -62,6 +62,17 @@ def draw(distribution: Any, shape: torch.Size, temperature: float = 1.0) -> Tens
         f"temperature={temperature:g} scales a location-scale distribution, and {type(distribution).__name__} is "
         "none: sample with temperature=1"
     )
+
+
+def _sample(distribution: Any, shape: torch.Size) -> Tensor:
+    """Sample; some of Pyro's distributions, such as `ZukoToPyro`, only draw when they are called."""
+    try:
+        return distribution.sample(shape)
+    except NotImplementedError:
+        if not callable(distribution):
+            raise
+        with torch.no_grad():
+            return distribution(shape)
 
 
 def is_transformed(distribution: Any) -> bool:

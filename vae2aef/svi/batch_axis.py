@@ -72,12 +72,18 @@ def find_batch_axis(
         WrapError: if the axis is not found, or there are several; names the site and the fix.
     """
     particles = [batch_dims + f.dim for f in frames if f.name == PARTICLES]
-    frames = [f for f in frames if f.vectorized and f.name != PARTICLES]
+    frames = sized([f for f in frames if f.vectorized and f.name != PARTICLES], core[:batch_dims])
     frame = batch_frame(name, frames, rows, plate)
     axis = _axis_of_size(name, core, rows, particles, frames) if frame is None else batch_dims + frame.dim
     drop = {axis, *particles}
     latent = torch.Size(size for i, size in enumerate(core) if i not in drop)
     return BatchAxis(name, axis - len(core), None if frame is None else frame.name, latent)
+
+
+def sized(frames: list[Any], batch_shape: Sequence[int]) -> list[Any]:
+    """Give plates without a size that of the site at their dimension."""
+    known = [f.size >= 0 or -f.dim > len(batch_shape) for f in frames]
+    return [f if k else f._replace(size=batch_shape[f.dim]) for f, k in zip(frames, known, strict=True)]
 
 
 def batch_frame(name: str, frames: list[Any], rows: int, plate: str | None) -> Any:

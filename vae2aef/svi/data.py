@@ -1,91 +1,114 @@
-"""Which argument of a Pyro model is the data, and whether a site of the guide sees it."""
+"""Which of the arguments are the data that h reads: what the observed sites score, or what the user says."""
 
-import inspect
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-import pyro.poutine as poutine
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vae2aef.errors import WrapError
+from vae2aef.svi.reading import Path, Unit, at, units, written
+
+__all__ = ["Source", "as_data", "chosen", "depends", "score_of"]
+
+Chosen = str | Callable[..., Any] | None
+"""What the user says: the name of an argument, a callable of the arguments, or nothing."""
 
 
-def find_data(guide: Any, args: tuple, kwargs: dict[str, Any], data: "str | Callable[..., Tensor] | None") -> Tensor:
-    """Return the data that h reads.
+class Source(NamedTuple):
+    """Where h's data come from.
 
-    Args:
-        guide: for the names of its arguments.
-        args: of the guide.
-        kwargs: of the guide.
-        data: None for the first tensor among the arguments, the name of an argument, or a callable of them.
+    Attributes:
+        path: the argument, and the keys inside it; empty where a callable gives them.
+        make: that callable.
+        why: why they are the data.
+    """
+
+    path: Path
+    make: Callable[..., Any] | None
+    why: str
+
+    def read(self, args: tuple, kwargs: dict[str, Any], named: dict[str, Any]) -> Unit | None:
+        """Return the data of a call; None if the call has none."""
+        found: Any = at(named, self.path) if self.make is None else self.make(*args, **kwargs)
+        return next(units(found, self.path), None)
+
+    def __str__(self) -> str:
+        return f"{written(self.path) if self.path else 'what data= makes of the arguments'}: {self.why}"
+
+
+def chosen(data: Chosen, named: dict[str, Any]) -> Source | None:
+    """Return the user's choice; None if there is none.
 
     Raises:
-        WrapError: if there is none, or it holds no floating point numbers.
+        WrapError: if no argument has that name.
     """
     if callable(data):
-        found: Any = data(*args, **kwargs)
-    elif data is not None:
-        found = _by_name(guide, data, args, kwargs)
-    else:
-        found = next(tensors_in((args, kwargs)), None)
-    if not isinstance(found, Tensor) or found.dim() < 1:
+        return Source((), data, "data= says so")
+    if data is None:
+        return None
+    if data not in named:
+        raise WrapError(f'data="{data}" is no argument of the guide; it has {sorted(named)}')
+    return Source((data,), None, "data= says so")
+
+
+def as_data(unit: Unit | None, given: bool, discrete: bool = False) -> Tensor:
+    """Return the data of a call as floating point numbers, `(rows, *event)`.
+
+    Args:
+        unit: as found; None for nothing.
+        given: whether the user has said what the data are.
+        discrete: whether an observed site scores whole numbers, which h reads as numbers then.
+
+    Raises:
+        WrapError: if there is nothing, or what there is has no rows or no floating point numbers.
+    """
+    found = None if unit is None else unit.padded()
+    if found is None or found.dim() < 1:
         raise WrapError(
             "an AEF needs to see the data, and the guide gets no tensor to encode; pass it to model and guide, or "
-            f"name it with data= (an argument's name, or a callable of the arguments); got "
-            f"{type(found).__name__ if data is not None else 'no tensor argument'}"
+            "name it with data= (an argument's name, or a callable of the arguments); got "
+            + ("no tensor" if given or found is None else "a tensor without rows")
         )
-    if not found.is_floating_point():
+    if found.is_floating_point():
+        return found
+    if not discrete:
         raise WrapError(
             f"expected floating point data, got {found.dtype}: a density needs continuous data. ",
             "For integers use vae2aef.dequantize(x); if another argument is the data, name it with data=",
         )
-    return found
+    return found.to(torch.get_default_dtype())
 
 
-def _by_name(guide: Any, name: str, args: tuple, kwargs: dict[str, Any]) -> Any:
-    function = poutine.unwrap(guide)
-    signature = inspect.signature(function.forward if isinstance(function, nn.Module) else function)
-    try:
-        arguments = signature.bind(*args, **kwargs).arguments
-    except TypeError:
-        arguments = dict(kwargs)
-    for parameter in signature.parameters.values():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            arguments = {**arguments, **arguments.get(parameter.name, {})}
-    if name not in arguments:
-        raise WrapError(f'data="{name}" is no argument of the guide; it has {sorted(arguments)}')
-    return arguments[name]
+def score_of(unit: Unit, leaves: list[Tensor], observed: dict[str, Any]) -> list[str]:
+    """Return the observed sites that score a unit, by name.
+
+    Args:
+        unit: a tensor among the arguments.
+        leaves: the tensors that autograd follows in its place; empty where it cannot.
+        observed: the observed sites by name.
+    """
+    return [name for name, site in observed.items() if _scores(unit, leaves, site["value"])]
 
 
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in nested tuples, lists and dicts, in order."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from tensors_in(item)
-    elif isinstance(value, dict):
-        yield from tensors_in(list(value.values()))
-
-
-def substitute(value: Any, old: Tensor, new: Tensor) -> Any:
-    """Put `new` where `old` is, in nested tuples, lists and dicts."""
-    if isinstance(value, Tensor):
-        return new if value is old else value
-    if isinstance(value, (tuple, list)):
-        items = [substitute(item, old, new) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    if isinstance(value, dict):
-        return {key: substitute(item, old, new) for key, item in value.items()}
-    return value
+def _scores(unit: Unit, leaves: list[Tensor], value: Any) -> bool:
+    if not isinstance(value, Tensor):
+        return False
+    if leaves and value.requires_grad:
+        return depends([value], leaves)
+    for tensor in unit.tensors:
+        if tensor.numel() == value.numel() and torch.equal(
+            tensor.detach().reshape(-1).to(value), value.detach().reshape(-1)
+        ):
+            return True
+    return False
 
 
 def depends(outputs: list[Tensor], inputs: list[Tensor]) -> bool:
     """Whether autograd finds a path from any input to any output."""
     outputs = [o for o in outputs if o.requires_grad]
-    if not outputs:
+    if not outputs or not inputs:
         return False
-    total = torch.stack([o.sum() for o in outputs]).sum()
+    total = torch.stack([o.sum().to(torch.float64) for o in outputs]).sum()
     grads = torch.autograd.grad(total, inputs, allow_unused=True, retain_graph=True)
     return any(g is not None for g in grads)

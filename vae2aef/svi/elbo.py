@@ -1,26 +1,20 @@
 """`AEF_ELBO`: the loss of an AEF for `pyro.infer.SVI`, in the place of `Trace_ELBO`."""
 
-import math
-import weakref
 from collections.abc import Callable
-from itertools import count
 from typing import Any
 
-import pyro
+import pyro.poutine as poutine
 import torch
 from pyro.infer import Trace_ELBO
 from pyro.infer.elbo import ELBOModule
 from pyro.infer.enum import get_importance_trace
-from torch import Tensor, nn
+from torch import nn
 
 from vae2aef.errors import NonFiniteError, WrapError
 from vae2aef.residual import Residual
-from vae2aef.svi.data import find_data
-from vae2aef.svi.elbo_handlers import GuideHandler, ModelHandler, UnknownSite
+from vae2aef.svi.guide import AEFGuide
+from vae2aef.svi.guide_maps import GuideMaps
 from vae2aef.svi.site_map import SiteMap
-from vae2aef.svi.survey import survey
-
-_owners: "weakref.WeakValueDictionary[str, AEF_ELBO]" = weakref.WeakValueDictionary()
 
 
 class AEF_ELBO(Trace_ELBO):
@@ -68,36 +62,45 @@ class AEF_ELBO(Trace_ELBO):
         core_flow: Any = "coupling",
         noise: float = 0.0,
         *,
-        data: "str | Callable[..., Tensor] | None" = None,
+        data: "str | Callable[..., Any] | None" = None,
         plate: str | None = None,
         observed: "str | dict[str, str] | None" = None,
         name: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.core, self.core_flow = core, core_flow
-        self.data, self.plate, self.observed, self.name = data, plate, observed, name
-        if core == "noise" and noise not in (0.0, 1.0):
-            raise ValueError(f'core="noise" is the guide itself, whose noise is 1 by definition; got noise={noise}')
-        if observed is not None and not isinstance(observed, dict) and observed != "gaussian":
-            raise ValueError(f'expected observed None, "gaussian" or a dict by site; got {observed!r}')
-        self.noise = 1.0 if core == "noise" else noise
-        self.added = nn.ModuleDict()
-        self.maps: dict[str, SiteMap | None] = {}
-        self.scales: dict[str, Residual] = {}
-        self.notes: dict[str, str] = {}
-        self._prefix = ""
+        self._maps = GuideMaps(core, core_flow, noise, data, plate, observed, name, entropy="closed")
+        self.core, self.core_flow, self.data, self.plate, self.observed = core, core_flow, data, plate, observed
+        self.name = name
+
+    @property
+    def added(self) -> nn.ModuleDict:
+        """The modules that are added, by site."""
+        return self._maps.added
+
+    @property
+    def maps(self) -> dict[str, SiteMap | None]:
+        """The maps, h and n, of each latent site that is mapped; None for those left to Pyro."""
+        return self._maps.maps
+
+    @property
+    def scales(self) -> dict[str, Residual]:
+        """The residual of each observed site made Gaussian."""
+        return self._maps.scales
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """What became of each site, in words."""
+        return self._maps.notes
 
     @property
     def noise(self) -> float:
         """The noise sigma on the core variables (Eq. 11). May be changed at any time while training."""
-        return self._noise
+        return self._maps.noise
 
     @noise.setter
     def noise(self, value: float) -> None:
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"expected noise >= 0, got {value}")
-        self._noise = float(value)
+        self._maps.noise = value
 
     def __call__(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
         """Return a module whose forward is the loss, as Pyro's ELBO does; or the loss, if arguments are given.
@@ -116,74 +119,27 @@ class AEF_ELBO(Trace_ELBO):
 
     def trained(self) -> dict[str, dict[str, nn.Module]]:
         """Return h and n of each mapped site, to go on with: `vae2aef.from_pyro(model, guide, x, **elbo.trained())`."""
-        maps = {name: site_map for name, site_map in self.maps.items() if site_map is not None}
-        return {
-            "core": {name: site_map.features for name, site_map in maps.items()},
-            "core_flow": {name: site_map.flow for name, site_map in maps.items()},
-        }
+        return self._maps.trained()
+
+    def guide(self, model: Any, guide: Any) -> AEFGuide:
+        """Return the guide that this loss uses, with what it has added: for `Predictive`, or another loss of Pyro."""
+        return AEFGuide(model, guide, self._maps)
 
     def _get_trace(self, model: Any, guide: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        """Run the guide with mapped sites, and the model at their values: the one step that differs from Pyro's."""
-        data = find_data(guide, args, kwargs, self.data)
-        while True:
-            # A structure met for the first time is looked at, and the run begins anew with the same random numbers.
-            state = torch.get_rng_state()
-            try:
-                model_trace, guide_trace = self._run(model, guide, args, kwargs, data)
-            except UnknownSite:
-                torch.set_rng_state(state)
-                survey(self, model, guide, args, kwargs, data)
-            else:
-                _require_finite(model_trace, guide_trace)
-                return model_trace, guide_trace
-
-    def _run(self, model: Any, guide: Any, args: tuple, kwargs: Any, data: Tensor) -> tuple[Any, Any]:
-        def registered(*args: Any, **kwargs: Any) -> Any:
-            self._register()
-            return guide(*args, **kwargs)
-
-        handler = GuideHandler(self.maps, data, self.noise)
-        return get_importance_trace(
-            "flat", self.max_plate_nesting, ModelHandler(self.scales)(model), handler(registered), args, kwargs
-        )
-
-    def _register(self) -> None:
-        """Put the parameters into Pyro's store, or take them from it where it has others (loaded ones)."""
-        if not self.maps:
-            return
-        if not self._prefix or _owners.get(self._prefix) is not self:
-            self._prefix = self._claim()
-        store = pyro.get_param_store()
-        for key, parameter in self.added.named_parameters():
-            full = f"{self._prefix}$$${key}"
-            if full in store and store[full].shape != parameter.shape:
-                raise WrapError(
-                    f'the parameter store holds "{full}" of shape {tuple(store[full].shape)}, expected '
-                    f"{tuple(parameter.shape)}: it is from another model. Call pyro.clear_param_store(), or pass "
-                    "AEF_ELBO(name=...)"
-                )
-        pyro.module(self._prefix, self.added, update_module_params=True)
-
-    def _claim(self) -> str:
-        """Choose a prefix that no other living loss uses in the store as it is."""
-        base = self.name or "aef"
-        for number in count(1):
-            prefix = base if number == 1 else f"{base}_{number}"
-            owner = _owners.get(prefix)
-            used = any(key.startswith(f"{prefix}$$$") for key in pyro.get_param_store())
-            if owner is None or owner is self or not used:
-                _owners[prefix] = self
-                return prefix
-            if self.name is not None:
-                raise WrapError(f'the name "{self.name}" is used by another AEF_ELBO: choose another, or leave it out')
-        raise AssertionError  # count does not end
+        """Run the AEF guide, and the model at its values."""
+        if isinstance(poutine.unwrap(guide), AEFGuide):
+            raise WrapError(
+                "the guide is an AEF guide already; ",
+                "use it with Pyro's own losses, or give AEF_ELBO its `.guide`",
+            )
+        aef = self.guide(model, guide)
+        model_trace, guide_trace = get_importance_trace("flat", self.max_plate_nesting, aef.model, aef, args, kwargs)
+        _no_enumeration(guide_trace, model_trace)
+        _require_finite(model_trace, guide_trace)
+        return model_trace, guide_trace
 
     def __repr__(self) -> str:
-        lines = [f"AEF_ELBO: noise sigma = {self.noise:g}"]
-        if not self.notes:
-            lines.append("  sites: read from model and guide at the first call")
-        lines += [f'  site "{site}": {note}' for site, note in self.notes.items()]
-        return "\n".join(lines)
+        return f"AEF_ELBO: {self._maps!r}"
 
 
 class _LossModule(ELBOModule):
@@ -192,6 +148,18 @@ class _LossModule(ELBOModule):
     def __init__(self, model: Any, guide: Any, elbo: AEF_ELBO) -> None:
         super().__init__(model, guide, elbo)
         self.added = elbo.added
+
+
+def _no_enumeration(*traces: Any) -> None:
+    for trace in traces:
+        for name, site in trace.nodes.items():
+            if site["type"] == "sample" and not site["is_observed"] and (site["infer"] or {}).get("enumerate"):
+                raise WrapError(
+                    f'site "{name}": it is marked for enumeration, and AEF_ELBO draws discrete sites as Trace_ELBO '
+                    "does, by the score function; ",
+                    "use loss=TraceEnum_ELBO() with vae2aef.aef_guide(model, guide), or remove "
+                    "infer={'enumerate': ...} (config_enumerate) from it",
+                )
 
 
 def _require_finite(model_trace: Any, guide_trace: Any) -> None:

@@ -1,5 +1,6 @@
-"""The two effect handlers of `AEF_ELBO`: one gives the guide's sites their values, one watches the model's data."""
+"""The two effect handlers of an AEF guide: one gives the guide's sites their values, one watches the model's data."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pyro.distributions as dist
@@ -10,35 +11,34 @@ from torch import Tensor
 
 from vae2aef.errors import WrapError
 from vae2aef.residual import Residual
-from vae2aef.svi.site_map import SiteMap, perturb
-from vae2aef.svi.sites import MappedSite, is_subsample, mask_of_batch, read_site
-
-
-class UnknownSite(Exception):
-    """A site of the guide was met for the first time: look at the guide before going on."""
+from vae2aef.svi.guide_maps import GuideMaps
+from vae2aef.svi.mapped import MappedSite
+from vae2aef.svi.sites import is_subsample, mask_of_batch, read_site
 
 
 class GuideHandler(Messenger):
-    """Give every AEF site of a guide the value g_m + g_s n^-1(w) instead of a draw.
+    """Draw every AEF site of a guide from its `MappedSite`.
+
+    What Pyro does to a site from outside, it does to that: more particles, enumeration, a value from elsewhere.
 
     Args:
-        maps: h and n^-1 for the sites that are mapped; None for those that are left to Pyro.
+        maps: what is known of the guide's sites.
         data: what h reads, shape `(rows, *event)`.
-        noise: sigma.
+        meet: called with the name of a site that is not known yet, to make it known.
     """
 
-    def __init__(self, maps: dict[str, SiteMap | None], data: Tensor, noise: float) -> None:
+    def __init__(self, maps: GuideMaps, data: Tensor, meet: Callable[[str], None]) -> None:
         super().__init__()
-        self.maps, self.data, self.noise = maps, data, noise
+        self.maps, self.data, self.meet = maps, data, meet
         self.indices: dict[str, Tensor] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] or msg["done"] or is_subsample(msg["fn"]):
             return
         name, fn = msg["name"], msg["fn"]
-        if name not in self.maps:
-            raise UnknownSite(name)
-        site_map = self.maps[name]
+        if name not in self.maps.maps:
+            self.meet(name)
+        site_map = self.maps.maps[name]
         if site_map is None:
             return
         site = read_site(fn)
@@ -47,14 +47,9 @@ class GuideHandler(Messenger):
                 f'site "{name}": it was a location-scale family before, and is a {type(fn).__name__} now; ',
                 "give different sites different names",
             )
-        dims = len(fn.batch_shape)
-        w = site_map.core(self.rows(site_map.batch.plate), site.loc.shape)
-        w, entropy = perturb(w, site, self.noise, dims)
-        value, log_det = site_map(site, w, dims)
-        replaced = MappedSite(fn, value, (log_det + entropy).expand(fn.batch_shape))
-        msg["fn"] = replaced if site.mask is None else replaced.mask(mask_of_batch(name, site.mask, dims))
-        msg["value"] = value
-        msg["done"] = True
+        rows = self.rows(site_map.batch.plate)
+        mapped = MappedSite(fn, site, site_map, rows, self.maps.noise, self.maps.entropy)
+        msg["fn"] = mapped if site.mask is None else mapped.mask(mask_of_batch(name, site.mask, len(fn.batch_shape)))
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if is_subsample(msg["fn"]):
@@ -70,7 +65,7 @@ class GuideHandler(Messenger):
 
 def gaussian_scale(values: Tensor, event_shape: torch.Size) -> Residual:
     """Return the residual of an observed site made Gaussian: a learned scale a feature, from the data's spread on."""
-    spread = float(values.std(correction=0).clamp(1e-2, 1e2)) if values.numel() else 1.0
+    spread = float(values.detach().std(correction=0).clamp(1e-2, 1e2)) if values.numel() else 1.0
     return Residual(event_shape, initial_scale=spread).to(values)
 
 

@@ -11,7 +11,9 @@ from torch.distributions import transform_to
 
 from vae2aef.errors import WrapError
 from vae2aef.modes import parameters
-from vae2aef.svi.data import find_data
+from vae2aef.svi.data import as_data
+from vae2aef.svi.find_data import find_source
+from vae2aef.svi.reading import bind, written
 
 
 class PyroPair(nn.Module):
@@ -52,7 +54,16 @@ class PyroPair(nn.Module):
         known = self._register_owners(model, guide, inside)
         # Functions are kept as plain attributes; a module is registered already, whichever way it is called.
         self.__dict__["model"], self.__dict__["guide"] = model, guide
-        x = find_data(guide, args, kwargs, data)
+        source = find_source(model, guide, args, kwargs, data)
+        unit = None if source is None else source.read(args, kwargs, bind(guide, args, kwargs))
+        as_data(unit, data is not None, discrete=True)
+        if unit is not None and unit.ragged:
+            raise WrapError(
+                f"from_pyro needs data that are a tensor with a row a datum, and {written(unit.path or ('data',))} "
+                f"is a {type(unit.value).__name__} of sequences; ",
+                "pad it and mask the model and guide, or train with vae2aef.aef_guide(model, guide)",
+            )
+        x = None if unit is None else unit.value
         self.position = next((i for i, value in enumerate(args) if value is x), None)
         self.keyword = next((key for key, value in kwargs.items() if value is x), None)
         if self.position is None and self.keyword is None:

@@ -1,5 +1,6 @@
 """The two effect handlers that place the sites of a Pyro guide and model; the model's sites as densities."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from vae2aef.errors import WrapError
 from vae2aef.interop.densities import density, draw
 from vae2aef.parts import mean_of
 from vae2aef.protocols import Place
-from vae2aef.svi.batch_axis import BatchAxis, batch_frame, outside_plate
+from vae2aef.svi.batch_axis import BatchAxis, batch_frame, outside_plate, sized
 from vae2aef.svi.posterior import SitePosterior
 from vae2aef.svi.sites import is_subsample, read_site
 from vae2aef.tensors import sum_event
@@ -23,15 +24,19 @@ Axes = dict[str, BatchAxis]
 class GuidePlaces(Messenger):
     """Place every latent site of a guide."""
 
-    def __init__(self, axes: Axes, place: Place, rows: int) -> None:
+    def __init__(self, axes: Axes, place: Place, rows: int, labels: Callable[[str, Any], Tensor | None]) -> None:
         super().__init__()
-        self.axes, self.place, self.rows = axes, place, rows
+        self.axes, self.place, self.rows, self.labels = axes, place, rows, labels
         self.indices: dict[str, Tensor] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] or is_subsample(msg["fn"]):
             return
         name = msg["name"]
+        label = self.labels(name, msg["fn"])
+        if label is not None:
+            msg["value"], msg["done"] = label, True
+            return
         site, batch = read_site(msg["fn"]), self.axes.get(name)
         if site is None or batch is None:
             raise WrapError(
@@ -49,10 +54,18 @@ class GuidePlaces(Messenger):
 class ModelPlaces(Messenger):
     """Give latent sites of a model their placed values with their priors; note the observed ones."""
 
-    def __init__(self, axes: Axes, place: Place, rows: int, indices: dict[str, Tensor]) -> None:
+    def __init__(
+        self,
+        axes: Axes,
+        place: Place,
+        rows: int,
+        indices: dict[str, Tensor],
+        labels: Callable[[str, Any], Tensor | None],
+    ) -> None:
         super().__init__()
-        self.axes, self.place, self.rows, self.indices = axes, place, rows, indices
+        self.axes, self.place, self.rows, self.indices, self.labels = axes, place, rows, indices, labels
         self.observed: dict[str, SitePrior] = {}
+        self.latent: dict[str, tuple[SitePrior, Tensor]] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
         name = msg["name"]
@@ -63,7 +76,9 @@ class ModelPlaces(Messenger):
             if not is_deterministic(msg):
                 self.observed[name] = SitePrior(self.axes, dict(msg), self.rows)
         else:
-            msg["value"], msg["done"] = self.place(name, SitePrior(self.axes, dict(msg), self.rows), None), True
+            prior, label = SitePrior(self.axes, dict(msg), self.rows), self.labels(name, msg["fn"])
+            msg["value"], msg["done"] = self.place(name, prior, None) if label is None else label, True
+            self.latent[name] = (prior, msg["value"])
 
 
 def is_deterministic(site: Any) -> bool:
@@ -93,7 +108,8 @@ class SitePrior:
             return self.axes[name].axis + len(self.msg["fn"].event_shape)
         frames = [f for f in self.msg["cond_indep_stack"] if f.vectorized]
         plates = {batch.plate for batch in self.axes.values()}
-        frame = batch_frame(name, [f for f in frames if f.name in plates] or frames, self.rows, None)
+        frames = sized([f for f in frames if f.name in plates] or frames, self.msg["fn"].batch_shape)
+        frame = batch_frame(name, frames, self.rows, None)
         return None if frame is None else frame.dim
 
     def rows_first(self, values: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """A Pyro model and guide as a program: the sites of the guide are placed, then the model runs at these values."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pyro
@@ -8,16 +9,18 @@ import torch
 from torch import Tensor
 
 from vae2aef.batch import Batch
-from vae2aef.chain import Given
+from vae2aef.chain import Generate, Given
 from vae2aef.errors import WrapError
 from vae2aef.modes import own_random_state
 from vae2aef.parts import Decoded
 from vae2aef.program import VAEProgram
 from vae2aef.protocols import Place
-from vae2aef.svi.elbo import AEF_ELBO
 from vae2aef.svi.elbo_handlers import ModelHandler
+from vae2aef.svi.guide_maps import GuideMaps
+from vae2aef.svi.labels import Again, Labels, Scored, sizes_of, summed, value_of
 from vae2aef.svi.pair import PyroPair
 from vae2aef.svi.placing import Axes, GuidePlaces, ModelPlaces, Observed, SitePrior, is_deterministic
+from vae2aef.svi.runs import latent_sites
 from vae2aef.svi.sites import is_subsample
 from vae2aef.svi.survey import survey
 
@@ -35,6 +38,7 @@ class PyroProgram(VAEProgram):
         axes: the latent sites by name; of each, where the data's batch is.
         scales: the residual of each observed site that was discrete (`observed="gaussian"`).
         dims: how many batch dimensions each of them has.
+        sizes: the discrete latents that are summed out, with the number of their values.
         not_single: why it is not of the simple kind; see `vae2aef.svi.single`.
         shows_data: whether there is one observed site, whose values are the data.
         independent: whether, at the same latents, the model's densities are the same for other data.
@@ -50,28 +54,22 @@ class PyroProgram(VAEProgram):
         self.pair = pair
         self.event_shape = batch.x.shape[1:]
         args, named = pair.arguments(*batch)
-        # The loss looks at the sites; its own h and n are not used.
-        look = {"plate": pair.plate, "observed": pair.observed, "data": lambda *a, **k: batch.x}
-        elbo = AEF_ELBO(core="noise", core_flow="none", **look)
-        survey(elbo, pair.own(pair.model), pair.own(pair.guide), args, named, batch.x)
-        left = [name for name, site_map in elbo.maps.items() if site_map is None]
-        if left:
-            raise WrapError(
-                "from_pyro needs every latent site to be mapped, for a density of each datum; left to Pyro would be: "
-                + "; ".join(f'"{name}", {elbo.notes[name]}' for name in left)
-                + ". ",
-                "Train with SVI(..., loss=vae2aef.AEF_ELBO())",
-            )
-        self.axes: Axes = {name: site_map.batch for name, site_map in elbo.maps.items() if site_map is not None}
-        self.scales = elbo.scales
-        self.beside = tuple(elbo.scales.values())
-        self.taken = tuple(f'site "{name}": {note}' for name, note in elbo.notes.items())
+        # A guide looks at the sites; its own h and n are not used.
+        maps = GuideMaps("noise", "none", data=lambda *a, **k: batch.x, plate=pair.plate, observed=pair.observed)
+        survey(maps, pair.own(pair.model), pair.own(pair.guide), args, named)
+        self.axes: Axes = {name: site_map.batch for name, site_map in maps.maps.items() if site_map is not None}
+        self.scales = maps.scales
+        self.beside = tuple(maps.scales.values())
         with own_random_state(batch.x.device), torch.no_grad(), pyro.validation_enabled(False), poutine.block():
             guide: Any = poutine.trace(pair.own(pair.guide)).get_trace(*args, **named)
             replayed = poutine.trace(poutine.replay(self.model, trace=guide))
             model = replayed.get_trace(*args, **named)
             blank, named = pair.arguments(torch.zeros_like(batch.x), *batch[1:])
             elsewhere = replayed.get_trace(*blank, **named)
+        self.sizes = sizes_of(latent_sites(model), self.axes)
+        _require_placed(maps, self.sizes)
+        notes = {**maps.notes, **{name: f"summed out, {size} values" for name, size in self.sizes.items()}}
+        self.taken = tuple(f'site "{name}": {note}' for name, note in notes.items())
         self.dims = {name: len(guide.nodes[name]["fn"].batch_shape) for name in self.axes}
         _require_equal_weights(guide, model)
         sites = _densities(model)
@@ -105,21 +103,35 @@ class PyroProgram(VAEProgram):
         """Place the sites of the guide; return the rows that its plates have drawn, by plate."""
         args, named = self.pair.arguments(*batch)
         # Far-off draws may overflow a scale: that is a weight of zero, and no reason for Pyro's validation to stop.
-        with pyro.validation_enabled(False), poutine.block(), GuidePlaces(self.axes, place, batch.size) as guide:
+        guide = GuidePlaces(self.axes, place, batch.size, lambda n, fn: value_of(fn, None) if n in self.sizes else None)
+        with pyro.validation_enabled(False), poutine.block(), guide:
             self.pair.own(self.pair.guide)(*args, **named)
         return guide.indices
 
     def run_model(self, place: Place, batch: Batch, indices: dict[str, Tensor]) -> Decoded:
         """Place the sites of the model again, now with their priors, on the rows that the guide has drawn."""
+        shape = batch.x.shape if self.shows_data else None
+        drawn = isinstance(place, Generate) and not all(name in place.z for name in self.axes)
+        if not self.sizes or drawn:
+            once = self._model_run(place, batch, indices, lambda name, fn: fn.sample() if name in self.sizes else None)
+            observed = Observed(once.observed, shape)
+            return Decoded(observed.mean(), None, observed)
+        again = Again(place)
+
+        def scored(labels: Labels) -> Scored:
+            run = self._model_run(again, batch, indices, lambda n, fn: value_of(fn, labels[n]) if n in labels else None)
+            return Scored(Observed(run.observed, shape), run.latent, labels)
+
+        return summed(scored, self.sizes)
+
+    def _model_run(
+        self, place: Place, batch: Batch, indices: dict[str, Tensor], labels: Callable[[str, Any], Tensor | None]
+    ) -> ModelPlaces:
         args, named = self.pair.arguments(*batch)
-        with (
-            pyro.validation_enabled(False),
-            poutine.block(),
-            ModelPlaces(self.axes, place, batch.size, indices) as model,
-        ):
+        run = ModelPlaces(self.axes, place, batch.size, indices, labels)
+        with pyro.validation_enabled(False), poutine.block(), run:
             self.model(*args, **named)
-        observed = Observed(model.observed, batch.x.shape if self.shows_data else None)
-        return Decoded(observed.mean(), None, observed)
+        return run
 
     @property
     def model(self) -> Any:
@@ -160,6 +172,16 @@ def _densities(trace: Any) -> dict[str, Any]:
         for name, site in trace.nodes.items()
         if site["type"] == "sample" and not is_subsample(site["fn"]) and not is_deterministic(site)
     }
+
+
+def _require_placed(maps: GuideMaps, sizes: dict[str, int]) -> None:
+    left = [name for name, site_map in maps.maps.items() if site_map is None and name not in sizes]
+    if left:
+        raise WrapError(
+            "from_pyro needs every latent site to be mapped, or to be discrete and summed out, for a density of each "
+            "datum; left to Pyro would be: " + "; ".join(f'"{name}", {maps.notes[name]}' for name in left) + ". ",
+            "Train with SVI(..., loss=vae2aef.AEF_ELBO())",
+        )
 
 
 def _require_equal_weights(guide: Any, model: Any) -> None:

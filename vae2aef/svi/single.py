@@ -82,6 +82,8 @@ class SinglePyro(VAEParts):
     def __init__(self, program: PyroProgram, batch: Batch) -> None:
         if len(program.axes) > 1:
             raise NotSingle("several latent sites: " + _listed(program.axes))
+        if program.sizes:
+            raise NotSingle("discrete latents, summed out: " + _listed(program.sizes))
         (self.latent,) = program.axes
         with own_random_state(batch.x.device), torch.no_grad():
             posterior, prior = _first(program.run_guide, batch), _first(program.run_model, batch, {})

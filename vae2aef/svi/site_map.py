@@ -1,7 +1,7 @@
 """The maps of the latent sites of a Pyro guide, h and n^-1: made once, from the shapes seen."""
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,10 +10,15 @@ from torch import Tensor, nn
 from vae2aef.core import LinearFeatures, NoFeatures
 from vae2aef.errors import WrapError
 from vae2aef.fan_in import FanInLinear
+from vae2aef.flows import Bijection
 from vae2aef.svi.batch_axis import BatchAxis
-from vae2aef.svi.sites import LocationScale, flow_core, push, sum_after
+from vae2aef.svi.sites import LocationScale, flow_core, pull, push, sum_after
+from vae2aef.svi.time_steps import AllSteps, LogCounts, TimeStep
 from vae2aef.tensors import numel
 from vae2aef.wrapping.options import build_flow
+
+LARGE = 100.0
+"""Beyond this, print(elbo) says that h reads large values."""
 
 
 class SiteMap(nn.Module):
@@ -25,7 +30,9 @@ class SiteMap(nn.Module):
         batch: where the data's batch is in the site.
     """
 
-    def __init__(self, features: nn.Module, flow: nn.Module, batch: BatchAxis) -> None:
+    flow: Bijection
+
+    def __init__(self, features: nn.Module, flow: Bijection, batch: BatchAxis) -> None:
         super().__init__()
         self.features = features
         self.flow = flow
@@ -50,62 +57,48 @@ class SiteMap(nn.Module):
     def forward(self, site: LocationScale, core: Tensor, batch_dims: int) -> tuple[Tensor, Tensor]:
         """Map w, `(*batch, *core)`, to z, with log|det dz/dw|, `(*batch)` in nats."""
         axis = core.dim() + self.batch.axis
-        u, log_det = flow_core(self.flow, core, batch_dims, axis)  # type: ignore[arg-type]
+        u, log_det = flow_core(self.flow, core, batch_dims, axis)
         z, changes = push(self.batch.site, site, u)
         return z, log_det + sum(sum_after(change, batch_dims) for change in changes)
 
+    def back(self, site: LocationScale, z: Tensor, batch_dims: int) -> tuple[Tensor, Tensor]:
+        """Map z to w, `(*batch, *core)`, with log|det dz/dw|, `(*batch)` in nats: the inverse of `forward`.
 
-def perturb(core: Tensor, site: LocationScale, noise: float, batch_dims: int) -> tuple[Tensor, Tensor]:
-    """Add noise to core variables: w + sigma epsilon, epsilon from the site's own standard distribution (Eq. 11).
-
-    With the site's own distribution instead of a Gaussian, h = 0 and sigma = 1 is the guide itself, whatever its
-    family.
-
-    Args:
-        core: w, shape `(*batch, *core)`.
-        site: from `read_site`.
-        noise: sigma.
-        batch_dims: how many of the dimensions are batch.
-
-    Returns:
-        The noisy w, and its entropy given x in nats, shape `(*batch)`; zero at sigma = 0.
-    """
-    if not noise:
-        return core, core.new_zeros(core.shape[:batch_dims])
-    epsilon = site.standard.rsample()
-    entropy = (site.standard.entropy() + torch.log(core.new_tensor(noise))).expand(core.shape)
-    return core + noise * epsilon, sum_after(entropy, batch_dims)
+        Raises:
+            WrapError: for a posterior transform without an inverse; names the site.
+        """
+        axis = site.loc.dim() + self.batch.axis
+        u, changes = pull(self.batch.site, site, z)
+        w, log_det = flow_core(self.flow.inverse, u, batch_dims, axis)
+        return w, sum((sum_after(change, batch_dims) for change in changes), -log_det)
 
 
 def build_map(
-    core: Any, core_flow: Any, event: Sequence[int], site: LocationScale, batch_dims: int, batch: BatchAxis
-) -> SiteMap:
-    """Make h and n^-1 for a site.
+    options: Any,
+    data: Tensor,
+    site: LocationScale,
+    batch_dims: int,
+    batch: BatchAxis,
+    step: int | None = None,
+    varying: str | None = None,
+) -> tuple[SiteMap, str]:
+    """Make h and n^-1 for a site; say what h reads where that is not all of the data.
 
     Args:
-        core: `"linear"`, `"noise"` or a module, or a dict of these by site.
-        core_flow: anything `vae2aef.wrap(core_flow=)` takes, or a dict of these by site.
-        event: shape of one datum.
+        options: with `core` and `core_flow`, as `vae2aef.aef_guide` takes them.
+        data: what h reads.
         site: from `read_site`.
         batch_dims: how many of the site's dimensions are batch.
         batch: where the data's batch is, and the site's name.
+        step: the time step of the site, if it is one of a sequence.
+        varying: how sequences differ in length: "ragged", "masked", or None.
 
     Raises:
         WrapError: for an option that has no meaning for a site; names the site.
     """
-    name, latent = batch.site, batch.latent_shape
-    core, core_flow = _for_site(name, "core", core), _for_site(name, "core_flow", core_flow)
-    if isinstance(core, nn.Module):
-        features = core
-    elif core == "linear":
-        features = LinearFeatures(event, latent)
-    elif core == "noise":
-        features = NoFeatures(latent)
-    else:
-        raise WrapError(
-            f'site "{name}": expected core "linear", "noise" or a module, got {core!r}. The partition family '
-            '("center", "corner", "random", a mask) needs an AEF: vae2aef.from_pyro(model, guide, ..., core=...)'
-        )
+    core = _for_site(batch.site, "core", options.core)
+    core_flow = _for_site(batch.site, "core_flow", options.core_flow)
+    features, reads = _features(core, data, batch, step, varying)
     axis = site.loc.dim() + batch.axis
     inner = [size for i, size in enumerate(site.loc.shape) if i >= batch_dims and i != axis]
     flow = build_flow(core_flow, numel(inner))
@@ -116,9 +109,42 @@ def build_map(
             layer.fold()
         order = getattr(layer, "permutation", None)
         if isinstance(order, Tensor) and isinstance(core_flow, str):
-            generator = torch.Generator().manual_seed(zlib.crc32(f"{name}/{i}".encode()))
+            generator = torch.Generator().manual_seed(zlib.crc32(f"{batch.site}/{i}".encode()))
             order.copy_(torch.randperm(len(order), generator=generator))
-    return SiteMap(features, flow, batch).to(device=site.loc.device, dtype=site.loc.dtype)
+    return SiteMap(features, flow, batch).to(device=site.loc.device, dtype=site.loc.dtype), reads
+
+
+def _features(
+    core: Any, data: Tensor, batch: BatchAxis, step: int | None, varying: str | None
+) -> tuple[nn.Module, str]:
+    name, latent, event = batch.site, batch.latent_shape, data.shape[1:]
+    if isinstance(core, nn.Module) or core == "noise":
+        return (NoFeatures(latent) if core == "noise" else core), ""
+    if core == "step" and step is None:
+        raise WrapError(
+            f'site "{name}": core="step" is for sites z_1, z_2, ..., one for each of the {tuple(event[:1])} '
+            'time steps of the data; use "linear" for this one'
+        )
+    if core == "log" and bool((data < 0).any()):
+        raise WrapError(f'site "{name}": core="log" reads log(1 + x) of counts, and the data go below 0')
+    by_step = varying is not None and step is not None
+    if core == "step" or (core == "linear" and by_step):
+        return TimeStep(LinearFeatures(event[1:], latent), int(step or 0)), f"; h reads time step {step}"
+    if core == "linear" and varying == "ragged":
+        return AllSteps(LinearFeatures(event[1:], latent)), "; h reads the sum over time steps"
+    if core == "log":
+        return LogCounts(LinearFeatures(event, latent)), "; h reads log(1 + x)"
+    if core == "linear":
+        return LinearFeatures(event, latent), _of_large(data)
+    raise WrapError(
+        f'site "{name}": expected core "linear", "log", "step", "noise" or a module, got {core!r}. The partition '
+        'family ("center", "corner", "random", a mask) needs an AEF: vae2aef.from_pyro(model, guide, ..., core=...)'
+    )
+
+
+def _of_large(data: Tensor) -> str:
+    large = float(data.detach().abs().max()) if data.numel() else 0.0
+    return f'; h reads values up to {large:.4g}: of counts, core="log" reads log(1 + x)' if large > LARGE else ""
 
 
 def _for_site(name: str, option: str, value: Any) -> Any:

@@ -1,13 +1,13 @@
 """Latent sites of a Pyro guide as maps: z = transform(loc + scale * u), with the log-determinant of all of it."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from pyro.distributions.torch_distribution import MaskedDistribution, TorchDistribution
+from pyro.distributions.torch_distribution import MaskedDistribution
 from torch import Tensor
 
 from vae2aef.errors import WrapError
-from vae2aef.flows import Bijection
 from vae2aef.interop.densities import is_transformed
 from vae2aef.interop.torch_transforms import apply
 
@@ -49,6 +49,14 @@ class LocationScale(NamedTuple):
         """The scale, or the diagonal of its matrix: shape `(*batch, *core)`."""
         return self.scale.diagonal(dim1=-2, dim2=-1) if self.triangular else self.scale
 
+    def expand(self, batch_shape: torch.Size, batch_dims: int) -> "LocationScale":
+        """Bring the first `batch_dims` dimensions to a batch shape; the mask stays as it is."""
+
+        def to(value: Tensor) -> Tensor:
+            return value.expand(*batch_shape, *value.shape[batch_dims:])
+
+        return self._replace(loc=to(self.loc), scale=to(self.scale), df=None if self.df is None else to(self.df))
+
     @property
     def standard(self) -> Any:
         """The site's distribution at location 0 and scale 1, `(*batch, *core)`: what u is drawn from in the VAE."""
@@ -57,12 +65,15 @@ class LocationScale(NamedTuple):
 
 
 def read_site(fn: Any) -> LocationScale | None:
-    """Take a distribution apart; None if it is no location-scale family, nor a transform of one.
+    """Take a distribution apart; None if it is no location-scale family nor a transform of one, or not to be mapped.
 
     Args:
         fn: Normal, Laplace, StudentT, Cauchy, MultivariateNormal or LowRankMultivariateNormal, also under
-            `to_event`, `mask`, `expand`, and as the base of a TransformedDistribution (LogNormal is one).
+            `to_event`, `mask`, `expand`, and as the base of a TransformedDistribution (LogNormal is one). One whose
+            `has_rsample` is off is none: the user wants it drawn with a score-function gradient.
     """
+    if not getattr(fn, "has_rsample", True):
+        return None
     if isinstance(fn, MaskedDistribution):
         inner = read_site(fn.base_dist)
         return None if inner is None else inner._replace(mask=fn._mask)
@@ -82,38 +93,13 @@ def read_site(fn: Any) -> LocationScale | None:
     return LocationScale(loc, scale, family, fn.df if family is torch.distributions.StudentT else None)
 
 
-class MappedSite(TorchDistribution):
-    """What a latent site is after the change of variables: a value, with -(log|det J| + entropy) for a log density.
-
-    In Pyro's sums it stands where the guide's density was.
-    """
-
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
-    has_rsample = True
-
-    def __init__(self, fn: Any, value: Tensor, gain: Tensor) -> None:
-        self.value, self.gain, self.original = value, gain, fn
-        super().__init__(fn.batch_shape, fn.event_shape, validate_args=False)
-
-    @property
-    def support(self) -> Any:
-        """The support of the guide's distribution."""
-        return self.original.support
-
-    def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Return the value."""
-        return self.value
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Return -(log|det J| + entropy), shape `(*batch)`, in nats."""
-        return -self.gain
-
-
-def flow_core(flow: Bijection, core: Tensor, batch_dims: int, data_axis: int) -> tuple[Tensor, Tensor]:
+def flow_core(
+    flow: Callable[[Tensor], tuple[Tensor, Tensor]], core: Tensor, batch_dims: int, data_axis: int
+) -> tuple[Tensor, Tensor]:
     """Apply n^-1 to the core variables of every element of the batch, each on its own.
 
     Args:
-        flow: n^-1.
+        flow: n^-1, or its inverse.
         core: w, shape `(*batch, *core)`.
         batch_dims: how many dimensions are batch.
         data_axis: the axis of the data's batch; where it is not among these, it is a batch here all the same.
@@ -124,10 +110,10 @@ def flow_core(flow: Bijection, core: Tensor, batch_dims: int, data_axis: int) ->
     batch = core.shape[:batch_dims]
     inside = data_axis >= batch_dims
     w = core.movedim(data_axis, batch_dims) if inside else core
-    rows = w.shape[: batch_dims + inside]
-    u, log_det = flow(w.reshape(rows.numel(), *w.shape[len(rows) :]))
+    rows = batch_dims + inside
+    u, log_det = flow(w.flatten(0, rows - 1) if rows else w.unsqueeze(0))
     u = u.reshape(w.shape)
-    return (u.movedim(batch_dims, data_axis) if inside else u), sum_after(log_det.reshape(rows), len(batch))
+    return (u.movedim(batch_dims, data_axis) if inside else u), sum_after(log_det.reshape(w.shape[:rows]), len(batch))
 
 
 def push(name: str, site: LocationScale, u: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -157,6 +143,27 @@ def push(name: str, site: LocationScale, u: Tensor) -> tuple[Tensor, list[Tensor
             raise WrapError(f'site "{name}": {str(error).removesuffix(error.fix)}', error.fix) from error
         changes.append(change)
     return z, changes
+
+
+def pull(name: str, site: LocationScale, z: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Undo `push`: return u, and the terms of log|det dz/du| there, as `push` gives them.
+
+    Raises:
+        WrapError: for a transform that has no inverse; names the site.
+    """
+    changes = [site.diagonal.log()]
+    for transform in reversed(site.transforms):
+        try:
+            z, change = apply(transform, z, inverse=True)
+        except WrapError as error:
+            raise WrapError(f'site "{name}": {str(error).removesuffix(error.fix)}', error.fix) from error
+        changes.append(-change)
+    centred = z - site.loc
+    if site.triangular:
+        u = torch.linalg.solve_triangular(site.scale, centred.unsqueeze(-1), upper=False).squeeze(-1)
+    else:
+        u = centred / site.scale
+    return u, changes
 
 
 def sum_after(values: Tensor, dims: int) -> Tensor:

@@ -1,6 +1,6 @@
 """A look at a Pyro model and guide before the loss is computed: what each site is, and whether it makes an AEF."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyro.poutine as poutine
 import torch
@@ -8,29 +8,34 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from vae2aef.errors import WrapError
-from vae2aef.modes import own_random_state
 from vae2aef.svi.batch_axis import find_batch_axis
-from vae2aef.svi.data import depends, substitute, tensors_in
+from vae2aef.svi.data import Source, as_data, chosen, depends, score_of
 from vae2aef.svi.elbo_handlers import gaussian_scale
+from vae2aef.svi.find_data import device_of, scored_source
+from vae2aef.svi.guide_maps import GuideMaps
+from vae2aef.svi.proof import other_values, prove_no_leak
+from vae2aef.svi.quiet import quiet
+from vae2aef.svi.reading import Unit, bind, units
+from vae2aef.svi.runs import Runs, latent_sites, observed_sites
 from vae2aef.svi.site_map import build_map
-from vae2aef.svi.sites import is_subsample, read_site
-
-if TYPE_CHECKING:
-    from vae2aef.svi.elbo import AEF_ELBO
+from vae2aef.svi.sites import ELEMENTWISE, TRIANGULAR, read_site
+from vae2aef.svi.time_steps import time_steps
 
 
-def survey(elbo: "AEF_ELBO", model: Any, guide: Any, args: tuple, kwargs: dict[str, Any], data: Tensor) -> None:
+def survey(
+    maps: GuideMaps, model: Any, guide: Any, args: tuple, kwargs: dict[str, Any], start: Tensor | None = None
+) -> None:
     """Meet the sites of model and guide, and make h and n for those that have none yet.
 
-    Nothing is trained or kept but these; torch's random state is left as it was.
+    Nothing is trained or kept but these; see `vae2aef.svi.quiet` for what is left as it was.
 
     Args:
-        elbo: the loss; its `maps`, `added`, `scales` and `notes` are filled.
+        maps: what is known, to which the rest is added.
         model: the model.
         guide: the guide.
         args: of both.
         kwargs: of both.
-        data: what h reads.
+        start: the random state to begin with; None for the present one.
 
     Raises:
         WrapError: for anything that makes no AEF; names the site and the fix.
@@ -40,117 +45,126 @@ def survey(elbo: "AEF_ELBO", model: Any, guide: Any, args: tuple, kwargs: dict[s
             f"the guide {type(poutine.unwrap(guide)).__name__} is an effect handler that runs the model itself; ",
             "an AEF needs a guide that is a function or PyroModule of the data",
         )
-    with own_random_state(data.device), poutine.block():  # Pyro's handlers outside see nothing of it
-        looked, inputs, again = _look(guide, args, kwargs, data)
-        with torch.no_grad():
-            model_trace = _replay(model, looked, args, kwargs)
-    latent = {n: s for n, s in latent_sites(looked).items() if n not in elbo.maps}
-    _same_names(looked, model_trace)
-    _no_enumeration(looked, model_trace)
-    sees = {name: _sees(name, site, inputs, again, data.shape[0]) for name, site in latent.items()}
-    known = any(m is not None for m in elbo.maps.values())
-    if not any(sees.values()) and not known:
-        raise WrapError(
-            "no site of the guide sees the data, so there is nothing to encode: "
-            + (", ".join(f'"{name}" ({_kind(site)})' for name, site in latent.items()) or "it has no latent sites")
-            + ". ",
-            "An AEF needs an amortised guide, whose location and scale are computed from the data",
-        )
-    _observed(elbo, model_trace)
+    named = bind(guide, args, kwargs)
+    given = chosen(maps.data, named)
+    every = list(units(named))
+    if not every and given is None and not maps.maps:
+        as_data(None, given=False)  # says that there is nothing to encode
+    try:
+        with quiet(device_of(every), model, guide):
+            if start is not None:
+                torch.set_rng_state(start)
+            runs = Runs(model, guide, args, kwargs, named)
+            _same_names(runs)
+            source = given or maps.source or scored_source(runs)
+            _look(maps, runs, source, None if source is None else source.read(args, kwargs, named))
+    except RuntimeError as error:
+        if every and not any(t.is_floating_point() for unit in every for t in unit.tensors):
+            as_data(every[0], given is not None)  # says that whole numbers are no data
+        raise error
+
+
+def _look(maps: GuideMaps, runs: Runs, source: Source | None, unit: Unit | None) -> None:
+    """Add what two runs show; see `survey`."""
+    observed = observed_sites(runs.model_trace)
+    _note_observed(maps, observed)
+    if unit is None and (source is not None or not observed):
+        return  # a call without data, such as for a prediction: the guide is run as it is
+    maps.discrete = maps.discrete or any(_discrete(site["fn"]) for site in observed.values())
+    data = as_data(unit, maps.data is not None, maps.discrete)
+    maps.source = source
+    scored = [other for other in runs.units if score_of(other, runs.leaves(other), observed)]
+    prove_no_leak(runs, scored)
+    latent = {n: s for n, s in latent_sites(runs.guide_trace).items() if n not in maps.maps}
+    sees = _sees(latent, runs, _inputs(runs, source, [unit, *scored]), len(data))
+    _require_amortised(maps, latent, sees)
+    steps = time_steps(latent_sites(runs.guide_trace), data.shape[1] if data.dim() > 1 else 0)
     for name, site in latent.items():
-        _meet(elbo, name, site, sees[name], data)
-    if not any(m is not None for m in elbo.maps.values()):
-        raise WrapError(
-            "no site of the guide can be mapped: "
-            + ", ".join(f'"{name}" is a {_kind(site)}' for name, site in latent.items())
-            + ". ",
-            "An AEF needs at least one site of a location-scale family (Normal, Laplace, StudentT, Cauchy, "
-            "MultivariateNormal) or a TransformedDistribution over one; discrete and other sites may come beside it",
-        )
+        _meet(maps, name, site, sees[name], data, steps.get(name), unit is not None and unit.ragged)
+    _require_mapped(maps, latent)
 
 
-def latent_sites(trace: Any) -> dict[str, Any]:
-    """Return the sites that are drawn, by name, in order."""
-    return {
-        name: site
-        for name, site in trace.nodes.items()
-        if site["type"] == "sample" and not site["is_observed"] and not is_subsample(site["fn"])
-    }
+def _inputs(runs: Runs, source: Source | None, seen: list[Unit | None]) -> list[Tensor]:
+    """Return what autograd follows in the place of the data."""
+    found = [leaf for unit in seen if unit is not None for leaf in runs.leaves(unit)]
+    if found or source is None or source.make is None:
+        return found
+    return [leaf for unit in runs.units for leaf in runs.leaves(unit)]  # made of the arguments: all of them count
 
 
-def _look(guide: Any, args: tuple, kwargs: dict[str, Any], data: Tensor) -> tuple[Any, list[Tensor], Any]:
-    """Trace the guide with gradients to the data; and again, without, with other data and the same random numbers."""
-    leaf = data.detach().clone().requires_grad_()
-    arguments = substitute((args, kwargs), data, leaf)
-    inputs = [leaf]
-    if not any(t is leaf for t in tensors_in(arguments)):  # data= made it of the arguments: all of these then count
-        for old in list(tensors_in((args, kwargs))):
-            if old.is_floating_point():
-                inputs.append(old.detach().clone().requires_grad_())
-                arguments = substitute(arguments, old, inputs[-1])
-        inputs = inputs[1:]
-    seed = torch.initial_seed() % 2**31
-    with torch.enable_grad():
-        torch.manual_seed(seed)
-        looked = poutine.trace(guide).get_trace(*arguments[0], **arguments[1])
-    for value in inputs:
-        other = value.detach() + 0.1 * (value.detach().std(correction=0) + 1e-2) * torch.randn_like(value)
-        arguments = substitute(arguments, value, other)
-    with torch.no_grad():
-        torch.manual_seed(seed)
-        again = poutine.trace(guide).get_trace(*arguments[0], **arguments[1])
-    return looked, inputs, again
+def _sees(latent: dict[str, Any], runs: Runs, inputs: list[Tensor], rows: int) -> dict[str, bool]:
+    """Whether the location or scale of each site depends on the data: by autograd or, past `detach`, by trial."""
+    if not runs.units:
+        # The data come from outside the arguments: all that can be told is whether there is a row for each.
+        return {n: any(f.vectorized and f.size == rows for f in s["cond_indep_stack"]) for n, s in latent.items()}
+    found = {name: depends(_parameters(site), inputs) for name, site in latent.items()}
+    doubtful = [name for name, sees in found.items() if not sees and read_site(latent[name]["fn"]) is not None]
+    if doubtful:
+        again = runs.guide_on(other_values).nodes
+        found.update({name: name in again and _moved(latent[name], again[name]) for name in doubtful})
+    return found
 
 
-def _sees(name: str, site: Any, inputs: list[Tensor], again: Any, rows: int) -> bool:
-    """Whether a site's location or scale depends on the data: by autograd or, past `detach`, by trial."""
-    if not inputs:  # the data come from outside the arguments: all that can be told is whether there is a row for each
-        return any(frame.vectorized and frame.size == rows for frame in site["cond_indep_stack"])
+def _parameters(site: Any) -> list[Tensor]:
+    """Return the location and scale of a site; its value where it has none."""
     read = read_site(site["fn"])
-    if read is None:
-        value = site["value"]
-        return isinstance(value, Tensor) and value.is_floating_point() and depends([value], inputs)
-    if depends([read.loc, read.scale], inputs):
-        return True
-    other = read_site(again.nodes[name]["fn"]) if name in again.nodes else None
-    return other is not None and not (torch.equal(read.loc, other.loc) and torch.equal(read.scale, other.scale))
+    outputs = [site["value"]] if read is None else [read.loc, read.scale]
+    return [o for o in outputs if isinstance(o, Tensor) and o.is_floating_point()]
 
 
-def _meet(elbo: "AEF_ELBO", name: str, site: Any, sees: bool, data: Tensor) -> None:
+def _moved(site: Any, other: Any) -> bool:
+    pairs = zip(_parameters(site), _parameters(other), strict=False)
+    return not all(torch.equal(first, second) for first, second in pairs)
+
+
+def _meet(maps: GuideMaps, name: str, site: Any, sees: bool, data: Tensor, step: int | None, ragged: bool) -> None:
     fn = site["fn"]
     read = read_site(fn)
     if read is None or not sees:
-        elbo.maps[name] = None
-        why = "does not see the data" if read is not None else "is no location-scale family"
+        maps.maps[name] = None
+        drawn = "is not reparameterised (has_rsample is off)" if _reparameterised_else(fn) else ""
+        why = "does not see the data" if read is not None else drawn or "is no location-scale family"
         how = "a reparameterised draw" if getattr(fn, "has_rsample", False) else "a draw with a score-function gradient"
-        elbo.notes[name] = f"{_kind(site)}, left to Pyro ({how}): it {why}"
+        if site["infer"].get("enumerate"):
+            how = "enumerated by TraceEnum_ELBO"
+        if site["infer"].get("baseline"):
+            how += ", its baseline used by TraceGraph_ELBO alone"
+        maps.notes[name] = f"{_kind(site)}, left to Pyro ({how}): it {why}"
         return
-    batch_dims = len(fn.batch_shape)
-    frames = site["cond_indep_stack"]
-    batch = find_batch_axis(name, read.loc.shape, batch_dims, frames, data.shape[0], elbo.plate)
-    site_map = build_map(elbo.core, elbo.core_flow, data.shape[1:], read, batch_dims, batch)
-    elbo.added[_key("site", name)] = elbo.maps[name] = site_map
+    batch = find_batch_axis(name, read.loc.shape, len(fn.batch_shape), site["cond_indep_stack"], len(data), maps.plate)
+    masked = read.mask is not None or site["mask"] is not None
+    varying = "ragged" if ragged else "masked" if masked else None
+    site_map, reads = build_map(maps, data, read, len(fn.batch_shape), batch, step, varying)
+    maps.maps[name] = site_map
+    maps.added.add(_key("site", name), site_map)
     flow = f", posterior flow of {len(read.transforms)}" if read.transforms else ""
-    elbo.notes[name] = f"{_kind(site)}{flow}, mapped; core variables {tuple(batch.latent_shape)} for each datum"
+    maps.notes[name] = f"{_kind(site)}{flow}, mapped; core variables {tuple(batch.latent_shape)} for each datum{reads}"
 
 
-def _observed(elbo: "AEF_ELBO", trace: Any) -> None:
-    for name, site in trace.nodes.items():
-        if site["type"] != "sample" or not site["is_observed"] or site["infer"].get("_deterministic"):
-            continue
+def _reparameterised_else(fn: Any) -> bool:
+    """Whether a distribution would be mapped if it were reparameterised."""
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return not fn.has_rsample and isinstance(fn, (*ELEMENTWISE, *TRIANGULAR))
+
+
+def _note_observed(maps: GuideMaps, observed: dict[str, Any]) -> None:
+    for name, site in observed.items():
         fn = site["fn"]
-        if name in elbo.notes or not _discrete(fn):
+        if name in maps.scored or not _discrete(fn):
             continue
-        choice = elbo.observed.get(name) if isinstance(elbo.observed, dict) else elbo.observed
+        maps.scored.add(name)
+        choice = maps.observed.get(name) if isinstance(maps.observed, dict) else maps.observed
         if choice in (None, "keep"):
-            elbo.notes[name] = f"observed {_kind(site)}, kept as it is"
+            maps.notes[name] = f"observed {_kind(site)}, kept as it is"
         elif choice == "gaussian":
             mean = fn.mean
             if not bool(mean.isfinite().all()):
                 raise WrapError(f'observed site "{name}": a {_kind(site)} has no mean to put a Gaussian around')
             scale = gaussian_scale(site["value"].to(mean), fn.event_shape)
-            elbo.added[_key("observed", name)] = elbo.scales[name] = scale
-            elbo.notes[name] = f"observed {_kind(site)}, replaced by a Gaussian around its mean, scale learned"
+            maps.scales[name] = scale
+            maps.added.add(_key("observed", name), scale)
+            maps.notes[name] = f"observed {_kind(site)}, replaced by a Gaussian around its mean, scale learned"
         else:
             raise WrapError(
                 f'observed site "{name}": expected observed "gaussian" or "keep" for it, got {choice!r}; ',
@@ -165,21 +179,35 @@ def _discrete(fn: Any) -> bool:
         return False
 
 
-def _replay(model: Any, guide_trace: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-    try:
-        return poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
-    except RuntimeError:
-        # Pyro cannot replay a site that the guide has as observed or deterministic: say which, if that is the cause.
-        _same_names(guide_trace, poutine.trace(model).get_trace(*args, **kwargs))
-        raise
+def _require_amortised(maps: GuideMaps, latent: dict[str, Any], sees: dict[str, bool]) -> None:
+    if not any(sees.values()) and not any(m is not None for m in maps.maps.values()):
+        raise WrapError(
+            "no site of the guide sees the data, so there is nothing to encode: "
+            + (", ".join(f'"{name}" ({_kind(site)})' for name, site in latent.items()) or "it has no latent sites")
+            + ". ",
+            "An AEF needs an amortised guide, whose location and scale are computed from the data",
+        )
 
 
-def _same_names(guide_trace: Any, model_trace: Any) -> None:
-    guide = {n for n, s in latent_sites(guide_trace).items() if not s["infer"].get("is_auxiliary")}
-    model = set(latent_sites(model_trace))
+def _require_mapped(maps: GuideMaps, latent: dict[str, Any]) -> None:
+    if not any(m is not None for m in maps.maps.values()):
+        raise WrapError(
+            "no site of the guide can be mapped: "
+            + ", ".join(f'"{name}" is a {_kind(site)}' for name, site in latent.items())
+            + ". ",
+            "An AEF needs at least one site of a location-scale family (Normal, Laplace, StudentT, Cauchy, "
+            "MultivariateNormal) or a TransformedDistribution over one; discrete and other sites may come beside it",
+        )
+
+
+def _same_names(runs: Runs) -> None:
+    found = latent_sites(runs.guide_trace)
+    guide = {name for name, site in found.items() if not site["infer"].get("is_auxiliary")}
+    drawn = latent_sites(runs.model_trace)
+    model = {n for n, s in drawn.items() if n in found or s["infer"].get("enumerate") != "parallel"}
     problems = [
         f'"{name}" is in the {here} and not in the {there}'
-        for names, here, there in ((guide - model, "guide", "model"), (model - guide, "model", "guide"))
+        for names, here, there in ((guide - model, "guide", "model"), (model - found.keys(), "model", "guide"))
         for name in sorted(names)
     ]
     if problems:
@@ -187,17 +215,6 @@ def _same_names(guide_trace: Any, model_trace: Any) -> None:
             "the latent sites of model and guide must have the same names: " + "; ".join(problems) + ". ",
             "Rename them, or mark a helper site of the guide infer={'is_auxiliary': True}",
         )
-
-
-def _no_enumeration(*traces: Any) -> None:
-    for trace in traces:
-        for name, site in latent_sites(trace).items():
-            if site["infer"].get("enumerate"):
-                raise WrapError(
-                    f'site "{name}": it is marked for enumeration, and AEF_ELBO draws discrete sites as Trace_ELBO '
-                    "does, by the score function; ",
-                    "remove infer={'enumerate': ...} (config_enumerate) from it",
-                )
 
 
 def _kind(site: Any) -> str:

@@ -1,0 +1,676 @@
+"""Models of the same structure as Pyro's examples, ours and short; what a survey finds, and leaves as it was."""
+
+import dataclasses
+import math
+import random
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_sequence, pad_sequence
+
+pyro = pytest.importorskip("pyro")
+import pyro.distributions as dist  # noqa: E402
+import pyro.poutine as poutine  # noqa: E402
+from pyro.infer import SVI, Predictive, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, config_enumerate  # noqa: E402
+
+import vae2aef  # noqa: E402
+
+B, N, D = 6, 4, 2
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+    yield
+
+
+class Simple:
+    """A VAE with batch normalisation, attributes that it writes, and lists in closures."""
+
+    def __init__(self, norm=False, event=N):
+        self.enc = nn.Sequential(nn.Linear(event, 8), nn.BatchNorm1d(8), nn.Linear(8, 2 * D)) if norm else None
+        self.enc = self.enc or nn.Linear(event, 2 * D)
+        self.dec = (
+            nn.Sequential(nn.Linear(D, 8), nn.BatchNorm1d(8), nn.Linear(8, event)) if norm else nn.Linear(D, event)
+        )
+        self.calls = 0
+
+    def density(self, z):
+        return dist.Normal(self.dec(z), 0.5).to_event(1)
+
+    def model(self, x):
+        pyro.module("dec", self.dec)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), D), 1.0).to_event(1))
+            pyro.sample("x", self.density(z), obs=x)
+
+    def guide(self, x):
+        self.calls += 1
+        pyro.module("enc", self.enc)
+        with pyro.plate("data", len(x)):
+            loc, raw = self.enc(x).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, (0.1 * raw).exp()).to_event(1))
+
+
+# ---------------------------------------------------------------- state
+
+
+def test_a_survey_leaves_everything_as_it_was():
+    """Fault: batch statistics, attributes, closures, random states, or the store's parameters changed by a survey."""
+    pair, counter, seen = Simple(norm=True), 0, []
+
+    def guide(x):
+        nonlocal counter
+        counter += 1
+        seen.append(len(x))
+        pyro.param("beside", lambda: torch.randn(3))
+        pair.guide(x)
+
+    x = torch.randn(B, N)
+    state = {k: v.clone() for net in (pair.enc, pair.dec) for k, v in net.state_dict(prefix=str(id(net))).items()}
+    torch.manual_seed(7)
+    randoms = random.getstate(), torch.get_rng_state()
+    maps = vae2aef.aef_guide(pair.model, guide).maps
+    from vae2aef.svi.survey import survey
+
+    survey(maps, pair.model, guide, (x,), {})
+    assert maps.maps["z"] is not None
+    assert counter == 0 and seen == [] and pair.calls == 0
+    for net in (pair.enc, pair.dec):
+        for k, v in net.state_dict(prefix=str(id(net))).items():
+            assert torch.equal(v, state[k]), k
+    assert random.getstate() == randoms[0] and torch.equal(torch.get_rng_state(), randoms[1])
+    assert not list(pyro.get_param_store().keys())
+    assert all(p.grad is None for net in (pair.enc, pair.dec) for p in net.parameters())
+
+
+def test_one_survey_for_each_structure_and_one_run_a_call(monkeypatch):
+    """The user's guide runs once a call; a new size of the batch is no new structure."""
+    import vae2aef.svi.guide as module
+
+    pair, looks = Simple(norm=True), []
+    real = module.survey
+    monkeypatch.setattr(module, "survey", lambda *args: looks.append(1) or real(*args))
+    elbo = vae2aef.AEF_ELBO()
+    for rows in (B, 3, 8, B):
+        elbo.loss(pair.model, pair.guide, torch.randn(rows, N))
+    assert len(looks) == 1 and pair.calls == 4
+    assert pair.enc[1].num_batches_tracked == 4
+
+
+def test_the_first_call_draws_the_random_numbers_of_a_plain_guide():
+    """Parameters that are made at the first call are what they are without us, and so are the draws."""
+
+    def pair():
+        enc, dec = nn.Linear(N, 2 * D), nn.Linear(D, N)
+
+        def model(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(dec(z) + pyro.param("b", lambda: torch.randn(N)), 1.0).to_event(1), obs=x)
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                loc, raw = enc(x).chunk(2, -1)
+                pyro.sample("z", dist.Normal(loc, raw.exp()).to_event(1))
+
+        return model, guide
+
+    values, x = [], torch.randn(B, N)
+    for wrapped in (False, True):
+        pyro.clear_param_store()
+        torch.manual_seed(5)
+        model, guide = pair()
+        options = {"core": "noise", "core_flow": "none"}
+        guide = vae2aef.aef_guide(model, guide, **options) if wrapped else guide
+        values.append([Trace_ELBO().loss(model, guide, x) for _ in range(2)])
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("make", ["elbo", "guide"])
+def test_evaluate_loss_first(make):
+    """Fault: a survey that needs gradients, which `evaluate_loss` switches off."""
+    pair, x = Simple(), torch.randn(B, N)
+    elbo = vae2aef.AEF_ELBO()
+    guide = pair.guide if make == "elbo" else vae2aef.aef_guide(pair.model, pair.guide)
+    svi = SVI(pair.model, guide, pyro.optim.Adam({"lr": 1e-3}), loss=elbo if make == "elbo" else Trace_ELBO())
+    value = svi.evaluate_loss(x)
+    assert value == pytest.approx(svi.evaluate_loss(x)) and svi.step(x) == pytest.approx(value)
+    assert svi.evaluate_loss(x) < value
+    with torch.inference_mode():
+        again = Trace_ELBO().loss(pair.model, vae2aef.aef_guide(pair.model, pair.guide), x)
+    assert math.isfinite(again)
+
+
+def saved(tmp_path, pair, x, steps=3, **options):
+    elbo = vae2aef.AEF_ELBO(**options)
+    svi = SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 1e-2}), loss=elbo)
+    for _ in range(steps):
+        svi.step(x)
+    path = str(tmp_path / "store.pt")
+    pyro.get_param_store().save(path)
+    return path, svi.evaluate_loss(x), elbo, svi
+
+
+def load(path):
+    pyro.clear_param_store()
+    pyro.get_param_store().load(path, map_location="cpu")
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_store_loaded_beside_a_living_loss(tmp_path, before):
+    """Fault: the new loss takes another prefix, and its own fresh values, because an older loss still lives."""
+    pair, x = Simple(), torch.randn(B, N)
+    path, value, older, svi = saved(tmp_path, pair, x)
+    newer = vae2aef.AEF_ELBO()
+    svi.step(x)
+    older.added["site_z"].features.linear.weight.data.add_(1.0)  # whatever the older loss did since
+    load(path)
+    newer = vae2aef.AEF_ELBO() if before else newer
+    for name, net in (("enc", pair.enc), ("dec", pair.dec)):
+        pyro.module(name, net, update_module_params=True)
+    assert newer.loss(pair.model, pair.guide, x) == pytest.approx(value, rel=1e-5)
+    assert {key.split("$$$")[0] for key in pyro.get_param_store()} == {"enc", "dec", "aef"}
+    assert math.isfinite(older.loss(pair.model, pair.guide, x))  # with its own weights, under another name
+    assert newer.loss(pair.model, pair.guide, x) == pytest.approx(value, rel=1e-5)
+
+
+def test_a_missing_part_of_a_store_is_named(tmp_path):
+    pair, x = Simple(), torch.randn(B, N)
+    path, _, _, _ = saved(tmp_path, pair, x)
+    load(path)
+    del pyro.get_param_store()["aef$$$site_z.features.linear.bias"]
+    with pytest.raises(
+        vae2aef.WrapError, match=r"lacks some of them: aef\$\$\$site_z.features.linear.bias. The checkpo"
+    ):
+        vae2aef.AEF_ELBO().loss(pair.model, pair.guide, x)
+    load(path)
+    with pytest.raises(vae2aef.WrapError, match=r"lacks some of them: aef\$\$\$site_z.flow"):
+        vae2aef.AEF_ELBO(core_flow="maf").loss(pair.model, pair.guide, x)
+
+
+def test_a_state_dict_before_the_first_call():
+    """Into a fresh guide, and into a fresh module of Pyro's ELBO; it comes before what an older store holds."""
+    pair, x = Simple(), torch.randn(B, N)
+    aef = vae2aef.aef_guide(pair.model, pair.guide)
+    loss = Trace_ELBO().loss(pair.model, aef, x)
+    state = {k: v.clone() for k, v in aef.state_dict().items()}
+    again = vae2aef.aef_guide(pair.model, pair.guide)
+    again.load_state_dict(state)
+    assert "in the checkpoint, and not met yet: site_z" in repr(again)
+    for p in aef.parameters():
+        p.data.add_(0.3)
+    for clear in (True, False):
+        if clear:
+            pyro.clear_param_store()
+        fresh_guide = vae2aef.aef_guide(pair.model, pair.guide)
+        fresh_guide.load_state_dict(state)
+        assert Trace_ELBO().loss(pair.model, fresh_guide, x) == pytest.approx(loss, rel=1e-5)
+        del fresh_guide
+    module = vae2aef.AEF_ELBO()(nn.Identity(), nn.Identity())
+    module.load_state_dict(state)
+    part = {k: v for k, v in state.items() if "linear.bias" not in k}
+    partly = vae2aef.aef_guide(pair.model, pair.guide)
+    partly.load_state_dict(part)
+    with pytest.raises(vae2aef.WrapError, match=r"lacks some: site_z.features.linear.bias"):
+        partly(x)
+
+
+def test_a_site_that_appears_by_chance_is_met_where_it_appears():
+    """Fault: the whole call run again, so that what the guide did before the site is done twice."""
+    enc, runs = nn.Linear(N, 2 * D), []
+
+    def part(x, name, more):
+        loc, raw = enc(x).chunk(2, -1)
+        pyro.sample(name, dist.Normal(loc, raw.exp()).to_event(1))
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            part(x, "z", False)
+            if guide.more:
+                part(x, "w", True)
+        print_like.write(1)
+
+    class Writer:
+        def write(self, value):
+            runs.append(value)
+
+    print_like = Writer()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+            if guide.more:
+                z = z + pyro.sample("w", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.repeat(1, 2), 1.0).to_event(1), obs=x)
+
+    guide.more = False
+    aef, x = vae2aef.aef_guide(model, guide), torch.randn(B, N)
+    Trace_ELBO().loss(model, aef, x)
+    guide.more = True
+    Trace_ELBO().loss(model, aef, x)
+    assert len(runs) == 2 and set(aef.trained()["core"]) == {"z", "w"}
+
+
+# ---------------------------------------------------------------- which tensor is the data
+
+
+def conditional():
+    """The structure of cvae: the condition comes first, what is scored second; a prior network."""
+    enc, prior, dec = nn.Linear(2 * N, 2 * D), nn.Linear(N, 2 * D), nn.Linear(D, N)
+
+    def model(xs, ys=None):
+        pyro.module("prior", prior)
+        pyro.module("dec", dec)
+        with pyro.plate("data"):
+            loc, raw = prior(xs).chunk(2, -1)
+            z = pyro.sample("z", dist.Normal(loc, raw.exp()).to_event(1))
+            if ys is None:
+                pyro.deterministic("y", dec(z).sigmoid())
+            else:
+                part = xs == -1
+                pyro.sample("y", dist.Bernoulli(logits=dec(z)[part].view(len(xs), N // 2)).to_event(1),
+                            obs=ys[part].view(len(xs), N // 2))  # fmt: skip
+
+    def guide(xs, ys=None):
+        pyro.module("enc", enc)
+        with pyro.plate("data"):
+            out = prior(xs) if ys is None else enc(torch.cat([xs, ys], -1))
+            loc, raw = out.chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, raw.exp()).to_event(1))
+
+    xs, ys = torch.rand(B, N).round(), torch.rand(B, N).round()
+    xs[:, 2:], ys[:, :2] = -1, -1
+    return model, guide, xs, ys
+
+
+def test_the_condition_is_not_taken_for_the_data():
+    """Fault: h reads the first tensor, which is the condition."""
+    model, guide, xs, ys = conditional()
+    aef = vae2aef.aef_guide(model, guide)
+    before = Predictive(model, guide=aef, num_samples=2)(xs)["y"]  # no data: the prior network's own draws
+    assert before.shape[0] == 2 and not torch.allclose(before[0], before[1]) and aef.maps.source is None
+    svi = SVI(model, aef, pyro.optim.Adam({"lr": 1e-2}), loss=Trace_ELBO())
+    first = svi.step(xs, ys)
+    assert 'h reads ys: what the observed site "y" scores' in repr(aef)
+    core = aef.maps.maps["z"].features
+    torch.testing.assert_close(core(ys), core.linear(ys))
+    assert [svi.step(xs, ys) for _ in range(30)][-1] < first
+    after = Predictive(model, guide=aef, num_samples=2)(xs)["y"]
+    assert not torch.allclose(after[0], after[1])
+    elbo = vae2aef.AEF_ELBO()
+    elbo.loss(model, guide, xs, ys)
+    assert "h reads ys" in repr(elbo)
+
+
+@dataclasses.dataclass
+class Batch:
+    label: torch.Tensor
+    x: torch.Tensor
+
+
+@pytest.mark.parametrize("kind", ["dict", "dataclass", "tuple", "named"])
+def test_data_inside_dicts_and_dataclasses(kind):
+    pair, x, label = Simple(), torch.randn(B, N), torch.randn(B, 7)
+    batch: Any = {"dict": {"label": label, "x": x}, "dataclass": Batch(label, x), "tuple": (label, x), "named": x}[kind]
+
+    def get(batch):
+        return {"dict": lambda: batch["x"], "dataclass": lambda: batch.x, "tuple": lambda: batch[1]}[kind]()
+
+    def model(batch, **more):
+        pair.model(more["x"] if kind == "named" else get(batch))
+
+    def guide(batch, **more):
+        pair.guide(more["x"] if kind == "named" else get(batch))
+
+    elbo = vae2aef.AEF_ELBO()
+    args, kwargs = ((label,), {"x": x}) if kind == "named" else ((batch,), {})
+    plain = vae2aef.AEF_ELBO()
+    value = plain.loss(pair.model, pair.guide, x)
+    elbo.core, elbo.core_flow = plain.trained()["core"], plain.trained()["core_flow"]
+    elbo = vae2aef.AEF_ELBO(**plain.trained())
+    assert elbo.loss(model, guide, *args, **kwargs) == pytest.approx(value, rel=1e-5)
+    written = {"dict": "batch['x']", "dataclass": "batch['x']", "tuple": "batch[1]", "named": "x"}[kind]
+    assert f"h reads {written}: what the observed site" in repr(elbo)
+
+
+def test_data_behind_a_threshold_and_in_factors():
+    """Autograd does not see through `x > 0`, nor into what a factor scores: other data do."""
+    pair, other, x = Simple(), torch.randn(B, 9), torch.randn(B, N)
+
+    def model(other, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=pair.dec(z)).to_event(1), obs=(x > 0).float())
+
+    def factors(other, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+            pyro.factor("x", -(pair.dec(z) - x).square().sum(-1))
+
+    for each in (model, factors):
+        aef = vae2aef.aef_guide(each, lambda other, x: pair.guide(x))
+        aef(other, x)
+        assert aef.maps.source.path == ("x",), each
+
+
+def test_counts_are_read_as_numbers():
+    """Multinomial, as in prodlda, of integers and of floats; and logarithms where asked."""
+    enc, dec = nn.Linear(9, 2 * D), nn.Linear(D, 9)
+
+    def model(docs):
+        with pyro.plate("documents", docs.shape[0]):
+            z = pyro.sample("z", dist.Normal(torch.zeros(docs.shape[0], D), 1.0).to_event(1))
+            pyro.sample("obs", dist.Multinomial(int(docs.sum(-1).max()), logits=dec(z)), obs=docs)
+
+    def guide(docs):
+        with pyro.plate("documents", docs.shape[0]):
+            loc, raw = enc(docs.float()).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, (0.1 * raw).exp()).to_event(1))
+
+    docs = torch.randint(0, 300, (B, 9))
+    elbo = vae2aef.AEF_ELBO()
+    value = elbo.loss(model, guide, docs)
+    assert "observed Multinomial, kept" in repr(elbo) and 'core="log" reads log(1 + x)' in repr(elbo)
+    again = vae2aef.AEF_ELBO(**elbo.trained())
+    assert again.loss(model, guide, docs.float()) == pytest.approx(value, rel=1e-5)
+    log = vae2aef.AEF_ELBO(core="log")
+    log.loss(model, guide, docs)
+    features = log.maps["z"].features
+    torch.testing.assert_close(features(docs.float()), features.inner.linear(docs.float().log1p()))
+    with pytest.raises(vae2aef.WrapError, match=r'site "z": core="log" reads log\(1 \+ x\) of counts, and the data go'):
+        pair = Simple()
+        vae2aef.AEF_ELBO(core="log").loss(pair.model, pair.guide, torch.randn(B, N))
+
+
+def scalars():
+    """One number a datum and one latent: without `to_event`, which torch cannot sum over no rows."""
+    enc = nn.Linear(1, 2)
+
+    def model(x):
+        with pyro.plate("data"):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        pyro.module("enc", enc)
+        with pyro.plate("data"):
+            loc, raw = enc(x.unsqueeze(-1)).unbind(-1)
+            pyro.sample("z", dist.Normal(loc, raw.exp()))
+
+    return model, guide
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+@pytest.mark.parametrize("first", [True, False])
+def test_batches_of_none_and_one(rows, first):
+    """First, and after others; the loss of no data is 0."""
+    model, guide = scalars()
+    aef, x = vae2aef.aef_guide(model, guide), torch.randn(B)
+    elbo = vae2aef.AEF_ELBO()
+    for n in (rows, B, rows) if first else (B, rows):
+        value = Trace_ELBO().loss_and_grads(model, aef, x[:n])
+        assert math.isfinite(value) and (n > 0 or value == 0)
+        assert math.isfinite(elbo.loss(model, guide, x[:n]))
+    assert aef.maps.maps["z"].batch.latent_shape == ()
+    pyro.clear_param_store()
+    pair = Simple()
+    elbo = vae2aef.AEF_ELBO()
+    assert math.isfinite(elbo.loss(pair.model, pair.guide, torch.randn(1, N)))
+    elbo.loss(pair.model, pair.guide, torch.randn(B, N))
+
+
+# ---------------------------------------------------------------- sequences
+
+
+class Markov:
+    """A deep Markov model: a site a time step. The sequences come padded with a mask, packed, or in a list."""
+
+    def __init__(self, kind):
+        self.kind, self.gru = kind, nn.GRU(N, 8, batch_first=True)
+        self.enc, self.trans, self.emit = nn.Linear(8 + D, 2 * D), nn.Linear(D, 2 * D), nn.Linear(D, N)
+
+    def padded(self, x, lengths):
+        if self.kind == "packed":
+            return torch.nn.utils.rnn.pad_packed_sequence(x, batch_first=True)
+        if self.kind == "list":
+            return pad_sequence(x, batch_first=True), torch.tensor([len(v) for v in x])
+        return x, lengths
+
+    def guide(self, x, lengths=None):
+        x, lengths = self.padded(x, lengths)
+        hidden, z = self.gru(x)[0], torch.zeros(len(x), D)
+        with pyro.plate("rows", len(x)):
+            for t in pyro.markov(range(1, x.shape[1] + 1)):
+                loc, raw = self.enc(torch.cat([hidden[:, t - 1], z], -1)).chunk(2, -1)
+                mask = (t - 1 < lengths).unsqueeze(-1)
+                z = pyro.sample(f"z_{t}", dist.Normal(loc, (0.1 * raw).exp()).mask(mask).to_event(1))
+
+    def model(self, x, lengths=None):
+        x, lengths = self.padded(x, lengths)
+        z = torch.zeros(len(x), D)
+        with pyro.plate("rows", len(x)):
+            for t in pyro.markov(range(1, x.shape[1] + 1)):
+                loc, raw = self.trans(z).chunk(2, -1)
+                mask = (t - 1 < lengths).unsqueeze(-1)
+                z = pyro.sample(f"z_{t}", dist.Normal(loc, (0.1 * raw).exp()).mask(mask).to_event(1))
+                pyro.sample(f"x_{t}", dist.Normal(self.emit(z), 0.5).mask(mask).to_event(1), obs=x[:, t - 1])
+
+    def batch(self, sequences):
+        if self.kind == "packed":
+            return (pack_sequence(sequences, enforce_sorted=False),)
+        if self.kind == "list":
+            return (sequences,)
+        return pad_sequence(sequences, batch_first=True), torch.tensor([len(v) for v in sequences])
+
+
+def sequences(*lengths):
+    return [torch.randn(n, N) for n in lengths]
+
+
+@pytest.mark.parametrize("kind", ["padded", "packed", "list"])
+def test_ragged_sequences_with_h_for_each_time_step(kind):
+    """Longer and shorter batches; the loss of a batch is the sum of those of its rows, which padding does not touch."""
+    pair = Markov(kind)
+    aef = vae2aef.aef_guide(pair.model, pair.guide)
+    rows = sequences(3, 1, 4, 2)
+    loss = Trace_ELBO()
+    whole = loss.loss(pair.model, aef, *pair.batch(rows))
+    assert "h reads time step 3" in repr(aef) and "h reads x: what the observed sites" in repr(aef)
+    features = aef.maps.maps["z_2"].features
+    x = pad_sequence(rows, batch_first=True)
+    torch.testing.assert_close(features(x), features.inner(x[:, 1]))
+    pairs = [loss.loss(pair.model, aef, *pair.batch(rows[i : i + 2])) for i in (0, 2)]
+    assert whole == pytest.approx(sum(pairs), rel=1e-4)
+    assert math.isfinite(loss.loss_and_grads(pair.model, aef, *pair.batch(sequences(6, 2, 3))))
+    assert len(aef.trained()["core"]) == 6
+    assert all(p.grad is not None for p in aef.maps.maps["z_6"].parameters())
+
+
+def test_step_features_where_asked_and_where_there_are_none():
+    pair, single = Markov("padded"), Simple()
+    elbo = vae2aef.AEF_ELBO(core="step")
+    elbo.loss(pair.model, pair.guide, *pair.batch(sequences(3, 3)))
+    assert elbo.maps["z_1"].features.step == 0
+    with pytest.raises(vae2aef.WrapError, match=r'site "z": core="step" is for sites z_1'):
+        vae2aef.AEF_ELBO(core="step").loss(single.model, single.guide, torch.randn(B, N))
+
+
+def test_one_latent_of_a_ragged_sequence_reads_its_sum():
+    """Fault: h of padded values, whose number is that of the longest row."""
+    enc, dec = nn.Linear(N, 2 * D), nn.Linear(D, N)
+
+    def model(x):
+        padded = pad_sequence(x, batch_first=True)
+        mask = torch.arange(padded.shape[1]) < torch.tensor([len(v) for v in x]).unsqueeze(-1)
+        with pyro.plate("rows", len(x), dim=-2):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1, D), 1.0).to_event(1))
+            with pyro.plate("steps", padded.shape[1], dim=-1), poutine.mask(mask=mask):
+                pyro.sample("x", dist.Normal(dec(z), 1.0).to_event(1), obs=padded)
+
+    def guide(x):
+        with pyro.plate("rows", len(x), dim=-2):
+            loc, raw = enc(torch.stack([v.sum(0) for v in x])).unsqueeze(1).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, (0.1 * raw).exp()).to_event(1))
+
+    elbo = vae2aef.AEF_ELBO()
+    assert math.isfinite(elbo.loss(model, guide, sequences(2, 5, 3)))
+    assert math.isfinite(elbo.loss(model, guide, sequences(7, 1)))
+    assert "h reads the sum over time steps" in repr(elbo)
+
+
+# ---------------------------------------------------------------- leaks
+
+
+def leaky(mean=None, prior=None, second=None):
+    """A pair whose model may see the data in its mean, its prior, or in a second site."""
+    enc, dec = nn.Linear(N, 2 * D), nn.Linear(D, N)
+
+    def model(x, c=None):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(prior(x) if prior else torch.zeros(len(x), D), 1.0).to_event(1))
+            out = dec(z)
+            if second:
+                half = pyro.sample("a", dist.Normal(out[:, :2], 1.0).to_event(1), obs=x[:, :2])
+                pyro.sample("b", dist.Normal(second(out, half, x), 1.0).to_event(1), obs=x[:, 2:])
+            else:
+                pyro.sample("x", dist.Normal(mean(out, x, c) if mean else out, 0.5).to_event(1), obs=x)
+
+    def guide(x, c=None):
+        with pyro.plate("data", len(x)):
+            loc, raw = enc(x).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, (0.1 * raw).exp()).to_event(1))
+
+    return model, guide
+
+
+LEAKS = {
+    "mean": ({"mean": lambda out, x, c: out + 0.9 * x}, r'observed site "x".*moves with x, with the very values'),
+    "detached": ({"mean": lambda out, x, c: out + 0.9 * x.detach()}, r'observed site "x".*the very values'),
+    "other row": ({"mean": lambda out, x, c: out + x.roll(1, 0)}, r'observed site "x".*the very values'),
+    "cyclic": ({"mean": lambda out, x, c: out + x.roll(1, 1)}, r'observed site "x".*the very values'),
+    "prior": ({"prior": lambda x: x[:, :D]}, r'site "z" of the model.*moves with x, with what a later site scores'),
+    "later": ({"second": lambda out, half, x: out[:, 2:] + x[:, 2:]}, r'observed site "b".*the very values'),
+}
+
+
+@pytest.mark.parametrize("kind", LEAKS)
+@pytest.mark.parametrize("how", ["elbo", "from_pyro"])
+def test_a_model_that_sees_its_data_is_refused(kind, how):
+    """Fault: Normal(f(z) + 0.9 x, ...) accepted, and a fictitious log p(x) given."""
+    options, message = LEAKS[kind]
+    model, guide = leaky(**options)
+    with pytest.raises(vae2aef.WrapError, match=message):
+        if how == "elbo":
+            vae2aef.AEF_ELBO().loss(model, guide, torch.randn(B, N))
+        else:
+            vae2aef.from_pyro(model, guide, torch.randn(B, N))
+
+
+SOUND = {
+    "plain": {},
+    "condition": {"mean": lambda out, x, c: out + c},
+    "autoregressive": {"mean": lambda out, x, c: out + nn.functional.pad(x, (1, -1)).cumsum(1)},
+    "backwards": {"mean": lambda out, x, c: out + nn.functional.pad(x, (-1, 1)).flip(1).cumsum(1).flip(1)},
+    "second given first": {"second": lambda out, half, x: out[:, 2:] + half * x[:, :2]},
+}
+
+
+@pytest.mark.parametrize("kind", SOUND)
+def test_sound_models_are_taken(kind):
+    model, guide = leaky(**SOUND[kind])
+    assert math.isfinite(vae2aef.AEF_ELBO().loss(model, guide, torch.randn(B, N), torch.randn(B, N)))
+
+
+def test_a_prior_given_earlier_observations_is_sound():
+    """The structure of a VRNN: z_t given x before t."""
+    enc = nn.Linear(N, 2)
+
+    def model(x):
+        past = torch.zeros(len(x))
+        with pyro.plate("data", len(x)):
+            for t in range(N):
+                z = pyro.sample(f"z_{t}", dist.Normal(past, 1.0))
+                pyro.sample(f"x_{t}", dist.Normal(z + past, 1.0), obs=x[:, t])
+                past = past + x[:, t]
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            for t in range(N):
+                loc, raw = enc(x).unbind(-1)
+                pyro.sample(f"z_{t}", dist.Normal(loc, raw.exp()))
+
+    assert math.isfinite(vae2aef.AEF_ELBO().loss(model, guide, torch.randn(B, N)))
+
+
+# ---------------------------------------------------------------- baselines, warnings
+
+
+def test_baselines_of_discrete_sites_are_kept():
+    """TraceGraph_ELBO's baselines of a site left to Pyro, learned and running, as without an AEF guide."""
+    classify, enc, dec, base = nn.Linear(N, 1), nn.Linear(N + 1, 2 * D), nn.Linear(D + 1, N), nn.Linear(N, 1)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Bernoulli(0.5).expand([len(x), 1]).to_event(1))
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), D), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(dec(torch.cat([z, y], -1)), 0.5).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("base", base)
+        with pyro.plate("data", len(x)):
+            infer = {"baseline": {"baseline_value": base(x).squeeze(-1)}}
+            y = pyro.sample("y", dist.Bernoulli(logits=classify(x)).to_event(1), infer=infer)
+            loc, raw = enc(torch.cat([x, y], -1)).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, raw.exp()).to_event(1))
+
+    x, gradients = torch.randn(B, N), []
+    aef = vae2aef.aef_guide(model, guide, core="noise", core_flow="none")
+    for each in (guide, aef):
+        torch.manual_seed(1)
+        TraceGraph_ELBO().loss_and_grads(model, each, x)
+        gradients.append([p.grad.clone() for net in (base, classify) for p in net.parameters()])
+        for net in (base, classify):
+            net.zero_grad()
+    assert gradients[0][0].abs().sum() > 0
+    torch.testing.assert_close(gradients[0], gradients[1])
+    assert "baseline" in repr(aef)
+    elbo = vae2aef.AEF_ELBO()
+    elbo.loss(model, guide, x)
+    assert 'site "y": Bernoulli, left to Pyro' in repr(elbo) and "TraceGraph_ELBO" in repr(elbo)
+
+
+def test_a_model_that_enumerates_a_site_of_its_own():
+    """A label only the model has, summed out by TraceEnum_ELBO."""
+    enc, dec = nn.Linear(N, 2 * D), nn.Linear(D, N)
+    probs = torch.tensor([0.2, 0.8])
+
+    @config_enumerate
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), D), 1.0).to_event(1))
+            y = pyro.sample("y", dist.Categorical(probs))
+            pyro.sample("x", dist.Normal(dec(z) + y.unsqueeze(-1), 0.5).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            loc, raw = enc(x).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, raw.exp()).to_event(1))
+
+    x = torch.randn(B, N)
+    aef = vae2aef.aef_guide(model, guide)
+    value = TraceEnum_ELBO(max_plate_nesting=1).loss(model, aef, x)
+    trace = poutine.trace(aef).get_trace(x)
+    trace.compute_log_prob()
+    z = trace.nodes["z"]["value"]
+    normal = torch.distributions.Normal
+    each = [normal(dec(z) + y, 0.5).log_prob(x).sum(-1) + probs[y].log() for y in (0, 1)]
+    expected = normal(0.0, 1.0).log_prob(z).sum() + torch.stack(each).logsumexp(0).sum()
+    assert value == pytest.approx(-(expected - trace.nodes["z"]["log_prob_sum"]).item(), rel=1e-5)
+    with warnings.catch_warnings(), pytest.raises(vae2aef.WrapError, match=r'"y".*enumeration.*TraceEnum_ELBO'):
+        warnings.simplefilter("ignore")
+        vae2aef.AEF_ELBO().loss(model, guide, x)

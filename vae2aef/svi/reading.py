@@ -1,0 +1,142 @@
+"""The tensors among the arguments of a model and guide, wherever they are; and which of them h reads."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pyro.poutine as poutine
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence, pad_sequence
+
+Path = tuple[Any, ...]
+"""Where a value is: the name of an argument, and the keys inside it."""
+
+
+class Unit(NamedTuple):
+    """A tensor among the arguments, or what stands for one: a packed sequence, or a list of sequences.
+
+    Attributes:
+        path: where it is.
+        value: as given.
+    """
+
+    path: Path
+    value: Any
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The tensors that hold the numbers."""
+        if isinstance(self.value, PackedSequence):
+            return [self.value.data]
+        return list(self.value) if isinstance(self.value, list) else [self.value]
+
+    @property
+    def ragged(self) -> bool:
+        """Whether rows may be of different length."""
+        return not isinstance(self.value, Tensor)
+
+    def padded(self) -> Tensor:
+        """Return it as one tensor, `(rows, *event)`; sequences are filled up with zeros."""
+        if isinstance(self.value, PackedSequence):
+            return pad_packed_sequence(self.value, batch_first=True)[0]
+        return pad_sequence(self.value, batch_first=True) if isinstance(self.value, list) else self.value
+
+
+def bind(function: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments by name, those of `**kwargs` among them; by number where the names are not known."""
+    try:
+        function = poutine.unwrap(function)
+        signature = inspect.signature(function.forward if isinstance(function, nn.Module) else function)
+        arguments = dict(signature.bind(*args, **kwargs).arguments)
+    except (TypeError, ValueError):
+        return {**{str(i): value for i, value in enumerate(args)}, **kwargs}
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            arguments.update(arguments.pop(parameter.name, {}))
+    return arguments
+
+
+def units(value: Any, path: Path = ()) -> Iterator[Unit]:
+    """Yield what is inside nested tuples, lists, dicts and dataclasses, in order."""
+    if isinstance(value, (Tensor, PackedSequence)) or _is_sequences(value):
+        yield Unit(path, value)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from units(item, (*path, key))
+    elif isinstance(value, (tuple, list)):
+        for key, item in zip(getattr(value, "_fields", range(len(value))), value, strict=True):
+            yield from units(item, (*path, key))
+    elif _is_data(value):
+        for field in dataclasses.fields(value):
+            yield from units(getattr(value, field.name), (*path, field.name))
+
+
+def _is_sequences(value: Any) -> bool:
+    """Whether it is a list of sequences, one a row, of different length."""
+    if not isinstance(value, list) or len(value) < 2 or not all(isinstance(v, Tensor) and v.dim() for v in value):
+        return False
+    return len({v.shape[1:] for v in value}) == 1 and len({len(v) for v in value}) > 1
+
+
+def _is_data(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def substitute(value: Any, old: Tensor, new: Tensor) -> Any:
+    """Put `new` where `old` is, in nested tuples, lists, dicts and dataclasses."""
+    return changed(value, lambda tensor: new if tensor is old else tensor)
+
+
+def changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Change every tensor in nested tuples, lists, dicts and dataclasses."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, PackedSequence):
+        return value._replace(data=change(value.data))
+    if isinstance(value, (tuple, list)):
+        items = [changed(item, change) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, dict):
+        return {key: changed(item, change) for key, item in value.items()}
+    if _is_data(value):
+        return dataclasses.replace(value, **{f.name: changed(getattr(value, f.name), change) for f in _settable(value)})
+    return value
+
+
+def _settable(value: Any) -> list[Any]:
+    return [field for field in dataclasses.fields(value) if field.init]
+
+
+def at(value: Any, path: Path) -> Any:
+    """Return what is at a path; None if it is not there."""
+    for key in path:
+        if isinstance(value, dict):
+            value = value.get(key)
+        elif isinstance(value, (tuple, list)) and isinstance(key, int):
+            value = value[key] if key < len(value) else None
+        else:
+            value = getattr(value, str(key), None)
+    return value
+
+
+def written(path: Path) -> str:
+    """Write a path as code: `batch["x"]`."""
+    return str(path[0]) + "".join(f"[{key!r}]" for key in path[1:])
+
+
+def structure(value: Any) -> Any:
+    """Return what tells calls of different structure apart: which arguments are there, of what type; not their size."""
+    if isinstance(value, Tensor):
+        return value.dtype, value.dim()
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if _is_sequences(value) or isinstance(value, PackedSequence):
+        return type(value).__name__
+    if isinstance(value, dict):
+        return tuple((key, structure(item)) for key, item in value.items())
+    if isinstance(value, (tuple, list)):
+        return tuple(structure(item) for item in value)
+    if _is_data(value):
+        return tuple(structure(getattr(value, field.name)) for field in dataclasses.fields(value))
+    return type(value)
