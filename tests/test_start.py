@@ -249,7 +249,7 @@ def test_as_vae_trains_and_saves_like_any_vae(tmp_path):
 def test_as_vae_refuses_what_it_cannot_be():
     vae, x = own()
     aef = vae2aef.wrap(vae, example=x, core="center", likelihood=0.7)
-    with pytest.raises(vae2aef.WrapError, match="has a core that is part of the data.*use the AEF itself"):
+    with pytest.raises(vae2aef.WrapError, match=r"has a core that is part of the data.*use the AEF itself"):
         vae2aef.as_vae(aef)
     assert aef.reconstruct(x).shape == x.shape  # the remedy
     bare, x = trained()
