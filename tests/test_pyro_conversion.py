@@ -96,6 +96,27 @@ def test_labels_are_summed_out(guided, prior, sized):
     assert vae.logits.grad.abs().sum() > 0 and vae.dec.weight.grad.abs().sum() > 0
 
 
+def test_a_plate_without_a_size_is_found_by_name():
+    """Beside another that is as long as the batch: fault, the other taken, or the named one not known."""
+    enc = nn.Linear(N, 2 * B)
+
+    def model(x):
+        with pyro.plate("rows", dim=-1):
+            with pyro.plate("parts", B, dim=-2):
+                z = pyro.sample("z", dist.Normal(x.new_zeros(B, len(x)), 1.0))
+            pyro.sample("x", dist.Normal(z[:N].t(), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        loc, raw = enc(x).t().chunk(2)
+        with pyro.plate("parts", B, dim=-2), pyro.plate("rows", dim=-1):
+            pyro.sample("z", dist.Normal(loc, raw.exp()))
+
+    elbo = vae2aef.AEF_ELBO(plate="rows")
+    assert math.isfinite(elbo.loss(model, guide, torch.randn(B, N))) and elbo.maps["z"].batch.axis == -1
+    with pytest.raises(vae2aef.WrapError, match=r'which plate.*"parts".*"rows"|which plate.*"rows".*"parts"'):
+        vae2aef.AEF_ELBO().loss(model, guide, torch.randn(B, N))
+
+
 def test_the_sum_is_that_of_the_labelled_conversions():
     """As for ss_vae_M2: given labels are observed and scored, and their probabilities add up to that of x."""
     vae, x = Labelled(), torch.randn(B, N)

@@ -66,7 +66,7 @@ def test_an_example_trains_with_one_line_changed(name):
 @pytest.mark.parametrize("guide", ["custom", "easy", "auto"])
 def test_sparse_gamma_is_refused_with_the_true_reason(guide):
     trained = examples.sparse_gamma(guide=guide)
-    with pytest.raises(vae2aef.WrapError, match="no site of the guide sees the data.*amortised|effect handler"):
+    with pytest.raises(vae2aef.WrapError, match=r"no site of the guide sees the data.*amortised|effect handler"):
         vae2aef.aef_guide(trained.model, trained.guide)(*trained.args)
 
 

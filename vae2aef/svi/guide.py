@@ -47,8 +47,8 @@ def aef_guide(
         model: the model.
         guide: the guide, of the same arguments; `config_enumerate` may be around it, or around the result.
         core: `"linear"` (h(x) = W x + b; of sequences of different length, of the site's own time step), `"step"` (of
-            the site's time step), `"log"` (of log(1 + x), for large counts), `"noise"` (the guide itself), a module,
-            or a dict of these by site.
+            the site's time step), `"sum"` (of the sum over time steps), `"log"` (of log(1 + x), for large counts),
+            `"noise"` (the guide itself), a module, or a dict of these by site.
         core_flow: `"none"`, `"coupling"`, `"maf"`, a bijection or transform (`vae2aef.wrap`), or a dict by site.
         noise: sigma of Eq. 11. May be changed while training: `guide.noise = 0.1`.
         data: what h reads: None for what the observed sites score (the largest tensor, if there are several), the name

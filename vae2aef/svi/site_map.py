@@ -117,29 +117,44 @@ def build_map(
 def _features(
     core: Any, data: Tensor, batch: BatchAxis, step: int | None, varying: str | None
 ) -> tuple[nn.Module, str]:
-    name, latent, event = batch.site, batch.latent_shape, data.shape[1:]
-    if isinstance(core, nn.Module) or core == "noise":
-        return (NoFeatures(latent) if core == "noise" else core), ""
-    if core == "step" and step is None:
-        raise WrapError(
-            f'site "{name}": core="step" is for sites z_1, z_2, ..., one for each of the {tuple(event[:1])} '
-            'time steps of the data; use "linear" for this one'
-        )
-    if core == "log" and bool((data < 0).any()):
-        raise WrapError(f'site "{name}": core="log" reads log(1 + x) of counts, and the data go below 0')
-    by_step = varying is not None and step is not None
-    if core == "step" or (core == "linear" and by_step):
+    """Return h of a site, and what it reads where that is not all of the data."""
+    latent, event = batch.latent_shape, data.shape[1:]
+    if isinstance(core, nn.Module):
+        return core, ""
+    if core == "noise":
+        return NoFeatures(latent), ""
+    if core == "linear":
+        core = _linear(step, varying)
+    _require_readable(core, data, batch.site, step)
+    if core == "step":
         return TimeStep(LinearFeatures(event[1:], latent), int(step or 0)), f"; h reads time step {step}"
-    if core == "linear" and varying == "ragged":
+    if core == "sum":
         return AllSteps(LinearFeatures(event[1:], latent)), "; h reads the sum over time steps"
     if core == "log":
         return LogCounts(LinearFeatures(event, latent)), "; h reads log(1 + x)"
-    if core == "linear":
-        return LinearFeatures(event, latent), _of_large(data)
-    raise WrapError(
-        f'site "{name}": expected core "linear", "log", "step", "noise" or a module, got {core!r}. The partition '
-        'family ("center", "corner", "random", a mask) needs an AEF: vae2aef.from_pyro(model, guide, ..., core=...)'
-    )
+    return LinearFeatures(event, latent), _of_large(data)
+
+
+def _linear(step: int | None, varying: str | None) -> str:
+    """Return what `"linear"` reads: of sequences that differ in length, a time step or the sum."""
+    if varying is not None and step is not None:
+        return "step"
+    return "sum" if varying == "ragged" else "all"
+
+
+def _require_readable(core: Any, data: Tensor, site: str, step: int | None) -> None:
+    if core not in ("all", "log", "step", "sum"):
+        raise WrapError(
+            f'site "{site}": expected core "linear", "log", "step", "noise" or a module, got {core!r}. The partition '
+            'family ("center", "corner", "random", a mask) needs an AEF: vae2aef.from_pyro(model, guide, ..., core=...)'
+        )
+    if core == "step" and step is None:
+        raise WrapError(
+            f'site "{site}": core="step" is for sites z_1, z_2, ..., one for each of the {tuple(data.shape[1:2])} time '
+            'steps of the data; use "linear" for this one'
+        )
+    if core == "log" and bool((data < 0).any()):
+        raise WrapError(f'site "{site}": core="log" reads log(1 + x) of counts, and the data go below 0')
 
 
 def _of_large(data: Tensor) -> str:
