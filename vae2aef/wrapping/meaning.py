@@ -62,8 +62,10 @@ def warn_of_logits(parts: VAEParts, seen: Seen, likelihood: object, x: Tensor, c
     if not isinstance(likelihood, Residual) or not isinstance(seen.outputs[0], Tensor) or parts.output is not None:
         return
     shares = compare(x, seen.outputs[0])
-    name = max((one for one in shares if one != AS_IT_IS), key=lambda one: shares[one], default=None)
-    if shares[AS_IT_IS] >= 0 or name is None or shares[name] < EXPLAINS + CHANCE / numel(x.shape[1:]):
+    enough = EXPLAINS + CHANCE / numel(x.shape[1:])
+    # The first that explains enough: a sigmoid, for data from 0 to 1, half of which a tanh does not use.
+    name = next((one for one, share in shares.items() if one != AS_IT_IS and share >= enough), None)
+    if shares[AS_IT_IS] >= 0 or name is None:
         return
     line = 'likelihood="bernoulli_logits"'
     if continuous or name != "sigmoid":
