@@ -186,7 +186,7 @@ def test_wrapping_twice(x, vae):
         (
             {"core": "middle"},
             ValueError,
-            r'"linear", "noise", "center", "corner", "random", a mask or a module.*middle',
+            r'"linear", "patch", "normalized", "noise", "center", "corner", "random", a mask or a module.*middle',
         ),
         ({"core": 3}, ValueError, "a mask or a module; got 3"),
         (

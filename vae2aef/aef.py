@@ -1,6 +1,6 @@
 """The AutoEncoder within Flows: Eq. 4-10 and Algorithms 1-3 of the paper."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,7 +32,8 @@ class AEF(Estimates):
             a plain VAE.
         prior: the density of z; None where a VAE of several latents brings its own.
         likelihood: p(x | z), of which the density r of x - f(z) is one case; None where the decoder returns densities.
-        event_shape: shape of one event of data.
+        event_shape: shape of one event of data, that of the example.
+        grids: how the grid of each latent lies on that of the data, if data on other grids may come; else empty.
     """
 
     # ------------------------------------------------------------------ the loss
@@ -166,7 +167,15 @@ class AEF(Estimates):
         return self.reconstruct(x, *cond, **kwargs)
 
     @torch.no_grad()
-    def sample(self, n: int, *cond: Any, temperature: Temperature = 1.0, residual: bool = False, **kwargs: Any) -> Any:
+    def sample(
+        self,
+        n: int,
+        *cond: Any,
+        temperature: Temperature = 1.0,
+        residual: bool = False,
+        event_shape: Sequence[int] | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """Draw `n` events of data, shape `(n, *event)` (Algorithms 2 and 3).
 
         Runs in `eval()` mode, so that BatchNorm neither mixes samples nor learns from them.
@@ -177,14 +186,28 @@ class AEF(Estimates):
             temperature: factor on the standard deviation of the prior's base distribution; for several latents one
                 number, or a dict by name.
             residual: draw x from p(x | z); without it, the mean of x is returned.
+            event_shape: of the data to draw, if they are to be on another grid than the example.
             **kwargs: conditions by name.
 
         Raises:
-            ValueError: if `temperature` is not 1 and the prior's `sample` does not take it.
+            ValueError: if `temperature` is not 1, or another grid is asked for, and the prior's `sample` does not take
+                it.
         """
-        priors = self.priors(Batch(torch.empty(n), cond, kwargs))
+        priors, shapes = self.priors(Batch(torch.empty(n), cond, kwargs)), self._latents_of(event_shape)
         with evaluation_mode(self):
-            return self._generate(Generate(n, None, temperature, priors), cond, kwargs, residual)
+            return self._generate(Generate(n, None, temperature, priors, shapes), cond, kwargs, residual)
+
+    def _latents_of(self, event_shape: Sequence[int] | None) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of latents of data on another grid; none for the grid of the example."""
+        if event_shape is None or tuple(event_shape) == tuple(self.event_shape):
+            return {}
+        self._require_shape(torch.empty(0, *event_shape))
+        if isinstance(self.parts, VAEProgram):
+            raise ValueError("the latents of a VAE of several are drawn on the grid of the example alone")
+        return {
+            name: (*self.site(name).core.latent_shape[:1], *grid.latent(tuple(event_shape)[1:]))
+            for name, grid in self.grids.items()
+        }
 
     # ------------------------------------------------------------------ likelihoods
 

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from vae2aef.errors import WrapError
 from vae2aef.features import LinearFeatures, NoFeatures
+from vae2aef.patches import PatchFeatures
 from vae2aef.tensors import numel, sum_event
 
-__all__ = ["MIN_NOISE", "Expansion", "LinearFeatures", "NoFeatures", "Partition", "partition_mask"]
+__all__ = ["MIN_NOISE", "Expansion", "LinearFeatures", "NoFeatures", "Partition", "PatchFeatures", "partition_mask"]
 
 MIN_NOISE = 1e-30
 """Smallest sigma above zero: its square logarithm must exist in float32."""
@@ -68,16 +69,18 @@ class Expansion(nn.Module):
             return core
         return core + self.sigma * (torch.randn_like(core) if standard is None else standard.rsample())
 
-    def entropy(self, standard: Any = None) -> Tensor:
+    def entropy(self, standard: Any = None, core: Tensor | None = None) -> Tensor:
         """Return the entropy of w given x in nats, D/2 log(2 pi e sigma^2); zero at sigma = 0.
 
-        A scalar for Gaussian noise, else `(batch,)`.
+        A scalar for Gaussian noise, else `(batch,)`. D is that of `core`, h(x), which may have another grid than the
+        example; without it that of the example.
         """
         if not self._noise:
             return torch.zeros_like(self.sigma)
         if standard is not None:
             return sum_event(standard.entropy() + self.sigma.log())
-        return 0.5 * numel(self.latent_shape) * (math.log(2 * math.pi * math.e) + 2 * self.sigma.log())
+        latent = self.latent_shape if core is None else core.shape[1:]
+        return 0.5 * numel(latent) * (math.log(2 * math.pi * math.e) + 2 * self.sigma.log())
 
     def shell(self, values: Tensor) -> Tensor:
         """Keep the shell of `values`, shape `(batch, *event)`: here everything."""
@@ -138,7 +141,7 @@ class Partition(nn.Module):
         """Return the core as it is: an exact likelihood has no noise."""
         return core
 
-    def entropy(self, standard: Any = None) -> Tensor:
+    def entropy(self, standard: Any = None, core: Tensor | None = None) -> Tensor:
         """Return zero: nothing is drawn."""
         return torch.zeros((), device=self.mask.device)
 

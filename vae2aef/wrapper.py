@@ -187,6 +187,10 @@ class Wrapper(nn.Module):
         copied.__setstate__(copy.deepcopy(self.__dict__, memo))
         return copied
 
+    def say(self, line: str) -> None:
+        """Add a line to what `print` says."""
+        self._summary = f"{self._summary}\n  {line}"
+
     def __repr__(self) -> str:
         added = ", ".join(f"{name} {count:,}" for name, count in self.added.items()) or "nothing"
         noise = self.noise
