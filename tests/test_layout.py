@@ -15,8 +15,8 @@ MOST_LINES, MOST_WAYS, MOST_BODY = 250, 15, 40
 
 LAYERS = (
     ("added", "batch", "draws", "errors", "evidence", "fan_in", "grids", "modes", "pareto", "schedules", "tensors"),
-    ("core", "features", "flows", "grid_flows", "likelihood", "masked", "patches", "preprocess", "priors")
-    + ("protocols", "residual"),
+    ("core", "features", "flows", "grid_flows", "likelihood", "masked", "patches", "preprocess", "priors", "protocols",
+     "residual"),
     ("parts",),
     ("program", "registry"),
     ("interop",),
@@ -36,7 +36,7 @@ LAYERS = (
     ("adapters", "comparison"),
     ("cli", "nets", "optimizers"),
     ("", "__main__"),  # the empty name is vae2aef itself
-)
+)  # fmt: skip
 """From the bottom: a module imports from its own layer and from those before it."""
 
 EXCEPTIONS: dict[str, str] = {}

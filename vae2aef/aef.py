@@ -9,7 +9,7 @@ from torch import Tensor
 from vae2aef.batch import Batch, map_rows
 from vae2aef.chain import Generate, Infer, Perturb, Temperature
 from vae2aef.core import Partition
-from vae2aef.errors import require_finite
+from vae2aef.errors import require_finite, require_finite_data
 from vae2aef.estimates import Estimates
 from vae2aef.modes import evaluation_mode
 from vae2aef.program import VAEProgram
@@ -48,10 +48,13 @@ class AEF(Estimates):
             **kwargs: conditions by name.
 
         Raises:
-            NonFiniteError: if the loss is NaN or infinite; names the term. Not under `torch.compile`.
+            NonFiniteError: if the data or the loss are NaN or infinite; names rows and term. Nothing has changed then:
+                data are looked at before any network runs, and there are no gradients. Not under `torch.compile`.
             ValueError: if `x` does not have the shape of the data the AEF was made for.
             TypeError: if `x` holds integers, the likelihood is a density, and no preprocessing dequantises it.
         """
+        if self.training and not torch.compiler.is_compiling():
+            require_finite_data(x)  # before the networks see them: batch normalisation would keep what it saw
         joint = self.log_joint(Batch(x, cond, kwargs), self.noisy)
         per_sample = joint.prior + joint.residual + joint.log_det + joint.entropy
         loss = -per_sample.sum() / max(x.shape[0], 1)  # an empty batch costs nothing
