@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "docs/quickstart.md", "docs/writing_adapters.md", "docs/likelihoods.md"]
+PAGES = ["README.md", "docs/quickstart.md", "docs/writing_adapters.md", "docs/likelihoods.md", "docs/faults.md"]
 
 
 def blocks(page: str) -> list[str]:

@@ -169,13 +169,14 @@ class AEFTask(LightningModule):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", EstimateWarning)
             found = self.aef.log_prob(x, *cond, num_samples=self.validation_samples, seed=0, **kwargs)
-        self.log("val_log_prob", found.value.mean(), batch_size=len(x))
-        self.log("val_uncertain", found.uncertain.to(found.value.dtype).mean(), batch_size=len(x))
+        self.log("val_log_prob", found.value.mean(), batch_size=len(x), sync_dist=True)
+        uncertain = found.uncertain.to(found.value.dtype).mean()
+        self.log("val_uncertain", uncertain, batch_size=len(x), sync_dist=True)
         if batch_idx == 0 and len(x) > 1:
             read = self.aef.gauge(x, *cond, **kwargs)
             for name, meter in read.items() if isinstance(read, dict) else (("", read),):
                 for what, value in meter._asdict().items():
-                    self.log(f"gauge_{what}" + (f"/{name}" if name else ""), value, batch_size=len(x))
+                    self.log(f"gauge_{what}" + (f"/{name}" if name else ""), value, batch_size=len(x), sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
         """Warn if the loss of a deterministic AEF falls on while log p(x) of validation data does not rise.
