@@ -25,6 +25,10 @@ class Expansion(nn.Module):
         features: h, maps data `(batch, *event)` to `(batch, *latent)`.
         latent_shape: shape of one latent.
         noise: sigma; 0 is the paper's deterministic loss.
+
+    Attributes:
+        noisy: whether sigma is above 0: what the loss branches on, so that compiled code is not made anew for each
+            sigma.
     """
 
     exact = False
@@ -47,6 +51,7 @@ class Expansion(nn.Module):
         if not math.isfinite(value) or value < 0 or 0 < value < MIN_NOISE:
             raise ValueError(f"expected noise 0 (the paper's loss) or at least {MIN_NOISE:g}, got {value}")
         self._noise = float(value)
+        self.noisy = self._noise > 0
         with torch.no_grad():
             self.sigma.fill_(value)
 
@@ -65,7 +70,7 @@ class Expansion(nn.Module):
             standard: what epsilon is drawn from, with `rsample()` of the shape of h(x); None for the standard normal.
                 With the posterior's own, h = 0 and sigma = 1 is the VAE itself, whatever its family.
         """
-        if not self._noise:
+        if not self.noisy:
             return core
         return core + self.sigma * (torch.randn_like(core) if standard is None else standard.rsample())
 
@@ -75,7 +80,7 @@ class Expansion(nn.Module):
         A scalar for Gaussian noise, else `(batch,)`. D is that of `core`, h(x), which may have another grid than the
         example; without it that of the example.
         """
-        if not self._noise:
+        if not self.noisy:
             return torch.zeros_like(self.sigma)
         if standard is not None:
             return sum_event(standard.entropy() + self.sigma.log())
@@ -89,6 +94,12 @@ class Expansion(nn.Module):
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
         self._noise = float(f"{float(self.sigma):.7g}")  # 0.3, not the 0.30000001192 of its float32
+        self.noisy = self._noise > 0
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take up pickles of release 0.1, too."""
+        super().__setstate__(state)
+        self.noisy = self._noise > 0
 
     def extra_repr(self) -> str:
         """Say sigma."""
@@ -107,7 +118,7 @@ class Partition(nn.Module):
     """
 
     exact = True
-    noise = 0.0
+    noise, noisy = 0.0, False
     mask: Tensor
     core_index: Tensor
 

@@ -160,7 +160,7 @@ class Steps(Wrapper):
         if self.kl == "sampled" or perturb != self.noisy:
             return {}
         cores = {name: site.core for name, site in self.by_latent().items() if isinstance(site.flow, Identity)}
-        return {name: core.sigma for name, core in cores.items() if isinstance(core, Expansion) and core.noise}
+        return {name: core.sigma for name, core in cores.items() if isinstance(core, Expansion) and core.noisy}
 
     def observed(self, decoded: Decoded, batch: int) -> Any:
         """Return p(x | z) of what the decoder says of `batch` rows: `log_prob`, `sample` and mostly `mean`."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from vae2aef.added import load_added, save_added
@@ -165,6 +166,22 @@ class Wrapper(nn.Module):
             for key in [key for key in state_dict if key.startswith(prefix + old)]:
                 state_dict[prefix + new + key[len(prefix + old) :]] = state_dict.pop(key)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Wrapper":
+        """Move or convert everything; refuse half precision before anything is changed.
+
+        Raises:
+            TypeError: for float16 and bfloat16; says what to do.
+        """
+        dtype = fn(torch.zeros(1)).dtype
+        if dtype in (torch.float16, torch.bfloat16):
+            raise TypeError(
+                f"an AEF cannot be converted to {dtype}: log-determinants and densities sum thousands of terms, and "
+                "need the digits of float32. Leave it in float32 and run it under torch.autocast (Lightning: "
+                'precision="bf16-mixed"; Accelerate: mixed_precision="bf16"), which runs the VAE\'s networks in half '
+                "precision"
+            )
+        return super()._apply(fn, recurse)
 
     # ------------------------------------------------------------------ copying, printing
 
