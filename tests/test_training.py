@@ -437,6 +437,7 @@ def test_nothing_is_said_with_noise_or_where_the_model_is_better(tmp_path, monke
         validated(tmp_path, monkeypatch, noise, log_probs)
 
 
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")  # on purpose
 def test_batches_with_nan_are_named_or_skipped(tmp_path):
     x = torch.rand(32, *EVENT)
     x[17, 0, 1, 2] = torch.nan
