@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -193,6 +194,89 @@ def test_objects_are_never_unpickled(tmp_path):
     for name in ("a.npy", "a.npz"):
         with pytest.raises(InputError, match="never unpickled"):
             load(str(tmp_path / name))
+
+
+def header(shape, dtype="<f4", version=1):
+    """A .npy that promises values, and holds eight bytes."""
+    text = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    text += b" " * (63 - (len(text) + 10) % 64) + b"\n"
+    return b"\x93NUMPY" + bytes([version, 0]) + struct.pack("<H", len(text)) + text + b"12345678"
+
+
+def zipped(path, members):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+SEVEN_TIB = (7 * 2**18, 1024, 1024)
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "message"),
+    [
+        (
+            "a.npy",
+            lambda p: p.write_bytes(header(SEVEN_TIB)),
+            r"promises 7,696,581,394,432 bytes of values, and \d+ are",
+        ),
+        ("a.npy", lambda p: p.write_bytes(header((-5, 4))), "not a readable NumPy file|samples of shape"),
+        ("a.npy", lambda p: p.write_bytes(header((2**70, 4))), "promises"),
+        ("a.npz", lambda p: zipped(p, {"x_train.npy": header(SEVEN_TIB)}), "promises 7,696,581,394,432 bytes"),
+        ("a.npz", lambda p: zipped(p, {"readme.txt": "hello"}), "a zip file that holds no arrays"),
+        ("a.npz", lambda p: zipped(p, {}), "a zip file that holds no arrays"),
+        ("a.npz", lambda p: zipped(p, {"x_train.npy": b"text"}), "not a readable NumPy file"),
+        ("a.npz", lambda p: zipped(p, {"../../x.npy": b"\x93NUMPY"}), "not a readable NumPy file"),
+        ("a-idx3.gz", lambda p: p.write_bytes(gzip.compress(idx((2**31, 2**10, 2**10)))), "bytes of memory are free"),
+        ("a-idx3.gz", lambda p: p.write_bytes(gzip.compress(idx((9, 2, 2)) + bytes(10**7))), "more are there"),
+        (
+            "a-idx3.gz",
+            lambda p: p.write_bytes(gzip.compress(bytes(10**7))),
+            "labels; give the file of images|not an IDX",
+        ),
+    ],
+)
+def test_bombs_and_false_promises(tmp_path, name, make, message):
+    make(tmp_path / name)
+    with pytest.raises(InputError, match=message) as caught:
+        load(str(tmp_path / name))
+    assert "allow_pickle" not in str(caught.value)
+    assert [p.name for p in tmp_path.iterdir()] == [name] and not (tmp_path.parent.parent / "x.npy").exists()
+
+
+def idx(shape):
+    return bytes([0, 0, 8, len(shape)]) + struct.pack(f">{len(shape)}I", *shape)
+
+
+def test_a_zip_bomb_is_not_unpacked(tmp_path, monkeypatch):
+    """A .npz of some kB that holds, and says so, more than is free."""
+    np.savez_compressed(tmp_path / "a.npz", x_train=np.zeros((2000, 40, 40)))
+    assert (tmp_path / "a.npz").stat().st_size < 100_000
+    monkeypatch.setattr("vae2aef.comparison.readers.free_memory", lambda device: 10**7)
+    with pytest.raises(InputError, match="holds 25,600,000 bytes of values, and 10,000,000 bytes of memory are free"):
+        load(str(tmp_path / "a.npz"))
+    np.savez_compressed(tmp_path / "b.npz", x_train=np.zeros((600, 40, 40)), x_test=np.zeros((600, 40, 40)))
+    with pytest.raises(InputError, match="holds 15,360,000 bytes"):  # each would fit
+        load(str(tmp_path / "b.npz"))
+
+
+def test_an_image_bomb_is_refused(tmp_path, monkeypatch):
+    from PIL import Image
+
+    Image.new("L", (300, 300)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(InputError, match=r"a\.png: an image too large"):
+        load(str(tmp_path))
+
+
+@pytest.mark.parametrize("value", [1e200, 1e30, -1e16, 2**60])
+def test_values_that_float32_cannot_square(tmp_path, value):
+    array = np.arange(80).reshape(20, 4) + (0 if isinstance(value, int) else 0.5)
+    array[3, 2] = value
+    np.save(tmp_path / "a.npy", array)
+    for bins in (None, 1) if isinstance(value, float) else (None,):
+        with pytest.raises(InputError, match="which float32 cannot square or tell apart; scale the data"):
+            load(str(tmp_path / "a.npy"), bins)
 
 
 @pytest.mark.parametrize(

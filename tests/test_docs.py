@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "docs/quickstart.md", "docs/writing_adapters.md", "docs/likelihoods.md"]
+PAGES = [
+    "README.md",
+    "docs/quickstart.md",
+    "docs/writing_adapters.md",
+    "docs/likelihoods.md",
+    "docs/faults.md",
+    "docs/precision.md",
+]
 
 
 def blocks(page: str) -> list[str]:

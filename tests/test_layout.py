@@ -14,8 +14,9 @@ PACKAGES = {"vae2aef": "vae2aef", "adapters": "vae2aef.adapters"}
 MOST_LINES, MOST_WAYS, MOST_BODY = 250, 15, 40
 
 LAYERS = (
-    ("added", "batch", "draws", "errors", "evidence", "fan_in", "modes", "pareto", "schedules", "tensors"),
-    ("core", "features", "flows", "likelihood", "masked", "preprocess", "priors", "protocols", "residual"),
+    ("added", "batch", "draws", "errors", "evidence", "fan_in", "grids", "modes", "pareto", "schedules", "tensors"),
+    ("core", "features", "flows", "grid_flows", "likelihood", "masked", "patches", "preprocess", "priors", "protocols",
+     "residual"),
     ("parts",),
     ("program", "registry"),
     ("interop",),
@@ -35,7 +36,7 @@ LAYERS = (
     ("adapters", "comparison"),
     ("cli", "nets", "optimizers"),
     ("", "__main__"),  # the empty name is vae2aef itself
-)
+)  # fmt: skip
 """From the bottom: a module imports from its own layer and from those before it."""
 
 EXCEPTIONS: dict[str, str] = {}

@@ -22,6 +22,7 @@ from vae2aef.comparison.interrupt import Interrupted, deferred_interrupt
 from vae2aef.comparison.nets import MLPVAE
 from vae2aef.comparison.options import Options
 from vae2aef.comparison.run import RunData, RunProgress, run_arm
+from vae2aef.errors import NonFiniteError
 from vae2aef.flows import Identity
 from vae2aef.marginal import LogProb, Proposal
 from vae2aef.schedules import noise_at
@@ -434,3 +435,17 @@ def test_nothing_is_said_with_noise_or_where_the_model_is_better(tmp_path, monke
     with warnings.catch_warnings():
         warnings.simplefilter("error", DriftWarning)
         validated(tmp_path, monkeypatch, noise, log_probs)
+
+
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")  # on purpose
+def test_batches_with_nan_are_named_or_skipped(tmp_path):
+    x = torch.rand(32, *EVENT)
+    x[17, 0, 1, 2] = torch.nan
+    loader = DataLoader(x, batch_size=8)
+    with pytest.raises(NonFiniteError, match="in rows 1 of the batch"):
+        quiet_trainer(tmp_path, max_epochs=1).fit(AEFTask(small_aef()), loader)
+    task = AEFTask(small_aef(), skip_non_finite=True)
+    trainer = quiet_trainer(tmp_path, max_epochs=3)
+    trainer.fit(task, loader)
+    assert trainer.global_step == 9 and task.skipped == 3 and trainer.callback_metrics["train_skipped"] == 3
+    assert all(p.isfinite().all() for p in task.parameters())

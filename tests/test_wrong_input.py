@@ -186,7 +186,7 @@ def test_wrapping_twice(x, vae):
         (
             {"core": "middle"},
             ValueError,
-            r'"linear", "noise", "center", "corner", "random", a mask or a module.*middle',
+            r'"linear", "patch", "normalized", "noise", "center", "corner", "random", a mask or a module.*middle',
         ),
         ({"core": 3}, ValueError, "a mask or a module; got 3"),
         (
@@ -279,3 +279,29 @@ def test_an_overflowing_sum_is_told_apart():
     )  # fmt: skip
     with pytest.raises(vae2aef.NonFiniteError, match="each of its terms is: it overflowed when summed"):
         aef(x)
+
+
+def test_a_batch_with_nan_changes_nothing():
+    """Neither weights nor gradients nor running statistics nor the random state; and training goes on after it."""
+
+    class Normalised(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.inner, self.outer = nn.BatchNorm1d(4), nn.Linear(4, 4), nn.Linear(2, 4)
+
+        def encode(self, x):
+            return self.inner(self.norm(x)).chunk(2, 1)
+
+        def decode(self, z):
+            return self.outer(z)
+
+    x = torch.rand(8, 4)
+    aef = vae2aef.wrap(Normalised(), example=x, encoder_scale="log_std", noise=0.3).train()
+    before, random = {k: v.clone() for k, v in aef.state_dict().items()}, torch.get_rng_state()
+    bad = x.clone()
+    bad[2, 1], bad[5, 0] = torch.nan, torch.inf
+    with pytest.raises(vae2aef.NonFiniteError, match="NaN or infinite values in rows 2, 5 of the batch"):
+        aef(bad)
+    assert all(torch.equal(v, before[k]) for k, v in aef.state_dict().items())
+    assert torch.equal(random, torch.get_rng_state()) and all(p.grad is None for p in aef.parameters())
+    aef(x).backward()

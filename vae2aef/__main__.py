@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-NEEDED = ("lightning", "matplotlib", "numpy", "PIL", "rich", "sklearn", "torchmetrics", "typer")
+NEEDED = ("filelock", "lightning", "matplotlib", "numpy", "PIL", "rich", "sklearn", "torchmetrics", "typer")
 
 
 def main() -> None:

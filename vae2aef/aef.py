@@ -1,6 +1,6 @@
 """The AutoEncoder within Flows: Eq. 4-10 and Algorithms 1-3 of the paper."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 from vae2aef.batch import Batch, map_rows
 from vae2aef.chain import Generate, Infer, Perturb, Temperature
 from vae2aef.core import Partition
-from vae2aef.errors import require_finite
+from vae2aef.errors import require_finite, require_finite_data
 from vae2aef.estimates import Estimates
 from vae2aef.modes import evaluation_mode
 from vae2aef.program import VAEProgram
@@ -32,7 +32,8 @@ class AEF(Estimates):
             a plain VAE.
         prior: the density of z; None where a VAE of several latents brings its own.
         likelihood: p(x | z), of which the density r of x - f(z) is one case; None where the decoder returns densities.
-        event_shape: shape of one event of data.
+        event_shape: shape of one event of data, that of the example.
+        grids: how the grid of each latent lies on that of the data, if data on other grids may come; else empty.
     """
 
     # ------------------------------------------------------------------ the loss
@@ -47,10 +48,13 @@ class AEF(Estimates):
             **kwargs: conditions by name.
 
         Raises:
-            NonFiniteError: if the loss is NaN or infinite; names the term. Not under `torch.compile`.
+            NonFiniteError: if the data or the loss are NaN or infinite; names rows and term. Nothing has changed then:
+                data are looked at before any network runs, and there are no gradients. Not under `torch.compile`.
             ValueError: if `x` does not have the shape of the data the AEF was made for.
             TypeError: if `x` holds integers, the likelihood is a density, and no preprocessing dequantises it.
         """
+        if self.training and not torch.compiler.is_compiling():
+            require_finite_data(x)  # before the networks see them: batch normalisation would keep what it saw
         joint = self.log_joint(Batch(x, cond, kwargs), self.noisy)
         per_sample = joint.prior + joint.residual + joint.log_det + joint.entropy
         loss = -per_sample.sum() / max(x.shape[0], 1)  # an empty batch costs nothing
@@ -166,7 +170,15 @@ class AEF(Estimates):
         return self.reconstruct(x, *cond, **kwargs)
 
     @torch.no_grad()
-    def sample(self, n: int, *cond: Any, temperature: Temperature = 1.0, residual: bool = False, **kwargs: Any) -> Any:
+    def sample(
+        self,
+        n: int,
+        *cond: Any,
+        temperature: Temperature = 1.0,
+        residual: bool = False,
+        event_shape: Sequence[int] | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """Draw `n` events of data, shape `(n, *event)` (Algorithms 2 and 3).
 
         Runs in `eval()` mode, so that BatchNorm neither mixes samples nor learns from them.
@@ -177,14 +189,28 @@ class AEF(Estimates):
             temperature: factor on the standard deviation of the prior's base distribution; for several latents one
                 number, or a dict by name.
             residual: draw x from p(x | z); without it, the mean of x is returned.
+            event_shape: of the data to draw, if they are to be on another grid than the example.
             **kwargs: conditions by name.
 
         Raises:
-            ValueError: if `temperature` is not 1 and the prior's `sample` does not take it.
+            ValueError: if `temperature` is not 1, or another grid is asked for, and the prior's `sample` does not take
+                it.
         """
-        priors = self.priors(Batch(torch.empty(n), cond, kwargs))
+        priors, shapes = self.priors(Batch(torch.empty(n), cond, kwargs)), self._latents_of(event_shape)
         with evaluation_mode(self):
-            return self._generate(Generate(n, None, temperature, priors), cond, kwargs, residual)
+            return self._generate(Generate(n, None, temperature, priors, shapes), cond, kwargs, residual)
+
+    def _latents_of(self, event_shape: Sequence[int] | None) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of latents of data on another grid; none for the grid of the example."""
+        if event_shape is None or tuple(event_shape) == tuple(self.event_shape):
+            return {}
+        self._require_shape(torch.empty(0, *event_shape))
+        if isinstance(self.parts, VAEProgram):
+            raise ValueError("the latents of a VAE of several are drawn on the grid of the example alone")
+        return {
+            name: (*self.site(name).core.latent_shape[:1], *grid.latent(tuple(event_shape)[1:]))
+            for name, grid in self.grids.items()
+        }
 
     # ------------------------------------------------------------------ likelihoods
 

@@ -100,7 +100,7 @@ def certify(
             return Certificate(value, value, num_samples)
         if proposal == "tuned":
             proposal = tune(aef, aef.to_data(y), cond, kwargs)
-        at_once = rows_at_once(aef, n, proposal, None)
+        at_once = rows_at_once(aef, (n, *aef.event_shape), proposal, None)
         bounds, done = [], 0
         for case in cases(aef, batch, at_once, Draws.of(batch, seed), y.new_zeros(n)):
             source = sampler(case, proposal)

@@ -6,7 +6,7 @@ which add up because the map is triangular; `Generate` answers with a draw from 
 with latents that are known. For one latent, named "z", this is the paper's AEF.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,7 +36,7 @@ class Site(nn.Module):
     def perturb(self, core: Tensor, posterior: Posterior) -> tuple[Tensor, Tensor]:
         """Return w = h(x) + sigma epsilon (Eq. 11) and the entropy of w given x: a scalar, or `(batch,)`; nats."""
         given = () if posterior.standard is None else (posterior.standard,)
-        return self.core.perturb(core, *given), self.core.entropy(*given)
+        return self.core.perturb(core, *given), self.core.entropy(posterior.standard, core)
 
 
 Perturb = Callable[[str, Tensor, Any], tuple[Tensor, Tensor]]
@@ -148,6 +148,7 @@ class Generate:
         given: latents by name that are not drawn.
         temperature: factor on the standard deviation of the priors.
         priors: densities that stand for the program's own.
+        shapes: of latents that are to be drawn on another grid than the example's, by name.
 
     Attributes:
         z: the latents so far, by name.
@@ -159,8 +160,10 @@ class Generate:
         given: Mapping[str, Tensor] | None = None,
         temperature: Temperature = 1.0,
         priors: Mapping[str, Density] | None = None,
+        shapes: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         self.size, self.temperature, self.priors = size, temperature, priors or {}
+        self.shapes = shapes or {}
         self.z = dict(given or {})
 
     def __call__(self, name: str, prior: Density | None, posterior: Any) -> Tensor:
@@ -170,5 +173,5 @@ class Generate:
             if prior is None:
                 raise ValueError(f'the latent "{name}" has no prior to draw it from')
             factor = self.temperature.get(name, 1.0) if isinstance(self.temperature, Mapping) else self.temperature
-            self.z[name] = draw(prior, self.size, float(factor))
+            self.z[name] = draw(prior, self.size, float(factor), self.shapes.get(name))
         return self.z[name]

@@ -11,10 +11,11 @@ from rich.text import Text
 
 from vae2aef.comparison.arms import ARMS
 from vae2aef.comparison.errors import InputError
+from vae2aef.comparison.interrupt import Terminated, terminable
 from vae2aef.comparison.options import Options
 from vae2aef.comparison.readers import ACCEPTED
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
+INTERRUPTED, TERMINATED = 130, 143  # 128 + SIGINT and SIGTERM, as shells count
 FAILED = 2
 DEFAULTS = Options()
 CHECKED = 128  # rows of the data that `check` looks at
@@ -72,12 +73,12 @@ def compare(
     ] = DEFAULTS.bins,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("vae2aef-compare"),
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Throw away another comparison in the folder.")
+        bool, typer.Option("--overwrite", help="Throw away another comparison in the folder; the same one goes on.")
     ] = False,
 ) -> None:
     """Train a VAE and its AEFs on the same data; show which is better, with error bars and pictures.
 
-    Stopped with Ctrl-C, the same command goes on where it was. Writes results.json, report.html and pictures.
+    Stopped in any way, the same command goes on where it was. Writes results.json, report.html and pictures.
     """
     console = Console()
     try:
@@ -99,18 +100,23 @@ def compare(
             test_limit=test_limit,
             bins=bins,
         )
-        from vae2aef.comparison.compare import compare as run
-        from vae2aef.errors import NonFiniteError
-
-        try:
-            run(options, out, console, overwrite)
-        except NonFiniteError as problem:
-            _fail(problem)
+        with terminable():
+            _compare(options, out, console, overwrite)
     except InputError as problem:
         _fail(problem)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         console.print(f"Stopped; all work so far is in {out}. Run the same command again to go on.", style="yellow")
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(TERMINATED if isinstance(stop, Terminated) else INTERRUPTED) from None
+
+
+def _compare(options: Options, out: Path, console: Console, overwrite: bool) -> None:
+    from vae2aef.comparison.compare import compare as run
+    from vae2aef.errors import NonFiniteError
+
+    try:
+        run(options, out, console, overwrite)
+    except NonFiniteError as problem:
+        _fail(problem)
 
 
 @app.command()

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from vae2aef.errors import WrapError
 from vae2aef.features import LinearFeatures, NoFeatures
+from vae2aef.patches import PatchFeatures
 from vae2aef.tensors import numel, sum_event
 
-__all__ = ["MIN_NOISE", "Expansion", "LinearFeatures", "NoFeatures", "Partition", "partition_mask"]
+__all__ = ["MIN_NOISE", "Expansion", "LinearFeatures", "NoFeatures", "Partition", "PatchFeatures", "partition_mask"]
 
 MIN_NOISE = 1e-30
 """Smallest sigma above zero: its square logarithm must exist in float32."""
@@ -24,6 +25,10 @@ class Expansion(nn.Module):
         features: h, maps data `(batch, *event)` to `(batch, *latent)`.
         latent_shape: shape of one latent.
         noise: sigma; 0 is the paper's deterministic loss.
+
+    Attributes:
+        noisy: whether sigma is above 0: what the loss branches on, so that compiled code is not made anew for each
+            sigma.
     """
 
     exact = False
@@ -46,6 +51,7 @@ class Expansion(nn.Module):
         if not math.isfinite(value) or value < 0 or 0 < value < MIN_NOISE:
             raise ValueError(f"expected noise 0 (the paper's loss) or at least {MIN_NOISE:g}, got {value}")
         self._noise = float(value)
+        self.noisy = self._noise > 0
         with torch.no_grad():
             self.sigma.fill_(value)
 
@@ -64,20 +70,22 @@ class Expansion(nn.Module):
             standard: what epsilon is drawn from, with `rsample()` of the shape of h(x); None for the standard normal.
                 With the posterior's own, h = 0 and sigma = 1 is the VAE itself, whatever its family.
         """
-        if not self._noise:
+        if not self.noisy:
             return core
         return core + self.sigma * (torch.randn_like(core) if standard is None else standard.rsample())
 
-    def entropy(self, standard: Any = None) -> Tensor:
+    def entropy(self, standard: Any = None, core: Tensor | None = None) -> Tensor:
         """Return the entropy of w given x in nats, D/2 log(2 pi e sigma^2); zero at sigma = 0.
 
-        A scalar for Gaussian noise, else `(batch,)`.
+        A scalar for Gaussian noise, else `(batch,)`. D is that of `core`, h(x), which may have another grid than the
+        example; without it that of the example.
         """
-        if not self._noise:
+        if not self.noisy:
             return torch.zeros_like(self.sigma)
         if standard is not None:
             return sum_event(standard.entropy() + self.sigma.log())
-        return 0.5 * numel(self.latent_shape) * (math.log(2 * math.pi * math.e) + 2 * self.sigma.log())
+        latent = self.latent_shape if core is None else core.shape[1:]
+        return 0.5 * numel(latent) * (math.log(2 * math.pi * math.e) + 2 * self.sigma.log())
 
     def shell(self, values: Tensor) -> Tensor:
         """Keep the shell of `values`, shape `(batch, *event)`: here everything."""
@@ -86,6 +94,12 @@ class Expansion(nn.Module):
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
         self._noise = float(f"{float(self.sigma):.7g}")  # 0.3, not the 0.30000001192 of its float32
+        self.noisy = self._noise > 0
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take up pickles of release 0.1, too."""
+        super().__setstate__(state)
+        self.noisy = self._noise > 0
 
     def extra_repr(self) -> str:
         """Say sigma."""
@@ -104,7 +118,7 @@ class Partition(nn.Module):
     """
 
     exact = True
-    noise = 0.0
+    noise, noisy = 0.0, False
     mask: Tensor
     core_index: Tensor
 
@@ -138,7 +152,7 @@ class Partition(nn.Module):
         """Return the core as it is: an exact likelihood has no noise."""
         return core
 
-    def entropy(self, standard: Any = None) -> Tensor:
+    def entropy(self, standard: Any = None, core: Tensor | None = None) -> Tensor:
         """Return zero: nothing is drawn."""
         return torch.zeros((), device=self.mask.device)
 

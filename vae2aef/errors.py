@@ -52,6 +52,17 @@ def describe(out: Any) -> str:
     return f"an object of type {type(out).__qualname__}"
 
 
+def require_finite_data(x: Tensor) -> None:
+    """Raise if data, `(batch, *event)`, hold NaN or infinite values.
+
+    Raises:
+        NonFiniteError: names the rows.
+    """
+    if x.is_floating_point() and not bool(x.isfinite().all()):
+        bad = (~x.isfinite()).reshape(x.shape[0], -1).any(1).nonzero().flatten().tolist()
+        raise NonFiniteError(f"the data x holds NaN or infinite values in rows {_some(bad)} of the batch")
+
+
 def require_finite(loss: Tensor, x: Tensor, **terms: Tensor) -> None:
     """Raise if `loss` is not finite, naming the cause. One look at a scalar when all is well.
 
@@ -65,9 +76,7 @@ def require_finite(loss: Tensor, x: Tensor, **terms: Tensor) -> None:
     """
     if bool(loss.isfinite()):
         return
-    if x.is_floating_point() and not bool(x.isfinite().all()):
-        bad = (~x.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
-        raise NonFiniteError(f"the data x holds NaN or infinite values in rows {_some(bad)} of the batch")
+    require_finite_data(x)
     for name, term in terms.items():
         finite = term.isfinite()
         if bool(finite.all()):

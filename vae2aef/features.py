@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from vae2aef.grids import Grid
 from vae2aef.tensors import full_precision, numel, with_older_buffers
 
 FAN_IN = 256
@@ -173,13 +174,23 @@ class NormalizedFeatures(LinearFeatures):
 
 
 class NoFeatures(nn.Module):
-    """h(x) = 0. With sigma = 1 the core variables are white noise and the AEF is the VAE itself."""
+    """h(x) = 0. With sigma = 1 the core variables are white noise and the AEF is the VAE itself.
 
-    def __init__(self, latent_shape: Sequence[int]) -> None:
+    Args:
+        latent_shape: shape of one latent.
+        grid: how the grid of the latent lies on that of the data, if it has one: data on another grid then have zeros
+            of the grid that belongs to it.
+    """
+
+    def __init__(self, latent_shape: Sequence[int], grid: Grid | None = None) -> None:
         super().__init__()
         self.latent_shape = torch.Size(latent_shape)
+        self.grid = grid
 
     def forward(self, x: Tensor) -> Tensor:
         """Return zeros of shape `(batch, *latent)`."""
         dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
-        return x.new_zeros(x.shape[0], *self.latent_shape, dtype=dtype)
+        shape = self.latent_shape
+        if self.grid is not None:
+            shape = torch.Size((shape[0], *self.grid.latent(x.shape[2:])))
+        return x.new_zeros(x.shape[0], *shape, dtype=dtype)

@@ -7,7 +7,7 @@ inside the logarithm makes it a lower bound on log p(x) in expectation, tight wh
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -97,7 +97,7 @@ def log_prob(
             return _annealed(case, num_samples, proposal)
         return _estimate(sampler(case, proposal), num_samples, target_error or math.inf, most)
 
-    at_once = rows_at_once(aef, batch.size, proposal, chunk_size, 2**18 if method == "ais" else 2**15)
+    at_once = rows_at_once(aef, batch.x.shape, proposal, chunk_size, 2**18 if method == "ais" else 2**15)
     with evaluation_mode(aef):
         found = torch.cat([chunk(case) for case in cases(aef, batch, at_once, random, None, observed)], dim=1)
     return _checked(found, common)
@@ -178,14 +178,18 @@ def _without_latents(aef: "AEF", batch: Batch, draws: int, random: Draws | None)
 
 
 def rows_at_once(
-    aef: "AEF", batch: int, proposal: "Proposal | str | None", chunk_size: int | None, least: int = 2**15
+    aef: "AEF", shape: Sequence[int], proposal: "Proposal | str | None", chunk_size: int | None, least: int = 2**15
 ) -> int:
-    """Return the most rows to decode at once: the batch's own, or `least` values of data; fewer for big Jacobians."""
-    values = max(numel(aef.event_shape), 1)
+    """Return the most rows to decode at once: the batch's own, or `least` values of data; fewer for big Jacobians.
+
+    `shape` is that of the data, `(batch, *event)`.
+    """
+    batch, values = shape[0], max(numel(shape[1:]), 1)
     rows = chunk_size or max(batch, least // values)
     if isinstance(proposal, Proposal):
         return rows
     dim = sum(numel(site.core.latent_shape) for site in aef.by_latent().values())
+    dim = dim * values // max(numel(aef.event_shape), 1)  # a larger grid has more latents, too
     return min(rows, max(2**25 // (values * max(dim, 1)), 1))
 
 

@@ -59,7 +59,7 @@ def impute(
     if not batch.size:
         return aef.read(x)
     with evaluation_mode(aef):
-        rows = rows_at_once(aef, batch.size, None, None)
+        rows = rows_at_once(aef, batch.x.shape, None, None)
         numbers = Draws.of(batch._replace(x=torch.where(observed, x, 0)), seed)
         filled = torch.cat([_impute(c, num_samples, draw) for c in cases(aef, batch, rows, numbers, observed=observed)])
     return torch.where(observed, aef.read(x), filled.to(aef.read(x).dtype))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vae2aef.errors import WrapError, describe
 from vae2aef.protocols import Place
-from vae2aef.tensors import at_least_float32, sum_event
+from vae2aef.tensors import at_least_float32, mean_of, sum_event
 
 MIN_SCALE = 1e-6
 """Floor of the encoder's scale. A log variance clamped at -30 or a half precision zero ends here."""
@@ -46,7 +46,16 @@ class Posterior(NamedTuple):
         return True
 
     def push(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z for u of shape `(batch, *latent)`, and log|det dz/du|, `(batch,)` in nats (Eq. 4, 9)."""
+        """Return z for u of shape `(batch, *latent)`, and log|det dz/du|, `(batch,)` in nats (Eq. 4, 9).
+
+        Raises:
+            ValueError: if u is of another shape than the location: the two would broadcast.
+        """
+        if u.shape != self.loc.shape:
+            raise ValueError(
+                f"the encoder returned a latent of shape {tuple(self.loc.shape)}, where the features have "
+                f"{tuple(u.shape)}"
+            )
         z = self.loc + self.scale * u
         log_det = sum_event(self.scale.log().expand_as(z))
         if self.transform is None:
@@ -238,13 +247,3 @@ def to_decoded(out: Any) -> Decoded:
         f"{describe(out)}; ",
         "pass decoder=lambda z: ... that picks it out",
     )
-
-
-def mean_of(distribution: Any) -> Tensor | None:
-    """Return the mean of a distribution, or of one that has none its mode; None if it knows neither."""
-    kind = distribution.base_dist if isinstance(distribution, torch.distributions.Independent) else distribution
-    name = "mode" if isinstance(kind, (torch.distributions.Categorical, torch.distributions.Cauchy)) else "mean"
-    try:
-        return at_least_float32(getattr(distribution, name))
-    except NotImplementedError:
-        return None

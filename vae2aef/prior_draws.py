@@ -32,7 +32,7 @@ def prior_draws(case: "Case", count: int, stream: int) -> Tensor | None:
 def _draw(case: "Case", take: slice, count: int) -> Tensor:
     batch = case.batch.rows(take)
     many = batch.repeat(count)
-    place = Generate(many.size, None, priors=case.aef.priors(many))
+    place = Generate(many.size, None, priors=case.aef.priors(many), shapes=_other_shapes(case))
     if case.single:
         place("z", case.aef.parts.prior, None)
     else:
@@ -44,3 +44,9 @@ def _draw(case: "Case", take: slice, count: int) -> Tensor:
             own = torch.where(case.masks[name][take, None], own, torch.randn_like(own))
         pieces.append(own)
     return torch.cat(pieces, dim=2)
+
+
+def _other_shapes(case: "Case") -> dict[str, torch.Size]:
+    """Return the shapes of latents that are on another grid than the example's, by name."""
+    own = {name: site.core.latent_shape for name, site in case.aef.by_latent().items()}
+    return {name: core.shape[1:] for name, core in case.core.items() if core.shape[1:] != own[name]}

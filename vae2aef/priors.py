@@ -38,9 +38,10 @@ class StandardNormal(nn.Module):
         """Average the log density over z of N(loc, scale^2), each `(batch, *event)`: `(batch,)`, nats."""
         return -0.5 * sum_event(loc.square() + scale.square() + math.log(2 * math.pi))
 
-    def sample(self, n: int, temperature: float = 1.0) -> Tensor:
-        """Draw `n` events, shape `(n, *event)`, with the standard deviation `temperature`."""
-        return temperature * torch.randn(n, *self.zero.shape, dtype=self.zero.dtype, device=self.zero.device)
+    def sample(self, n: int, temperature: float = 1.0, shape: Sequence[int] | None = None) -> Tensor:
+        """Draw `n` events, shape `(n, *event)`, or `(n, *shape)`, with the standard deviation `temperature`."""
+        shape = self.zero.shape if shape is None else shape
+        return temperature * torch.randn(n, *shape, dtype=self.zero.dtype, device=self.zero.device)
 
 
 class FunctionPrior(nn.Module):
@@ -88,6 +89,6 @@ class FlowPrior(nn.Module):
         noise, log_det = self.flow(z)
         return self.base.log_prob(noise) + log_det
 
-    def sample(self, n: int, temperature: float = 1.0) -> Tensor:
-        """Draw `n` latents, shape `(n, *latent)`; `temperature` scales the base noise."""
-        return self.flow.inverse(self.base.sample(n, temperature))[0]
+    def sample(self, n: int, temperature: float = 1.0, shape: Sequence[int] | None = None) -> Tensor:
+        """Draw `n` latents, shape `(n, *latent)`, or `(n, *shape)`; `temperature` scales the base noise."""
+        return self.flow.inverse(self.base.sample(n, temperature, shape))[0]

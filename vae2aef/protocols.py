@@ -1,6 +1,7 @@
 """What the parts of an AEF are to each other: any object with these methods will do."""
 
 import inspect
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -18,7 +19,10 @@ class Density(Protocol):
         ...
 
     def sample(self, n: int) -> Tensor:
-        """Draw `n` latents, shape `(n, *latent)`; a density that takes `temperature=` has one."""
+        """Draw `n` latents, shape `(n, *latent)`; one that takes `temperature=` has one.
+
+        One that takes `shape=` draws latents on other grids, too.
+        """
         ...
 
 
@@ -67,19 +71,25 @@ class ResidualDensity(Protocol):
         ...
 
 
-def draw(prior: Any, n: int, temperature: float) -> Tensor:
-    """Draw `n` latents from a prior, shape `(n, *latent)`.
+def draw(prior: Any, n: int, temperature: float, shape: Sequence[int] | None = None) -> Tensor:
+    """Draw `n` latents from a prior, shape `(n, *latent)`; `shape` is that of a latent on another grid.
 
     Raises:
-        ValueError: if `temperature` is not 1 and the prior's `sample` does not take it.
+        ValueError: if `temperature` is not 1, or there is a `shape`, and the prior's `sample` does not take it.
     """
-    if temperature == 1.0:
+    options: dict[str, Any] = {} if temperature == 1.0 else {"temperature": temperature}
+    if shape is not None:
+        options["shape"] = tuple(shape)
+    if not options:
         return prior.sample(n)
     prior_itself = prior.prior if isinstance(prior, Conditioned) else prior
     parameters = inspect.signature(prior_itself.sample).parameters.values()
-    if not any(p.name == "temperature" or p.kind is p.VAR_KEYWORD for p in parameters):
-        raise ValueError(f"the prior {type(prior_itself).__name__} has no temperature: its sample() does not take one")
-    return prior.sample(n, temperature=temperature)
+    taken = {p.name for p in parameters}
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        for option, what in (("temperature", "has no temperature"), ("shape", "draws latents of one shape")):
+            if option in options and option not in taken:
+                raise ValueError(f"the prior {type(prior_itself).__name__} {what}: its sample() does not take one")
+    return prior.sample(n, **options)
 
 
 class Conditioned:

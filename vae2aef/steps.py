@@ -10,6 +10,7 @@ from vae2aef.batch import Batch
 from vae2aef.chain import Perturb, Site
 from vae2aef.core import Expansion, Partition
 from vae2aef.flows import Bijection, Identity
+from vae2aef.grids import Grid
 from vae2aef.likelihood import Likelihood, observed_density
 from vae2aef.parts import Decoded, VAEParts
 from vae2aef.preprocess import require_continuous
@@ -61,6 +62,8 @@ class Steps(Wrapper):
         self.event_shape = torch.Size(event_shape)
         self.discrete = discrete
         self._prior_takes_conditions = prior_takes_conditions
+        # How each latent's grid lies on that of the data, where data on other grids may come.
+        self.grids: dict[str, Grid] = {}
 
     def to_latent_side(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Preprocess data `(batch, *event)`; return y and log|det dy/dx|, `(batch,)`, nats."""
@@ -157,11 +160,20 @@ class Steps(Wrapper):
         if self.kl == "sampled" or perturb != self.noisy:
             return {}
         cores = {name: site.core for name, site in self.by_latent().items() if isinstance(site.flow, Identity)}
-        return {name: core.sigma for name, core in cores.items() if isinstance(core, Expansion) and core.noise}
+        return {name: core.sigma for name, core in cores.items() if isinstance(core, Expansion) and core.noisy}
 
     def observed(self, decoded: Decoded, batch: int) -> Any:
         """Return p(x | z) of what the decoder says of `batch` rows: `log_prob`, `sample` and mostly `mean`."""
-        return observed_density(self.likelihood, (batch, *self.event_shape), decoded.outputs, decoded.density)
+        shape = (batch, *self._event(decoded))
+        return observed_density(self.likelihood, shape, decoded.outputs, decoded.density)
+
+    def _event(self, decoded: Decoded) -> torch.Size:
+        """Return the shape of one event of what the decoder says: the example's, but for another grid."""
+        mean, dims = decoded.mean, len(self.event_shape) - 1
+        if not self.grids or not isinstance(mean, Tensor) or mean.dim() <= dims:
+            return self.event_shape
+        event = torch.Size((*self.event_shape[:1], *mean.shape[-dims:]))
+        return event if mean.shape[1:].numel() % max(event.numel(), 1) == 0 else self.event_shape
 
     def log_residual(self, shell: Tensor, decoded: Decoded, observed: Tensor | None = None) -> Tensor:
         """Return log p(x | z), of which log r(delta) is one case, `(batch,)` in nats.
@@ -188,7 +200,7 @@ class Steps(Wrapper):
         mean = decoded.mean
         if self.likelihood is not None:
             mean = self.observed(decoded, batch).mean
-        return mean.reshape(batch, *self.event_shape) if isinstance(mean, Tensor) else mean
+        return mean.reshape(batch, *self._event(decoded)) if isinstance(mean, Tensor) else mean
 
     def with_core(self, decoded: Decoded, core: dict[str, Tensor]) -> Any:
         """Return the mean, `(batch, *event)`; in the partition family with the core of the data in its place."""
@@ -202,6 +214,18 @@ class Steps(Wrapper):
         return core if isinstance(core, Partition) else None
 
     def _require_shape(self, x: Tensor) -> None:
-        if x.dim() < 1 or x.shape[1:] != self.event_shape:
-            expected = ", ".join(map(str, self.event_shape))
-            raise ValueError(f"expected data of shape (batch, {expected}), got {tuple(x.shape)}")
+        if x.dim() >= 1 and x.shape[1:] == self.event_shape:
+            return
+        expected, more = ", ".join(map(str, self.event_shape)), ""
+        if self.grids:
+            if x.dim() == 1 + len(self.event_shape) and x.shape[1] == self.event_shape[0] and self._fits(x.shape[2:]):
+                return
+            more = f", or on another grid of patches {', '.join(map(str, self.grids.values()))}"
+        raise ValueError(f"expected data of shape (batch, {expected}){more}, got {tuple(x.shape)}")
+
+    def _fits(self, space: torch.Size) -> bool:
+        """Whether the patches of all latents cover a grid."""
+        try:
+            return all(len(grid.latent(space)) for grid in self.grids.values())
+        except ValueError:
+            return False

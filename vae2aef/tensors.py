@@ -50,3 +50,13 @@ def with_older_buffers(state: dict[str, Any], marker: str, prefix: str, **values
     if marker not in state:
         return state
     return {**{prefix + name: torch.as_tensor(value) for name, value in values.items()}, **state}
+
+
+def mean_of(distribution: Any) -> Tensor | None:
+    """Return the mean of a distribution, or of one that has none its mode; None if it knows neither."""
+    kind = distribution.base_dist if isinstance(distribution, torch.distributions.Independent) else distribution
+    name = "mode" if isinstance(kind, (torch.distributions.Categorical, torch.distributions.Cauchy)) else "mean"
+    try:
+        return at_least_float32(getattr(distribution, name))
+    except NotImplementedError:
+        return None

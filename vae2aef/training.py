@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 
 from vae2aef.aef import AEF
+from vae2aef.errors import NonFiniteError
 from vae2aef.evidence import EstimateWarning
 from vae2aef.gauge import drift
 from vae2aef.schedules import noise_at
@@ -110,6 +111,12 @@ class AEFTask(LightningModule):
         split: makes of a batch of your loader what the AEF takes: the data, or `(x, *conditions)`, whose last item
             may be a dict of conditions by name, as `wrap(example=...)` takes it. By default the batch itself if it is
             a tensor, or its first item: labels are left out.
+        skip_non_finite: leave out batches whose loss is not finite (a NaN in the data, say) in the place of raising
+            `NonFiniteError`; they are counted in the log as `train_skipped`. On one process alone: the others of a
+            distributed run would wait for this one's gradients.
+
+    Raises:
+        NonFiniteError: while training, names rows and term; neither weights nor statistics have changed then.
 
     Example:
         A conditional VAE, and a loader of `(image, label)`:
@@ -123,6 +130,7 @@ class AEFTask(LightningModule):
         lr: float = 1e-3,
         validation_samples: int = 64,
         split: Callable[[Any], Tensor | Sequence[Any]] | None = None,
+        skip_non_finite: bool = False,
     ) -> None:
         super().__init__()
         self.aef = aef
@@ -132,11 +140,25 @@ class AEFTask(LightningModule):
         self._warned = False
         self._losses: list[Tensor] = []
         self._history: tuple[list[tuple[int, float]], list[tuple[int, float]]] = ([], [])
+        self.skip_non_finite = skip_non_finite
+        self.skipped = 0
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def on_fit_start(self) -> None:
+        """Refuse to skip batches where other processes would wait for their gradients."""
+        if self.skip_non_finite and self.trainer.world_size > 1:
+            raise ValueError("skip_non_finite=True works on one process alone; leave such data out before training")
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         """Return the loss in nats of a batch, data `(batch, *event)` and conditions being what `split` makes of it."""
         x, cond, kwargs = self._arguments(batch)
-        loss = self.aef(x, *cond, **kwargs)
+        try:
+            loss = self.aef(x, *cond, **kwargs)
+        except NonFiniteError:
+            if not self.skip_non_finite:
+                raise
+            self.skipped += 1
+            self.log("train_skipped", float(self.skipped), batch_size=len(x))
+            return None
         self.log("train_loss", loss, batch_size=len(x))
         self._losses.append(loss.detach())
         return loss
@@ -147,13 +169,14 @@ class AEFTask(LightningModule):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", EstimateWarning)
             found = self.aef.log_prob(x, *cond, num_samples=self.validation_samples, seed=0, **kwargs)
-        self.log("val_log_prob", found.value.mean(), batch_size=len(x))
-        self.log("val_uncertain", found.uncertain.to(found.value.dtype).mean(), batch_size=len(x))
+        self.log("val_log_prob", found.value.mean(), batch_size=len(x), sync_dist=True)
+        uncertain = found.uncertain.to(found.value.dtype).mean()
+        self.log("val_uncertain", uncertain, batch_size=len(x), sync_dist=True)
         if batch_idx == 0 and len(x) > 1:
             read = self.aef.gauge(x, *cond, **kwargs)
             for name, meter in read.items() if isinstance(read, dict) else (("", read),):
                 for what, value in meter._asdict().items():
-                    self.log(f"gauge_{what}" + (f"/{name}" if name else ""), value, batch_size=len(x))
+                    self.log(f"gauge_{what}" + (f"/{name}" if name else ""), value, batch_size=len(x), sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
         """Warn if the loss of a deterministic AEF falls on while log p(x) of validation data does not rise.

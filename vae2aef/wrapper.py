@@ -7,6 +7,7 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from vae2aef.added import load_added, save_added
@@ -166,6 +167,22 @@ class Wrapper(nn.Module):
                 state_dict[prefix + new + key[len(prefix + old) :]] = state_dict.pop(key)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Wrapper":
+        """Move or convert everything; refuse half precision before anything is changed.
+
+        Raises:
+            TypeError: for float16 and bfloat16; says what to do.
+        """
+        dtype = fn(torch.zeros(1)).dtype
+        if dtype in (torch.float16, torch.bfloat16):
+            raise TypeError(
+                f"an AEF cannot be converted to {dtype}: log-determinants and densities sum thousands of terms, and "
+                "need the digits of float32. Leave it in float32 and run it under torch.autocast (Lightning: "
+                'precision="bf16-mixed"; Accelerate: mixed_precision="bf16"), which runs the VAE\'s networks in half '
+                "precision"
+            )
+        return super()._apply(fn, recurse)
+
     # ------------------------------------------------------------------ copying, printing
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Wrapper":
@@ -186,6 +203,10 @@ class Wrapper(nn.Module):
         memo[id(self)] = copied
         copied.__setstate__(copy.deepcopy(self.__dict__, memo))
         return copied
+
+    def say(self, line: str) -> None:
+        """Add a line to what `print` says."""
+        self._summary = f"{self._summary}\n  {line}"
 
     def __repr__(self) -> str:
         added = ", ".join(f"{name} {count:,}" for name, count in self.added.items()) or "nothing"

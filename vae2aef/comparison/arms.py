@@ -23,13 +23,14 @@ class Arm:
     """One way to train.
 
     Attributes:
-        core: where the core variables come from, as `wrap` takes it.
+        core: where the core variables come from, as `wrap` takes it: None for linear features, of the patch of a
+            position where the latent is a grid.
         noise: sigma of Eq. 11.
         text: one line for people.
         flow: whether it has the core flow of the comparison. The VAE has none: it is trained as its users train it.
     """
 
-    core: str
+    core: str | None
     noise: float
     text: str
     flow: bool = True
@@ -37,9 +38,9 @@ class Arm:
 
 ARMS = {
     "vae": Arm("noise", 1.0, "the VAE, trained by its ELBO (h = 0, σ = 1)", flow=False),
-    "vae+features": Arm("linear", 1.0, "linear features added, still with the VAE's noise (σ = 1)"),
-    "aef": Arm("linear", 0.0, "the AEF of the paper, deterministic (σ = 0)"),
-    "aef-noise": Arm("linear", 0.3, "the AEF with a little noise (σ = 0.3), a bound in nats"),
+    "vae+features": Arm(None, 1.0, "linear features added, still with the VAE's noise (σ = 1)"),
+    "aef": Arm(None, 0.0, "the AEF of the paper, deterministic (σ = 0)"),
+    "aef-noise": Arm(None, 0.3, "the AEF with a little noise (σ = 0.3), a bound in nats"),
 }
 
 

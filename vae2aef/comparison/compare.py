@@ -14,11 +14,12 @@ from vae2aef.aef import AEF
 from vae2aef.comparison import report, wording
 from vae2aef.comparison.arms import Recipe
 from vae2aef.comparison.batches import continuous
+from vae2aef.comparison.damage import damage
 from vae2aef.comparison.data import Dataset, load
 from vae2aef.comparison.display import Display
 from vae2aef.comparison.errors import InputError
 from vae2aef.comparison.factory import find_factory, takes_latents
-from vae2aef.comparison.files import check_out, open_out
+from vae2aef.comparison.folder import check_out, opened
 from vae2aef.comparison.inspect_vae import INSPECTED_ROWS, inspect_vae
 from vae2aef.comparison.likelihoods import GRIDS, values
 from vae2aef.comparison.options import Options
@@ -45,7 +46,7 @@ def compare(options: Options, out: Path, console: Console, overwrite: bool = Fal
         out: folder for `results.json`, `report.html`, pictures and `runs/`; made only when all inputs are known
             to be good.
         console: for progress and the table.
-        overwrite: throw away another comparison in `out`.
+        overwrite: throw away another comparison in `out`; the same one is gone on with.
 
     Returns:
         The rows of the table, one an arm.
@@ -53,7 +54,7 @@ def compare(options: Options, out: Path, console: Console, overwrite: bool = Fal
     Raises:
         InputError: data, VAE, options or folder cannot be used; nothing was written.
         NonFiniteError: training diverged; names arm and seed.
-        KeyboardInterrupt: Ctrl-C; the same call goes on from there.
+        KeyboardInterrupt: Ctrl-C or, as `Terminated`, SIGTERM; the same call goes on from there.
     """
     find_factory(options.vae)
     check_out(out, overwrite)
@@ -63,30 +64,36 @@ def compare(options: Options, out: Path, console: Console, overwrite: bool = Fal
         # "look" names the random stream of these rows, and stays what it was.
         found = inspect_vae(recipe, options, continuous(data.train[:INSPECTED_ROWS], data.bins, "look"))
         weights, shared = _check(recipe, options)
-        open_out(out, options, {"data": dataset.digest(), "initial weights of the VAE": weights}, overwrite)
-        _say(found, console)
-        if options.latents != Options.latents and not takes_latents(options.vae):
-            console.print(f"--latents is not used: {options.vae} does not take it", highlight=False)
-        results = _run_all(options, data, recipe, out, console)
-    rows = summarise(results, options.arms, dataset.event_shape, data.bins, options.importance_samples)
-    notes = [
-        *wording.warnings(rows, options),
-        *wording.drifts(results, dataset.event_shape, data.bins),
-        *wording.nats(rows, options, dataset.event_shape),
-        *wording.certificates(rows),
-    ]
-    outcome = Outcome(options, dataset, data, results, rows, [*found, *notes], shared)
-    write_results(outcome, out)
+        digests = {"data": dataset.digest(), "initial weights of the VAE": weights}
+        with opened(out, options, digests, overwrite):
+            _say(found, console)
+            if options.latents != Options.latents and not takes_latents(options.vae):
+                console.print(f"--latents is not used: {options.vae} does not take it", highlight=False)
+            results = _run_all(options, data, recipe, out, console)
+            rows = summarise(results, options.arms, dataset.event_shape, data.bins, options.importance_samples)
+            notes = [
+                *wording.warnings(rows, options),
+                *wording.drifts(results, dataset.event_shape, data.bins),
+                *wording.nats(rows, options, dataset.event_shape),
+                *wording.certificates(rows),
+            ]
+            outcome = Outcome(options, dataset, data, results, rows, [*found, *notes], shared)
+            write_results(outcome, out)
+    _show(outcome, notes, out, console)
+    return rows
+
+
+def _show(outcome: Outcome, notes: list[str], out: Path, console: Console) -> None:
+    """Print what came out."""
     headline, *more = outcome.verdict
     console.print(headline, style="bold", highlight=False, soft_wrap=True)
     for sentence in more:
         console.print(sentence, highlight=False, soft_wrap=True)
-    console.print(report.terminal_table(rows, outcome.title, options.importance_samples))
-    for arm, text in wording.arms(options):
+    console.print(report.terminal_table(outcome.rows, outcome.title, outcome.options.importance_samples))
+    for arm, text in wording.arms(outcome.options):
         console.print(f"[bold]{arm}[/]: {text}", highlight=False, soft_wrap=True)
     _say(notes, console)
     console.print(f"{out / 'report.html'}", highlight=False, soft_wrap=True)
-    return rows
 
 
 def _say(notes: list[str], console: Console) -> None:
@@ -180,11 +187,14 @@ def _run_all(options: Options, data: RunData, recipe: Recipe, out: Path, console
         for seed, arm in runs:
             name = f"{arm}, seed {seed}"
             folder = out / "runs" / f"seed{seed}-{arm}"
+            damaged = damage(folder, len(data.test))
             there = (folder / "result.json").exists()
 
             def build(arm: str = arm, seed: int = seed) -> AEF:
                 return recipe.build(arm, seed)
 
+            for what in damaged:
+                display.line(f"{name}: {what}; what it held is made again")
             if there:
                 display.skip()
             progress = display.start(name)

@@ -6,6 +6,7 @@ The number of levels is part of the data: `bits_per_dim` is off by a constant wi
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from vae2aef.comparison.grey_levels import to_levels
 from vae2aef.comparison.readers import ACCEPTED, read
 
 SPLIT_SEED = 0
+LARGEST, MOST_LEVELS = 1e15, 2**24
 SMALLEST = 10  # so that training, validation and test data are left
 
 
@@ -104,8 +106,20 @@ def load(source: str, bins: int | None = None) -> Dataset:
                 f"{source}: {len(part)} {what} samples of shape {part.shape[1:]}, "
                 f"at least {smallest} that are not empty are needed"
             )
+    _require_moderate(source, train, test)
     (train, test), bins = to_levels([train, test], bins, source)
     return Dataset(name, torch.from_numpy(train), torch.from_numpy(test), bins)
+
+
+def _require_moderate(source: str, *arrays: np.ndarray) -> None:
+    """Refuse values that float32 cannot square, and integers that it cannot tell apart."""
+    for part in arrays:
+        most = {"f": LARGEST, "i": MOST_LEVELS, "u": MOST_LEVELS}.get(part.dtype.kind)
+        largest = 0.0 if most is None else max(abs(float(part.max())), abs(float(part.min())))
+        if most is not None and most < largest < math.inf:
+            raise InputError(
+                f"{source}: values up to {largest:.3g}, which float32 cannot square or tell apart; scale the data"
+            )
 
 
 def _digits() -> np.ndarray:

@@ -57,10 +57,7 @@ def run(options: EvaluateOptions, out: Path, console: Console) -> None:
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         dataset = load(options.data, options.bins)
         found = evaluate(options, dataset)
-    try:
-        write_json(out, content(found, options, dataset))
-    except OSError as problem:
-        raise InputError(f"--out {out}: cannot write there ({problem.strerror}); choose another file") from problem
+    write_json(out, content(found, options, dataset))
     console.print(Text(f"{verdict(found)}.", style="bold"), soft_wrap=True)
     console.print(table(found))
     for note in notes(found, options):

@@ -1,18 +1,18 @@
-"""The folder of a comparison: made late, written atomically, never mixed up with another one."""
+"""Files of a comparison: written whole or not at all, read with a name for what is damaged."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from vae2aef.comparison.errors import InputError
-from vae2aef.comparison.options import Options
 
-MARK = "options.json"
+
+class Damaged(ValueError):
+    """A file of ours cannot be read; the message names it."""
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
@@ -21,13 +21,43 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     Args:
         path: the file.
         write: called with the path of a temporary file beside it.
+
+    Raises:
+        InputError: the disk is full, a quota reached, the folder gone. What was there before is whole.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
     try:
         write(temporary)
         os.replace(temporary, path)
+    except (OSError, RuntimeError) as problem:
+        if isinstance(problem, RuntimeError) and not _of_writing(problem):
+            raise
+        why = getattr(problem, "strerror", None) or "the disk may be full"
+        raise InputError(
+            f"{path}: cannot be written ({why}); what was there before is whole. Make room, and run the same command "
+            "again"
+        ) from problem
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise InputError(
+            f"{path}: cannot be made ({problem.strerror}); make room, and run the same command again"
+        ) from (problem)
+
+
+def _of_writing(problem: RuntimeError) -> bool:
+    """Whether torch failed to write: it raises a RuntimeError of its writer in C++, whose cause is lost."""
+    return any(word in str(problem) for word in ("PytorchStreamWriter", "inline_container", "unexpected pos"))
 
 
 def write_json(path: Path, content: object) -> None:
@@ -36,71 +66,21 @@ def write_json(path: Path, content: object) -> None:
     write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON."""
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def check_out(out: Path, overwrite: bool) -> None:
-    """Say at once what would stop `open_out` later, without writing anything.
-
-    Raises:
-        InputError: `out` is no folder, cannot be written, or holds something else.
-    """
-    existing = out
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    if not existing.is_dir():
-        raise InputError(f"--out {out}: {existing} is a file, expected a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise InputError(f"--out {out}: no permission to write in {existing}; choose another folder")
-    if existing == out and not (out / MARK).exists() and any(out.iterdir()):
-        raise InputError(f"--out {out}: the folder holds other files; choose an empty or new one")
-    if existing == out and not overwrite and (out / MARK).exists():
-        try:
-            read_json(out / MARK)
-        except ValueError as problem:
-            raise InputError(f"--out {out}: {MARK} there is damaged; use --overwrite or another --out") from problem
-
-
-def open_out(out: Path, options: Options, digests: dict[str, str], overwrite: bool) -> None:
-    """Make the folder, or find that it holds the same comparison.
+def read_json(path: Path, *keys: str) -> Any:
+    """Read JSON.
 
     Args:
-        out: the folder.
-        options: what is asked now.
-        digests: of the data and of the initial weights, by name.
-        overwrite: throw away what an earlier comparison left in `out`.
+        path: the file.
+        *keys: what it must hold, if it is an object.
 
     Raises:
-        InputError: another comparison is there, or the folder cannot be written.
+        Damaged: it is no JSON, or holds other things.
     """
-    check_out(out, overwrite)
-    if (out / MARK).exists() and not overwrite:
-        there = read_json(out / MARK)
-        found = options.differences(there["options"])
-        found += [f"the {name} changed" for name in digests if there["digests"].get(name) != digests[name]]
-        if found:
-            raise InputError(
-                f"--out {out} holds another comparison: {'; '.join(found)}. "
-                "Use another --out, or --overwrite to throw that one away"
-            )
-    made = [p for p in (out, *out.parents) if not p.exists()]
     try:
-        if overwrite and (out / MARK).exists():
-            _clear(out)
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(out / MARK, {"options": options.as_dict(), "digests": digests})
-    except OSError as problem:
-        for folder in made:
-            if folder.is_dir():
-                shutil.rmtree(folder, ignore_errors=True)
-        raise InputError(f"--out {out}: cannot write there ({problem.strerror}); choose another folder") from problem
-
-
-def _clear(out: Path) -> None:
-    """Remove what a comparison writes, and nothing else."""
-    shutil.rmtree(out / "runs", ignore_errors=True)
-    for pattern in ("*.png", "results.json", "report.html", "table.md", MARK):
-        for path in out.glob(pattern):
-            path.unlink()
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as problem:
+        raise Damaged(f"{path} is damaged ({problem})") from problem
+    missing = [key for key in keys if not isinstance(found, dict) or key not in found]
+    if missing:
+        raise Damaged(f"{path} is damaged (it holds no {missing[0]})")
+    return found

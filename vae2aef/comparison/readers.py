@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 import zipfile
+import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
+import torch
 
 from vae2aef.comparison.errors import InputError
+from vae2aef.wrapping.room import free_memory
 
 ACCEPTED = "digits, a .npz or .npy file, an IDX file (plain or .gz), or a folder of images"
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
+UNREADABLE = (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
+IDX_HEADER = 4 + 4 * 255
 # The third byte of an IDX file names the type; numbers are big-endian.
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
@@ -42,15 +49,18 @@ def read(path: Path) -> list[np.ndarray]:
 
 def _read_numpy(path: Path) -> np.ndarray:
     try:
+        with path.open("rb") as file:
+            if _head(path).startswith(b"\x93NUMPY"):
+                require_room(path, _claimed(file), path.stat().st_size)
         return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as problem:
+    except (*UNREADABLE, MemoryError) as problem:
         raise InputError(_numpy_problem(path, problem)) from problem
 
 
 def _read_npz(path: Path) -> list[np.ndarray]:
     try:
+        keys = _arrays_within(path)
         with np.load(path, allow_pickle=False) as file:
-            keys = file.files
             for pair in (("x_train", "x_test"), ("train", "test")):
                 if all(key in keys for key in pair):
                     return [file[key] for key in pair]
@@ -59,9 +69,56 @@ def _read_npz(path: Path) -> list[np.ndarray]:
                     return [file[key]]
             if len(keys) == 1:
                 return [file[keys[0]]]
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as problem:
+    except (*UNREADABLE, MemoryError) as problem:
         raise InputError(_numpy_problem(path, problem)) from problem
     raise InputError(f"{path}: holds the arrays {keys}, expected x_train and x_test, train and test, or one array")
+
+
+def _arrays_within(path: Path) -> list[str]:
+    """Return the names of the arrays in a .npz, once all of them are known to fit into memory.
+
+    A zip says in its directory how large its members are; a bomb of a few kB may claim, and hold, any size.
+    """
+    total = 0
+    with zipfile.ZipFile(path) as archive:
+        members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
+        for member in members:
+            with archive.open(member) as file:
+                claimed = _claimed(file)
+            require_room(path, claimed, member.file_size)
+            total += claimed
+    if not members:
+        raise InputError(
+            f"{path}: a zip file that holds no arrays; expected x_train and x_test, as np.savez writes them"
+        )
+    require_room(path, total, total)
+    return [member.filename.removesuffix(".npy") for member in members]
+
+
+def _claimed(file: IO[bytes]) -> int:
+    """Return how many bytes of values the header of a .npy promises; 0 for objects, which nobody reads."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    return 0 if dtype.hasobject else math.prod(shape) * dtype.itemsize
+
+
+def require_room(path: Path, claimed: int, there: int) -> None:
+    """Refuse what is not there, or does not fit, before memory is asked for.
+
+    Args:
+        path: the file.
+        claimed: bytes that its header promises.
+        there: bytes that it has.
+
+    Raises:
+        InputError: with both figures.
+    """
+    if claimed > there:
+        raise InputError(f"{path}: its header promises {claimed:,} bytes of values, and {there:,} are there")
+    free = free_memory(torch.device("cpu"))
+    if free is not None and claimed > free:
+        raise InputError(f"{path}: holds {claimed:,} bytes of values, and {free:,} bytes of memory are free")
 
 
 def _numpy_problem(path: Path, problem: Exception) -> str:
@@ -85,10 +142,7 @@ def _read_idx_pair(path: Path) -> list[np.ndarray]:
 
 def _read_idx(path: Path) -> np.ndarray:
     """The format of MNIST: two zero bytes, a type, the number of sizes, the sizes, the values."""
-    try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as problem:
-        raise InputError(f"{path}: cannot be read ({problem})") from problem
+    raw = _some_bytes(path, IDX_HEADER)
     if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] not in IDX_TYPES:
         raise InputError(
             f"{path}: not an IDX file (the first bytes are {raw[:4].hex(' ') or 'missing'}). Accepted: {ACCEPTED}"
@@ -98,12 +152,24 @@ def _read_idx(path: Path) -> np.ndarray:
     if len(raw) < start:
         raise InputError(f"{path}: the IDX header is cut off after {len(raw)} of {start} bytes")
     shape = struct.unpack(f">{dims}I", raw[4:start])
-    expected = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    expected = math.prod(shape) * dtype.itemsize
     if dims < 2:
         raise InputError(f"{path}: {dims} dimension(s), so these are labels; give the file of images")
+    require_room(path, expected, expected)
+    raw = _some_bytes(path, start + expected + 1)  # one more would be too many: a bomb is not unpacked further
     if len(raw) - start != expected:
-        raise InputError(f"{path}: shape {shape} needs {expected} bytes of data, {len(raw) - start} are there")
+        there = f"{len(raw) - start} are there" if len(raw) - start < expected else "more are there"
+        raise InputError(f"{path}: shape {shape} needs {expected} bytes of data, {there}")
     return np.frombuffer(raw, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
+
+
+def _some_bytes(path: Path, most: int) -> bytes:
+    """Return the first bytes of a file, unpacked if it is compressed."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            return file.read(most)
+    except (OSError, EOFError, zlib.error) as problem:
+        raise InputError(f"{path}: cannot be read ({problem})") from problem
 
 
 def _read_folder(path: Path) -> list[np.ndarray]:
@@ -126,8 +192,14 @@ def _read_images(folder: Path) -> np.ndarray:
                 if mode not in ("L", "RGB", "RGBA"):
                     raise InputError(f"{path}: image mode {image.mode}, expected 8-bit grey or colour")
                 images.append(np.asarray(image.convert(mode)))
-        except (UnidentifiedImageError, OSError, SyntaxError) as problem:
+        except InputError:
+            raise
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as problem:
             raise InputError(f"{path}: not a readable image ({problem})") from problem
+        except (Image.DecompressionBombError, MemoryError) as problem:
+            raise InputError(f"{path}: an image too large to be read ({problem})") from problem
+        if len(images) == 1:
+            require_room(folder, images[0].nbytes * len(paths), images[0].nbytes * len(paths))
         if images[-1].shape != images[0].shape:
             raise InputError(
                 f"{path}: size {images[-1].shape} differs from {images[0].shape} of {paths[0].name}; "

@@ -32,7 +32,7 @@ class Recorder(Callback):
         seed: of the run; each step has its own random stream.
         measure: gives the held-out marginal in bits per dimension, on which the best weights are chosen.
         checkpoint: where to save.
-        flag: tells of Ctrl-C.
+        flag: tells of Ctrl-C and SIGTERM.
         on_loss: called after each step with its loss in nats.
     """
 
@@ -56,6 +56,10 @@ class Recorder(Callback):
         self.seconds = 0.0
         self._pending: list[float] = []
         self._saved = time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take back SIGTERM, at which Lightning would exit as if all were done."""
+        self.flag.take()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Give the step its own random stream: dropout and noise do not depend on what ran before."""

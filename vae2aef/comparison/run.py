@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from vae2aef.aef import AEF
@@ -27,7 +28,7 @@ from vae2aef.comparison.evaluate import (
     pictures,
     reconstruction_mse,
 )
-from vae2aef.comparison.files import read_json, write_atomic, write_json
+from vae2aef.comparison.files import make_folder, read_json, write_atomic, write_json
 from vae2aef.comparison.interrupt import Interrupted, deferred_interrupt
 from vae2aef.comparison.options import Options
 from vae2aef.comparison.recorder import Recorder
@@ -91,7 +92,7 @@ def run_arm(
     result = folder / "result.json"
     if result.exists():
         return read_json(result)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     aef = build()
     record = _train(aef, seed, data, options, folder / "last.ckpt", progress)
     aef.load_state_dict(record.best_weights)
@@ -157,8 +158,10 @@ def _train(aef: AEF, seed: int, data: RunData, options: Options, checkpoint: Pat
         batches = Batches(data.train, data.bins, options.batch_size, options.steps, seed, start)
         try:
             trainer.fit(task, batches, ckpt_path=checkpoint if start else None)
-        except Interrupted:
-            raise KeyboardInterrupt from None
+        except (Interrupted, SIGTERMException):
+            raise flag.error() from None
+        if flag.pressed:  # after the last step
+            raise flag.error()
         aef.to(trainer.strategy.root_device)
     return recorder
 

@@ -10,12 +10,11 @@ from torch import Tensor
 
 from vae2aef.errors import WrapError
 from vae2aef.interop.densities import density, draw
-from vae2aef.parts import mean_of
 from vae2aef.protocols import Place
 from vae2aef.svi.batch_axis import BatchAxis, batch_frame, outside_plate, sized
 from vae2aef.svi.posterior import SitePosterior
 from vae2aef.svi.sites import is_subsample, read_site
-from vae2aef.tensors import sum_event
+from vae2aef.tensors import mean_of, sum_event
 
 Axes = dict[str, BatchAxis]
 """The mapped sites of a guide by name; of each, where the data's batch is."""

@@ -13,12 +13,12 @@ from vae2aef.chain import Generate
 from vae2aef.errors import WrapError
 from vae2aef.interop.densities import is_transformed
 from vae2aef.modes import own_random_state
-from vae2aef.parts import Decoded, VAEParts, mean_of
+from vae2aef.parts import Decoded, VAEParts
 from vae2aef.residual import Residual
 from vae2aef.svi.pair import PyroPair
 from vae2aef.svi.placing import SitePrior
 from vae2aef.svi.program import PyroProgram
-from vae2aef.tensors import at_least_float32
+from vae2aef.tensors import at_least_float32, mean_of
 
 
 class NotSingle(WrapError):

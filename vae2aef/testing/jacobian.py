@@ -80,7 +80,7 @@ def _flat_map(model: Any, x: Tensor, cond: tuple, kwargs: dict[str, Any]) -> tup
     seen = 0 if model.discrete else size
 
     def whole(v: Tensor) -> tuple[Tensor, Tensor]:
-        here, log_det = (y, 0.0) if model.discrete else model.preprocess(v[:, :size].reshape(-1, *model.event_shape))
+        here, log_det = (y, 0.0) if model.discrete else model.preprocess(v[:, :size].reshape(-1, *x.shape[1:]))
         core, shell = model.split(here)
         if model.partition is None:
             pieces = v[:, seen:].split(sizes, dim=1)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vae2aef.batch import Batch
 from vae2aef.errors import WrapError
+from vae2aef.grids import find_grid
 from vae2aef.modes import modules
 from vae2aef.parts import Decoded, Posterior, VAEParts
 from vae2aef.protocols import Place
@@ -75,7 +76,11 @@ class TracedParts(VAEParts):
     def encode(self, x: Tensor, *cond: Any, **kwargs: Any) -> Posterior:
         """See `VAEParts.encode`. The decoder runs too; statistics of batch normalisation are left as they are."""
         dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
-        u = torch.zeros(x.shape[0], *self.latent_shape, dtype=dtype, device=x.device)
+        grid = find_grid(self.placeholder.shape[1:], self.latent_shape)
+        latent = self.latent_shape
+        if grid is not None and x.shape[1:] != self.placeholder.shape[1:]:
+            latent = torch.Size((latent[0], *grid.latent(x.shape[2:])))
+        u = torch.zeros(x.shape[0], *latent, dtype=dtype, device=x.device)
         with own_buffers(self.vae):
             follow, _ = self.follow(x, cond, kwargs, u)
         return _posterior(follow)
@@ -84,9 +89,20 @@ class TracedParts(VAEParts):
         """See `VAEParts.decode`. The encoder runs on placeholder data, without effect on the result."""
         rows = 1 if self.lean and not any(m.training for m in modules(self.vae)) else z.shape[0]
         like = self.placeholder.to(z) if self.placeholder.is_floating_point() else self.placeholder.to(z.device)
+        if z.shape[1:] != self.latent_shape and z.dim() == 1 + len(self.latent_shape):
+            like = self._on_grid(like, z.shape[2:])
         x = like.expand(rows, *like.shape[1:])
         with own_buffers(self.vae):
             return self.follow(x.clone(), cond, kwargs, replacement=z)[1]
+
+    def _on_grid(self, like: Tensor, latent: torch.Size) -> Tensor:
+        """Return placeholder data for latents on another grid: the same values over again."""
+        grid = find_grid(like.shape[1:], self.latent_shape)
+        if grid is None:
+            return like
+        for dim, n in enumerate(grid.data(latent), start=2):
+            like = like.index_select(dim, torch.arange(n, device=like.device) % like.shape[dim])
+        return like
 
     # The compiler does not see through a function mode; it breaks its graph here.
     @torch.compiler.disable

@@ -45,7 +45,12 @@ class Choice(NamedTuple):
 
 def residual(seen: Seen, **options: Any) -> Residual:
     """Make a density of residuals whose scale starts at the spread of the example."""
-    return Residual(seen.event_shape, initial_scale=seen.spread, **options)
+    return Residual(seen.event_shape, **{"scale": _scale(seen), "initial_scale": seen.spread, **options})
+
+
+def _scale(seen: Seen) -> str:
+    """Return where a scale comes from unasked: one a channel fixes no grid."""
+    return "channel" if seen.local else "learned"
 
 
 UNIT: dict[str, Callable[[Seen], Likelihood]] = {
@@ -58,9 +63,9 @@ COUNTS: dict[str, Callable[[Seen], Likelihood]] = {
     "poisson": lambda seen: Poisson(seen.event_shape),
     "poisson_log": lambda seen: Poisson(seen.event_shape, log=True),
     "zero_inflated_poisson": lambda seen: Poisson(seen.event_shape, zeros="learned"),
-    "negative_binomial": lambda seen: NegativeBinomial(seen.event_shape),
-    "negative_binomial_log": lambda seen: NegativeBinomial(seen.event_shape, log=True),
-    "zero_inflated_negative_binomial": lambda seen: NegativeBinomial(seen.event_shape, zeros="learned"),
+    "negative_binomial": lambda seen: NegativeBinomial(seen.event_shape, _scale(seen)),
+    "negative_binomial_log": lambda seen: NegativeBinomial(seen.event_shape, _scale(seen), log=True),
+    "zero_inflated_negative_binomial": lambda seen: NegativeBinomial(seen.event_shape, _scale(seen), zeros="learned"),
 }
 GRIDS: dict[str, type] = {"discretized_logistic": DiscretizedLogistic, "discretized_gaussian": DiscretizedGaussian}
 GRID_START = 0.2
@@ -130,7 +135,7 @@ def _categorical(seen: Seen) -> Categorical:
 
 
 def _grid(kind: Any, seen: Seen, low: float) -> Likelihood:
-    return kind(seen.event_shape, low=low, initial_scale=GRID_START * min(seen.spread, 1.0))
+    return kind(seen.event_shape, _scale(seen), low=low, initial_scale=GRID_START * min(seen.spread, 1.0))
 
 
 def _mixture(seen: Seen, low: float) -> LogisticMixture:
@@ -185,9 +190,9 @@ def _default(parts: VAEParts, seen: Seen, x: Tensor, continuous: bool) -> tuple[
             "likelihood bernoulli: the example holds bits, and the decoder's output probabilities",
         )
     if option is None:
-        return "learned", None
+        return _scale(seen), None
     if continuous and read_likelihood(option, x).discrete:
-        return "learned", f"a Gaussian residual instead of {option}: preprocess= or core= needs a density"
+        return _scale(seen), f"a Gaussian residual instead of {option}: preprocess= or core= needs a density"
     if isinstance(option, str) and option.startswith("bernoulli") and not _are_bits(x):
         why += (
             "; of grey values it is their cross-entropy and no density, so that log_prob refuses them: "

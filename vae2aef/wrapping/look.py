@@ -8,9 +8,11 @@ from torch import Tensor
 
 from vae2aef.batch import Batch
 from vae2aef.errors import WrapError
+from vae2aef.grids import Grid, find_grid
 from vae2aef.parts import CallableParts, Decoded, VAEParts
 from vae2aef.program import VAEProgram
 from vae2aef.tensors import numel
+from vae2aef.wrapping.other_grids import encodes_other_lengths
 from vae2aef.wrapping.trial import naming, trial
 
 
@@ -26,6 +28,8 @@ class Seen(NamedTuple):
         density: the VAE's own density of x given z, if it has one.
         dtype: of the (preprocessed) data, or torch's default if they are integers.
         outputs: what the decoder returned.
+        grids: of each latent that is a grid that divides that of the data: how it lies on it.
+        local: whether the features of all latents are local, so that other grids may come.
     """
 
     event_shape: torch.Size
@@ -36,6 +40,8 @@ class Seen(NamedTuple):
     density: Any = None
     dtype: torch.dtype = torch.float32
     outputs: tuple[Any, ...] = ()
+    grids: dict[str, Grid] = {}  # noqa: RUF012 -- never written to
+    local: bool = False
 
     @property
     def discrete(self) -> bool:
@@ -86,7 +92,11 @@ def look(vae: Any, parts: VAEParts, batch: Batch, like_data: bool = True) -> See
         ):
             decoded = parts.decode(z, *cond, **kwargs)
         _require_decoded(decoded, y, like_data)
-    return _seen(y, {"z": loc.shape[1:]}, decoded, posterior.transform is not None)
+    seen = _seen(y, {"z": loc.shape[1:]}, decoded, posterior.transform is not None)
+    grid = seen.grids.get("z")
+    if grid is not None and grid.dims == 1 and not encodes_other_lengths(vae, parts, batch, grid):
+        return seen._replace(grids={})
+    return seen
 
 
 def _require_decoded(decoded: Decoded, y: Tensor, like_data: bool) -> None:
@@ -113,7 +123,9 @@ def _seen(y: Tensor, latents: dict[str, torch.Size], decoded: Decoded, flow: boo
     own = decoded.scale
     ends = None if own is None else (own.min().item(), own.max().item())
     dtype = y.dtype if y.is_floating_point() else torch.get_default_dtype()
-    return Seen(y.shape[1:], latents, _spread(y), flow, ends, decoded.density, dtype, decoded.outputs)
+    grids = {name: find_grid(y.shape[1:], latent) for name, latent in latents.items()}
+    found = {name: grid for name, grid in grids.items() if grid is not None}
+    return Seen(y.shape[1:], latents, _spread(y), flow, ends, decoded.density, dtype, decoded.outputs, found)
 
 
 def _spread(y: Tensor) -> float:
@@ -158,7 +170,8 @@ def _look_at_program(vae: Any, parts: VAEProgram, batch: Batch, like_data: bool)
         _require_decoded(decoded, y, like_data)
     if not meet.latents:
         raise WrapError(f"{type(parts).__name__}.run places no latent on the example")
-    return _seen(y, meet.latents, decoded)
+    seen = _seen(y, meet.latents, decoded)
+    return seen._replace(grids={name: grid for name, grid in seen.grids.items() if grid.dims > 1})
 
 
 def _refuse_scale(parts: VAEParts, y: Tensor, cond: tuple, kwargs: dict) -> NoReturn:

@@ -1,19 +1,15 @@
-"""What the options of `wrap` stand for: names and objects of a user made into modules, all in this one place."""
+"""What the options of `wrap` stand for: names and objects of a user made into modules; cores are in `cores`."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from vae2aef.chain import Site
-from vae2aef.core import Expansion, LinearFeatures, NoFeatures, Partition, partition_mask
 from vae2aef.errors import WrapError, describe
-from vae2aef.features import NormalizedFeatures
-from vae2aef.flows import AffineCoupling, Bijection, Chain, Each, Identity
+from vae2aef.flows import AffineCoupling, Bijection, Chain, Identity
+from vae2aef.grid_flows import grid_coupling
 from vae2aef.interop import as_bijection, as_prior
-from vae2aef.likelihood import Likelihood
 from vae2aef.masked import MaskedAutoregressive
 from vae2aef.parts import VAEParts
 from vae2aef.preprocess import Dequantize, Logit, Standardize
@@ -30,109 +26,9 @@ def read_noise(noise: Any) -> float:
     return float(noise)
 
 
-def read_core(core: Any) -> Any:
-    """Take a mask of numpy, or of anything that says how to become an array, as a tensor."""
-    is_array = hasattr(core, "__array__") and not isinstance(core, (Tensor, str))
-    return torch.as_tensor(core) if is_array else core
-
-
-def build_sites(
-    core: Any, core_flow: Any, noise: float, parts: VAEParts, seen: Seen, x: Tensor, likelihood: Any = None
-) -> dict[str, Site]:
-    """Make what is added for each latent.
-
-    Args:
-        core: as in `wrap`; for several latents it may be a dict by name.
-        core_flow: likewise.
-        noise: sigma.
-        parts: of the VAE.
-        seen: what a look at the example showed.
-        x: the example as the VAE sees it.
-        likelihood: of the AEF.
-
-    Raises:
-        WrapError: for a dict that leaves a latent out, or a partition where there are several latents or x is discrete.
-    """
-    several = isinstance(parts, VAEProgram)
-    sites = {}
-    for name, latent in seen.latents.items():
-        own_core = _of_latent(core, name, "core", several)
-        own_flow = _of_latent(core_flow, name, "core_flow", several)
-        outer = parts.outer_dims(name) if isinstance(parts, VAEProgram) else 0
-        if several and is_partition(own_core):
-            raise WrapError(
-                f"core={own_core!r}: the partition family takes its one latent out of the data, and this VAE has "
-                f"{len(seen.latents)} latents; ",
-                'use core="linear"',
-            )
-        if is_partition(own_core) and getattr(likelihood, "discrete", seen.discrete):
-            raise WrapError(
-                f"core={own_core!r}: a core that is part of the data needs continuous data, and the likelihood is of "
-                "discrete ones; ",
-                'use core="linear"',
-            )
-        read = likelihood.features(seen.event_shape) if isinstance(likelihood, Likelihood) else None
-        the_core = build_core(own_core, seen, latent, noise, read, x)
-        flow = build_flow(own_flow, numel(latent[outer:]))
-        sites[name] = Site(the_core, Each(flow, outer) if outer else flow)
-        # What the user made keeps its dtype; what was made here takes that of the data, for a VAE in float64.
-        for part, option in ((sites[name].core, own_core), (sites[name].flow, own_flow)):
-            if is_ours(option):
-                part.to(seen.dtype)
-    return sites
-
-
 def is_ours(option: Any) -> bool:
     """Whether what an option names is made here, rather than by the user."""
     return option is None or isinstance(option, (str, float, int, Tensor))
-
-
-def _of_latent(option: Any, name: str, what: str, several: bool) -> Any:
-    if not several or not isinstance(option, Mapping) or isinstance(option, nn.Module):
-        return option
-    if name not in option:
-        raise WrapError(f'latent "{name}": {what}= is a dict without it; it has {sorted(option)}')
-    return option[name]
-
-
-def is_partition(core: Any) -> bool:
-    """Whether an option names the partition family."""
-    return isinstance(core, Tensor) or (isinstance(core, str) and core in ("center", "corner", "random"))
-
-
-def build_core(
-    core: Any, seen: Seen, latent: torch.Size, noise: float, read: nn.Module | None = None, x: Tensor | None = None
-) -> Expansion | Partition:
-    """Make the core that `wrap(core=...)` names, for a latent of shape `latent`.
-
-    Linear features are of `read(x)`; their center and scale are those of the example x.
-    """
-    event = seen.event_shape
-    if is_partition(core):
-        if noise:
-            raise ValueError(f"the partition family has an exact likelihood and takes no noise, got noise={noise}")
-        if seen.flow:
-            raise WrapError(
-                "a partition core cannot be generated through a posterior flow, and this VAE's posterior has one: ",
-                'use core="linear"',
-            )
-        mask = core if isinstance(core, Tensor) else partition_mask(core, event, numel(latent))
-        if mask.shape != event:
-            raise WrapError(f"expected a core mask of the data's shape {tuple(event)}, got {tuple(mask.shape)}")
-        return Partition(mask, latent)
-    if isinstance(core, nn.Module):
-        return Expansion(core, latent, noise)
-    if core == "linear":
-        return Expansion(LinearFeatures(event, latent, read, x), latent, noise)
-    if core == "normalized":
-        return Expansion(NormalizedFeatures(event, latent, read, x), latent, noise)
-    if core == "noise":
-        if noise not in (0.0, 1.0):
-            raise ValueError(f'core="noise" is the VAE itself, whose noise is 1 by definition; got noise={noise}')
-        return Expansion(NoFeatures(latent), latent, 1.0)
-    raise ValueError(
-        f'expected core "linear", "normalized", "noise", "center", "corner", "random", a mask or a module; got {core!r}'
-    )
 
 
 def build_prior(prior: Any, parts: VAEParts, seen: Seen, kwargs: dict[str, Any]) -> tuple[nn.Module | None, bool]:
@@ -146,7 +42,9 @@ def build_prior(prior: Any, parts: VAEParts, seen: Seen, kwargs: dict[str, Any])
         return None, False
     latent = seen.latents["z"]
     if isinstance(prior, (str, Bijection)):
-        made = FlowPrior(build_flow(prior, numel(latent)), latent)
+        grid = seen.grids.get("z") if seen.local else None
+        flow = build_flow(prior, numel(latent), channels=None if grid is None else (latent[0], grid.dims))
+        made = FlowPrior(flow, latent)
         return made.to(seen.dtype) if is_ours(prior) else made, False
     if prior is None:
         prior = parts.prior if parts.prior is not None else StandardNormal(latent).to(seen.dtype)
@@ -173,13 +71,14 @@ def _takes_conditions(log_prob: Any, kwargs: dict[str, Any]) -> bool:
     return len(needed) > 1 or (bool(kwargs) and kwargs.keys() <= parameters.keys())
 
 
-def build_flow(kind: Any, features: int, layers: int = 4) -> Bijection:
+def build_flow(kind: Any, features: int, layers: int = 4, channels: tuple[int, int] | None = None) -> Bijection:
     """Make a flow by name: `"none"`, `"coupling"` or `"maf"`; a `Bijection` is returned as it is.
 
     Args:
         kind: the name, a flow of your own, or a transform of torch, Pyro, zuko or nflows (`vae2aef.interop`).
         features: D, the number of values in one event.
         layers: how many layers to compose.
+        channels: of a latent that is a grid: how many channels it has, and how many dimensions its grid.
 
     Raises:
         ValueError: for an unknown name.
@@ -189,6 +88,8 @@ def build_flow(kind: Any, features: int, layers: int = 4) -> Bijection:
         return kind
     if kind == "none":
         return Identity()
+    if kind == "coupling" and channels is not None:
+        return grid_coupling(*channels, layers)
     if kind == "coupling":
         return Chain(*(AffineCoupling(features) for _ in range(layers)))
     if kind == "maf":

@@ -11,6 +11,7 @@ from vae2aef.errors import WrapError
 from vae2aef.features import LinearFeatures
 from vae2aef.flows import AffineCoupling, Bijection, Chain, Each, Identity
 from vae2aef.masked import MaskedAutoregressive
+from vae2aef.patches import PatchFeatures
 from vae2aef.preprocess import Standardize
 
 STARTS = ("random", "exact")
@@ -44,16 +45,19 @@ def _begin_site(site: Site) -> None:
             'start="exact" begins as the VAE, whose loss averages over its noise, and here there is none; ',
             "pass noise=1",
         )
-    if type(core.features) is not LinearFeatures:  # the scale of normalized ones is held at 1
+    features = core.features
+    if type(features) not in (LinearFeatures, PatchFeatures):  # the scale of normalized ones is held at 1
         raise WrapError(
-            f'start="exact" needs features that begin at h = 0, and {type(core.features).__name__} cannot; ',
+            f'start="exact" needs features that begin at h = 0, and {type(features).__name__} cannot; ',
             'pass core="linear"',
         )
-    core.features.linear.weight.zero_()
-    core.features.linear.bias.zero_()
+    for parameter in features.parameters():
+        parameter.zero_()
     _still(site.flow)
     if core.noise != 1.0:
-        zeros = core.features.linear.weight.new_zeros(core.latent_shape)
+        local = isinstance(features, PatchFeatures)
+        shape = [1] * len(core.latent_shape) if local else core.latent_shape  # one number fixes no grid
+        zeros = next(features.parameters()).new_zeros(shape)
         unit = Standardize(zeros, zeros + core.noise)
         site.flow = unit if isinstance(site.flow, Identity) else Chain(unit, site.flow)
 
@@ -65,6 +69,9 @@ def _still(flow: Bijection) -> None:
     order = None
     for layer in layers:
         if isinstance(layer, Identity):
+            continue
+        if hasattr(layer, "make_identity"):
+            layer.make_identity()
             continue
         if not isinstance(layer, (AffineCoupling, MaskedAutoregressive)):
             raise WrapError(

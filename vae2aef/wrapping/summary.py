@@ -58,6 +58,19 @@ def summarise(
     return "\n".join(lines)
 
 
+def grid_line(seen: Seen, obstacle: str | None) -> str:
+    """Say how latents that are grids lie on that of the data, and whether data on other grids are taken.
+
+    Args:
+        seen: what the example showed.
+        obstacle: why they are not; None if they are.
+    """
+    patches = {f"{name}: " if name != "z" else "": str(grid) for name, grid in seen.grids.items()}
+    what = ", ".join(f"{name}{patch}" for name, patch in patches.items())
+    takes = "other grids of whole patches are taken" if obstacle is None else f"no other grid is taken ({obstacle})"
+    return f"grid: each position of the latent belongs to a patch of the data, {what}; {takes}"
+
+
 def _name(option: Any) -> str:
     if isinstance(option, str):
         return option
@@ -85,7 +98,9 @@ def _likelihood(likelihood: nn.Module | None, option: Any) -> dict[str, str]:
     if isinstance(likelihood, Likelihood) and not isinstance(likelihood, Residual):
         said = likelihood.extra_repr()
         return {"likelihood": type(likelihood).__name__ + (f" ({said})" if said else "")}
-    return {"residual": "learned" if option is None else _name(option)}
+    if option is None:
+        return {"residual": getattr(likelihood, "kind", "learned")}
+    return {"residual": _name(option)}
 
 
 def _likelihood_lines(seen: Seen, likelihood: nn.Module | None, option: Any) -> list[str]:

@@ -12,6 +12,7 @@ from vae2aef.modes import modules, untouched
 from vae2aef.parts import VAEParts
 from vae2aef.registry import unwrap
 from vae2aef.wrapping.contract import prove
+from vae2aef.wrapping.cores import build_sites, is_partition, read_core, resolve_core
 from vae2aef.wrapping.entry import enter
 from vae2aef.wrapping.example import example_rows, read_example
 from vae2aef.wrapping.find_parts import find_parts
@@ -21,19 +22,13 @@ from vae2aef.wrapping.likelihoods import build_likelihood, one_of, read_likeliho
 from vae2aef.wrapping.look import Seen, look
 from vae2aef.wrapping.meaning import warn_of_logits
 from vae2aef.wrapping.optimizer_warning import watch
-from vae2aef.wrapping.options import (
-    build_preprocess,
-    build_prior,
-    build_sites,
-    is_partition,
-    read_core,
-    read_noise,
-)
+from vae2aef.wrapping.options import build_preprocess, build_prior, read_noise
+from vae2aef.wrapping.other_grids import allow_other_grids
 from vae2aef.wrapping.own_prior import warn_of_prior
 from vae2aef.wrapping.parity import compare_with_forward
 from vae2aef.wrapping.start import begin
 from vae2aef.wrapping.stray import naming_stray_tensors
-from vae2aef.wrapping.summary import summarise
+from vae2aef.wrapping.summary import grid_line, summarise
 from vae2aef.wrapping.trial import modules_of
 
 
@@ -47,7 +42,7 @@ def wrap(
     decoder_scale: str | None = None,
     output: Callable[[Any], Any] | None = None,
     forward: Callable[..., Any] | None = None,
-    core: "str | nn.Module | Tensor" = "linear",
+    core: "str | nn.Module | Tensor | None" = None,
     core_flow: Any = "coupling",
     prior: Any = None,
     likelihood: "str | float | nn.Module | Callable[..., Any] | None" = None,
@@ -77,12 +72,14 @@ def wrap(
         forward: what to run in the place of the VAE's forward, where that is not what it is trained with (or `vae` is
             no module): a function of x, and of conditions, that encodes, draws and decodes, such as
             `lambda x: vae.decode(vae.encode_dists(x)[0].rsample())`. It is traced.
-        core: `"linear"` (h(x) = W x + b), `"normalized"` (the same with its scale held on the example's rows), a module
-            (your own h, data to latent shape), `"noise"` (the VAE itself: the loss is its negative ELBO), or, for the
-            partition family, `"center"`, `"corner"`, `"random"` or a boolean mask of the event's shape. For several
-            latents, one for all or a dict by name.
-        core_flow: n^-1: `"none"`, `"coupling"`, `"maf"`, a `vae2aef.Bijection`, or a transform of torch, Pyro, zuko or
-            nflows, applied in its own forward direction. For several latents, one for all or a dict by name.
+        core: None takes `"patch"` where the latent `(channels, *grid)` is a grid that divides that of the data (h of a
+            position is a linear map of its patch of x), else `"linear"` (h(x) = W x + b). `"normalized"` is the linear
+            one with its scale held on the example's rows. Or a module (your own h, data to latent shape), `"noise"`
+            (the VAE itself: the loss is its negative ELBO), or, for the partition family, `"center"`, `"corner"`,
+            `"random"` or a boolean mask of the event's shape. For several latents, one for all or a dict by name.
+        core_flow: n^-1: `"none"`, `"coupling"` (of a grid, but with a dense core: of channels and of a checkerboard's
+            colours, with convolutions), `"maf"`, a `vae2aef.Bijection`, or a transform of torch, Pyro, zuko or nflows,
+            applied in its own forward direction. For several latents, one for all or a dict by name.
         prior: None for the VAE's own, `"coupling"`, `"maf"`, a module with `log_prob` and `sample`, a
             `torch.distributions` object, a transform or flow of Pyro, zuko or nflows, or a function `z -> log p(z)`,
             `(batch, *latent)` to `(batch,)` in nats, of which nothing can be sampled.
@@ -175,13 +172,14 @@ def _wrapped(
     batch = example_rows(given_batch._replace(x=choice.read(x)), bijection, choice.discrete)
     parts, seen = _read(vae, batch, given, choice.like_data, x)
     continuous = preprocess is not None or is_partition(options["core"])
+    core, seen = resolve_core(options["core"], parts, seen)
     the_likelihood, why = build_likelihood(choice, parts, seen, batch.x, continuous)
     warn_of_logits(parts, seen, the_likelihood, batch.x, continuous)
     the_prior, takes_conditions = build_prior(options["prior"], parts, seen, batch.kwargs)
     if options["prior"] is None:
         warn_of_prior(vae, parts, batch, seen, whole=given["encoder"] is given["decoder"] is None)
-    sites = build_sites(options["core"], options["core_flow"], noise, parts, seen, batch.x, the_likelihood)
-    said = {**options, "likelihood": choice.option}
+    sites = build_sites(core, options["core_flow"], noise, parts, seen, batch.x, the_likelihood)
+    said = {**options, "core": core, "likelihood": choice.option}
     aef = AEF(
         vae,
         parts,
@@ -196,6 +194,8 @@ def _wrapped(
         summary=summarise(vae, parts, seen, the_prior, the_likelihood, said, why),
     ).to(x.device)
     prove(aef, batch, seen)
+    if seen.local:
+        aef.say(grid_line(seen, allow_other_grids(aef, batch, seen.grids)))
     return aef
 
 
