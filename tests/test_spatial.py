@@ -407,6 +407,7 @@ def per_value(aef: vae2aef.AEF, x: torch.Tensor) -> float:
 # ------------------------------------------------------------------ refusals, checkpoints
 
 
+@pytest.mark.remedy("the dense map of {} values of x to {} latent")
 def test_a_dense_map_that_would_not_fit_is_refused_before_it_is_made(monkeypatch):
     monkeypatch.setattr(room, "free_memory", lambda device: 2**20)
     monkeypatch.setattr(cores, "LinearFeatures", lambda *args: pytest.fail("it was made"))
@@ -417,7 +418,8 @@ def test_a_dense_map_that_would_not_fit_is_refused_before_it_is_made(monkeypatch
     )
     with pytest.raises(vae2aef.WrapError, match=match):
         wrap(GridVAE((4, 4), 3, latent=16), x, core="linear")
-    assert sum(p.numel() for p in wrap(GridVAE((4, 4), 3, latent=16), x).core.parameters()) < 1000
+    for options in ({}, {"core": "patch"}):  # the remedy
+        assert sum(p.numel() for p in wrap(GridVAE((4, 4), 3, latent=16), x, **options).core.parameters()) < 1000
 
 
 def test_free_memory_is_that_of_the_machine_or_of_the_container(tmp_path):
@@ -435,9 +437,14 @@ def test_free_memory_is_that_of_the_machine_or_of_the_container(tmp_path):
     assert room._left(tmp_path) is None
 
 
+@pytest.mark.remedy('core="patch" needs a latent')
 def test_patches_need_a_grid():
-    with pytest.raises(vae2aef.WrapError, match=r'core="patch" needs.*shape \(2,\), the data \(2, 3\)'):
-        wrap(SmallVAE((2, 3), (2,)), torch.rand(4, 2, 3), core="patch")
+    vae, x = SmallVAE((2, 3), (2,)), torch.rand(4, 2, 3)
+    with pytest.raises(
+        vae2aef.WrapError, match=r'core="patch" needs.*shape \(2,\), the data \(2, 3\).*use core="linear"'
+    ):
+        wrap(vae, x, core="patch")
+    assert wrap(vae, x, core="linear")(x).isfinite()  # the remedy
 
 
 def test_dense_checkpoints_are_told_from_local_ones():
