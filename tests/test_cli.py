@@ -89,7 +89,7 @@ def test_ctrl_c_loses_nothing(folder):
     assert (process.returncode, err) == (0, "")
     assert "aef, seed 0: test" in out
     assert "(from before)" in out
-    assert "VAE and AEF on digits" in out
+    assert "VAE and AEF on photographs" in out
     assert (folder / "stopped" / "report.html").stat().st_size > 10_000
     assert len(json.loads((folder / "stopped" / "results.json").read_text())["rows"]) == 2
     assert [p.name for p in folder.glob("**/.*")] == []
@@ -118,7 +118,7 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--data", "nowhere.npz"], "no such file or folder: nowhere.npz. Accepted: digits"),
+        (["--data", "nowhere.npz"], "no such file or folder: nowhere.npz. Accepted: photographs, digits"),
         (["--out", "tiny.py/sub"], "tiny.py is a file, expected a folder"),
         (["--out", "tiny.py"], "tiny.py is a file, expected a folder"),
         (["--vae", "tiny:missing"], "tiny has no missing"),

@@ -33,6 +33,7 @@ from vae2aef.preprocess import bits_per_dim
 
 pytestmark = pytest.mark.usefixtures("quick_fits", "quick_pictures")
 SMALL = {
+    "data": "digits",
     "steps": 6,
     "latents": 2,
     "core_flow": "none",

@@ -30,9 +30,9 @@ class Options:
         InputError: lists every value that cannot be used.
     """
 
-    data: str = "digits"
+    data: str = "photographs"
     vae: str = "mlp"
-    latents: int = 8
+    latents: int = 16
     steps: int = 1200
     batch_size: int = 128
     lr: float = 1e-3

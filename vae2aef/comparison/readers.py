@@ -16,7 +16,7 @@ import torch
 from vae2aef.comparison.errors import InputError
 from vae2aef.wrapping.room import free_memory
 
-ACCEPTED = "digits, a .npz or .npy file, an IDX file (plain or .gz), or a folder of images"
+ACCEPTED = "photographs, digits, a .npz or .npy file, an IDX file (plain or .gz), or a folder of images"
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
 UNREADABLE = (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
 IDX_HEADER = 4 + 4 * 255

@@ -42,7 +42,7 @@ class EvaluateOptions:
     likelihood: str = "vae"
     fit_scale: bool = False
     bins: int | None = None
-    latents: int = 8
+    latents: int = 16
     test_limit: int = 1000
     importance_samples: int = 128
     seed: int = 0
