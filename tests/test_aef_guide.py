@@ -326,6 +326,20 @@ def test_particles_and_enumeration_together():
     equal(run(TraceEnum_ELBO(max_plate_nesting=1), pair, aef, x), run(many, pair, aef, x))
 
 
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+def test_sites_drawn_many_times_by_traceenum(noise):
+    """`config_enumerate(guide, num_samples=...)`: each of many values has its density, as without an AEF."""
+    pair, x = Pair(), torch.randn(B, N)
+    options = {"core": "noise", "core_flow": "none"} if noise else {}
+    aef = vae2aef.aef_guide(pair.model, pair.guide, **options)
+    loss = TraceEnum_ELBO(max_plate_nesting=1)
+    many = [config_enumerate(g, num_samples=7, expand=False) for g in (aef, pair.guide)]
+    if noise:
+        equal(run(loss, pair, many[1], x), run(loss, pair, many[0], x))
+    else:
+        equal(run(loss, pair, many[0], x), run(Trace_ELBO(), pair, aef, x))
+
+
 @pytest.mark.parametrize("first", ["supervised", "unsupervised"])
 def test_labels_given_or_not_in_any_order(first):
     """h reads x alike, z is mapped alike, and y is left to Pyro, whichever call comes first."""

@@ -78,6 +78,9 @@ class MappedSite(TorchDistribution):
         """
         if value is self.value and self._log_prob is not None:
             return self._log_prob
+        batch = torch.broadcast_shapes(value.shape[: value.dim() - len(self.event_shape)], self.batch_shape)
+        if batch != self.batch_shape:  # several values for each row, as where TraceEnum_ELBO draws a site many times
+            return self.expand(batch).log_prob(value)
         if not self.noise:
             if self.value is None:
                 self.rsample()
