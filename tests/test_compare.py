@@ -465,6 +465,6 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         temporary.write_text("ne")
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(InputError, match="the disk may be full"):
         write_atomic(path, fail)
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.txt", "old")]
