@@ -58,7 +58,7 @@ OPTIONS: list[Any] = [
     pytest.param({"likelihood": "poisson_log", "counts": True, "preprocess": "standardize"},
                  marks=remedy("preprocess= belongs")),
     pytest.param({"start": "exact", "noise": 0.0}, marks=remedy('start="exact" begins as the VAE, whose loss')),
-    pytest.param({"start": "exact", "core": "center"}, marks=remedy('start="exact" begins as the VAE, whose latents')),
+    pytest.param({"start": "exact", "core": "center"}, marks=remedy('start="exact" begins as the VAE, whose late')),
     pytest.param({"start": "exact", "noise": 1.0, "core": nn.Sequential(nn.Flatten(), nn.Linear(10, LATENT))},
                  marks=remedy('start="exact" needs features that begin at h')),
     pytest.param({"start": "exact", "noise": 1.0, "core_flow": Standardize(torch.zeros(LATENT), torch.ones(LATENT))},
