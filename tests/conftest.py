@@ -22,6 +22,8 @@ torch.set_num_threads(1)
 def pytest_configure(config: pytest.Config) -> None:
     """A few draws are enough for most tests, and say nothing of their error; test_evidence.py tests the warning."""
     config.addinivalue_line("filterwarnings", "ignore::vae2aef.marginal.EstimateWarning")
+    # Tests of the paper's loss under flow priors are many; test_default_noise.py tests the warning.
+    config.addinivalue_line("filterwarnings", "ignore:noise=0 and a prior that is learned:vae2aef.WrapWarning")
 
 
 @pytest.fixture(autouse=True)

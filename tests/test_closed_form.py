@@ -23,7 +23,7 @@ sizes = st.tuples(st.integers(1, 5), st.integers(1, 3))
 def make(n: int = 4, d: int = 2, orthogonal: bool = False, **options) -> tuple[vae2aef.AEF, LinearGaussianVAE, Tensor]:
     vae = LinearGaussianVAE(n, d, orthogonal)
     x = 1.5 * torch.randn(6, n)
-    options = {"residual": SCALE, "core_flow": "none", "encoder_scale": "std", **options}
+    options = {"residual": SCALE, "core_flow": "none", "encoder_scale": "std", "noise": 0.0, **options}
     return vae2aef.wrap(vae, example=x, **options), vae, x
 
 

@@ -17,12 +17,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning", 
 
 def dense(**options) -> tuple[vae2aef.AEF, Tensor]:
     x = torch.rand(16, 2, 3)
-    return vae2aef.wrap(SmallVAE((2, 3), (3,)), example=x, encoder_scale="log_std", **options), x
+    return vae2aef.wrap(SmallVAE((2, 3), (3,)), example=x, **{"encoder_scale": "log_std", "noise": 0.0, **options}), x
 
 
 def spatial(**options) -> tuple[vae2aef.AEF, Tensor]:
     x = torch.rand(16, 1, 4, 4)
-    return vae2aef.wrap(GridVAE((2, 2)), example=x, encoder_scale="log_std", **options), x
+    return vae2aef.wrap(GridVAE((2, 2)), example=x, **{"encoder_scale": "log_std", "noise": 0.0, **options}), x
 
 
 both = pytest.mark.parametrize("make", [dense, spatial])

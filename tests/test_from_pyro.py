@@ -66,13 +66,14 @@ def by_hand(vae, x, **options):
         loc, raw = vae.encoder(x.reshape(-1, N)).chunk(2, -1)
         return loc, raw
 
-    return vae2aef.wrap(vae, example=x, encoder=encoder, decoder=vae.decoder, encoder_scale="log_std", **options)
+    options |= {"encoder": encoder, "decoder": vae.decoder, "encoder_scale": "log_std"}
+    return vae2aef.wrap(vae, example=x, **{"noise": 0.0, **options})
 
 
 @pytest.mark.parametrize("event", [(N,), (2, 2)])
 def test_from_pyro_is_wrap(event):
     vae, x = TutorialVAE(), torch.randn(B, *event)
-    aef = vae2aef.from_pyro(vae.model, vae.guide, x)
+    aef = vae2aef.from_pyro(vae.model, vae.guide, x, noise=0.0)
     assert isinstance(aef, vae2aef.AEF)
     other = by_hand(vae, x, core=aef.core.features, core_flow=aef.core_flow, residual=0.5)
     ours, theirs = aef(x, terms=True), other(x, terms=True)
@@ -92,7 +93,7 @@ def test_from_pyro_is_wrap(event):
 
 def test_loss_equals_aef_elbo():
     vae, x = TutorialVAE(), torch.randn(B, N)
-    aef = vae2aef.from_pyro(vae.model, vae.guide, x)
+    aef = vae2aef.from_pyro(vae.model, vae.guide, x, noise=0.0)
     elbo = vae2aef.AEF_ELBO(core=aef.core.features, core_flow=aef.core_flow)
     assert aef(x).item() == pytest.approx(elbo.loss(vae.model, vae.guide, x) / B, rel=1e-5)
 
@@ -100,7 +101,7 @@ def test_loss_equals_aef_elbo():
 @pytest.mark.parametrize("guide", ["mvn", "flow"])
 def test_matrices_and_posterior_flows(guide):
     vae, x = TutorialVAE(guide=guide), 0.3 * torch.randn(B, N)
-    aef = vae2aef.from_pyro(vae.model, vae.guide, x)
+    aef = vae2aef.from_pyro(vae.model, vae.guide, x, noise=0.0)
     elbo = vae2aef.AEF_ELBO(core=aef.core.features, core_flow=aef.core_flow)
     assert aef(x).item() == pytest.approx(elbo.loss(vae.model, vae.guide, x) / B, rel=1e-5)
     exact = _exact_marginal(vae, x)
@@ -129,6 +130,8 @@ def test_module_manners(how):
     """aef.vae is vae; every parameter is there once and gets a gradient; copies are copies; state_dict loads."""
     vae, x = TutorialVAE(), torch.randn(B, N)
     aef = vae2aef.wrap(vae, example=x) if how == "wrap" else vae2aef.from_pyro(vae.model, vae.guide, x)
+    assert aef.noise == vae2aef.core.DEFAULT_NOISE
+    aef.noise = 0.0  # so that copies can be told by their losses
     if how == "wrap":
         assert aef.vae is vae
     aef(x).backward()
@@ -241,7 +244,7 @@ def functions():
 def test_functions_params_and_conditions():
     model, guide, enc, prior = functions()
     x, y = torch.randn(B, N), torch.randn(B, 1)
-    aef = vae2aef.from_pyro(model, guide, y, x, data="x")
+    aef = vae2aef.from_pyro(model, guide, y, x, data="x", noise=0.0)
     elbo = vae2aef.AEF_ELBO(core=aef.core.features, core_flow=aef.core_flow, data="x")
     assert aef(x, y).item() == pytest.approx(elbo.loss(model, guide, y, x) / B, rel=1e-5)
     aef(x, y).backward()
@@ -337,7 +340,7 @@ class Linear2(nn.Module):
 @pytest.mark.parametrize("order", [("z1", "z2"), ("z2", "z1")])
 def test_hierarchy(order):
     vae, x = Linear2(order), torch.randn(B, N)
-    aef = vae2aef.from_pyro(vae.model, vae.guide, x)
+    aef = vae2aef.from_pyro(vae.model, vae.guide, x, noise=0.0)
     assert isinstance(aef.parts, PyroProgram)
     elbo = vae2aef.AEF_ELBO(
         core={name: core.features for name, core in aef.core.items()},
@@ -415,7 +418,7 @@ def test_a_mask_inside_an_event_is_seen():
             z = pyro.sample("latent", dist.Normal(torch.zeros(D), 1.0).to_event(1))
             pyro.sample("obs", dist.Normal(vae.decoder(z), 0.5).mask(mask).to_event(1), obs=x)
 
-    aef = vae2aef.from_pyro(model, vae.guide, x, core_flow="none")
+    aef = vae2aef.from_pyro(model, vae.guide, x, core_flow="none", noise=0.0)
     assert isinstance(aef.parts, PyroProgram)
     core = aef.core["latent"]
     loc, raw = vae.encoder(x).chunk(2, -1)
@@ -563,7 +566,7 @@ def test_trained_parts_go_on_in_from_pyro():
         loss = elbo.loss(vae.model, vae.guide, x)
         trained = elbo.trained()
         assert set(trained["core"]) == set(trained["core_flow"]) == sites
-        aef = vae2aef.from_pyro(vae.model, vae.guide, x, **trained)
+        aef = vae2aef.from_pyro(vae.model, vae.guide, x, noise=elbo.noise, **trained)
         assert aef(x).item() == pytest.approx(loss / B, rel=1e-5)
 
 

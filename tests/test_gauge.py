@@ -31,7 +31,8 @@ class Scaled(nn.Module):
 
 def build(vae: SmallVAE, features: nn.Module, encoder=None, flow=None, residual=0.8, **options) -> vae2aef.AEF:
     example = 0.02 + 0.96 * torch.rand(4, *EVENT)
-    options = {"encoder_scale": "log_std", "core": features, "preprocess": "logit", "residual": residual, **options}
+    defaults = {"encoder_scale": "log_std", "core": features, "preprocess": "logit", "residual": residual}
+    options = {**defaults, "noise": 0.0, **options}
     return vae2aef.wrap(vae, example=example, encoder=encoder, core_flow=flow or "none", **options)
 
 

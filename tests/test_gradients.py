@@ -41,7 +41,7 @@ def test_whatever_the_residual_and_the_preprocessing(x, residual, preprocess):
 def test_gradients_are_those_of_finite_differences(core):
     """Autograd through the whole loss, by every parameter at once, along random directions."""
     x = (0.02 + 0.96 * torch.rand(5, 2, 3)).double()
-    aef = make(x.float(), core=core, core_flow="maf", prior="coupling", preprocess="logit").double()
+    aef = make(x.float(), core=core, core_flow="maf", prior="coupling", preprocess="logit", noise=0.0).double()
     shake(aef)
     parameters = list(aef.parameters())
     grads = torch.autograd.grad(aef(x), parameters)
@@ -148,7 +148,7 @@ def test_conditions_reach_encoder_decoder_and_prior(x, by_name, core):
     label = torch.rand(16, 2)
     cond, named = ((), {"label": label}) if by_name else ((label,), {})
     vae = SmallVAE((2, 3), (3,), classes=2)
-    options = {"encoder_scale": "log_std", "core": core, "prior": ConditionalPrior(2, 3)}
+    options = {"encoder_scale": "log_std", "core": core, "prior": ConditionalPrior(2, 3), "noise": 0.0}
     aef = vae2aef.wrap(vae, example=(x, named) if by_name else (x, label), **options)
     terms = aef(x, *cond, terms=True, **named)
     y, shell = aef.core(x)

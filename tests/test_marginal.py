@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 def make(rows: int = 6, **options) -> tuple[vae2aef.AEF, Tensor]:
     x = torch.rand(rows, 5)
-    options = {"encoder_scale": "log_std", "preprocess": "logit", **options}
+    options = {"encoder_scale": "log_std", "preprocess": "logit", "noise": 0.0, **options}
     return vae2aef.wrap(SmallVAE((5,), (2,)), example=x, **options), x
 
 

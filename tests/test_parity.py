@@ -55,6 +55,7 @@ def case(request: pytest.FixtureRequest, reference: dict[str, Tensor]) -> tuple[
         example=ref["x"],
         encoder_scale="std",
         core=kind,
+        noise=0.0,
         core_flow="none",
         residual="decoder",
         decoder_scale="std",

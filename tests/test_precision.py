@@ -20,7 +20,7 @@ def x() -> Tensor:
 
 
 def make(x: Tensor, **options) -> vae2aef.AEF:
-    return vae2aef.wrap(SmallVAE((2, 3), (3,)), example=x, encoder_scale="log_std", **options)
+    return vae2aef.wrap(SmallVAE((2, 3), (3,)), example=x, **{"encoder_scale": "log_std", "noise": 0.0, **options})
 
 
 @given(aefs(batches=st.integers(1, 3)))

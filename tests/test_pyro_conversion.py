@@ -73,7 +73,7 @@ class Labelled(nn.Module):
 def test_labels_are_summed_out(guided, prior, sized):
     """log p(x) is that of the mixture; the loss is -log of the sum over labels at z, minus log|det|."""
     vae, x = Labelled(guided, prior, sized), torch.randn(B, N)
-    aef = vae2aef.from_pyro(vae.model, vae.guide, x)
+    aef = vae2aef.from_pyro(vae.model, vae.guide, x, noise=0.0)
     assert 'site "y": summed out, 3 values' in repr(aef)
     result = aef.log_prob(x, num_samples=2000)
     assert ((result.value - vae.exact(x)).abs() < 5 * result.std_error + 0.01).all()
@@ -275,7 +275,7 @@ def test_a_deterministic_site_of_the_observed_name():
                 pyro.sample("z", dist.Normal(loc, raw.exp()).to_event(1))
 
     vae, xs, ys = Conditional(), torch.randn(B, N), torch.randn(B, N)
-    aef = vae2aef.from_pyro(vae.model, vae.guide, xs, ys)
+    aef = vae2aef.from_pyro(vae.model, vae.guide, xs, ys, noise=0.0)
     elbo = vae2aef.AEF_ELBO(core=aef.core.features, core_flow=aef.core_flow)
     assert aef(ys, xs).item() == pytest.approx(elbo.loss(vae.model, vae.guide, xs, ys) / B, rel=1e-9)
     assert "h reads ys" in repr(elbo)

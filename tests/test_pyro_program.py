@@ -271,7 +271,7 @@ class BatchLast(nn.Module):
 def test_a_batch_that_is_not_the_first_axis():
     """Faults: `rows_back` with the batch first, rather than where the site has it; the mean of x.T read as x."""
     vae, x = BatchLast(), torch.randn(B, T)
-    aef = vae2aef.from_pyro(vae.model, vae.guide, x)
+    aef = vae2aef.from_pyro(vae.model, vae.guide, x, noise=0.0)
     z = aef.encode(x)
     assert z["z"].shape == (T, B)
     core = {name: one.features for name, one in aef.core.items()}
@@ -289,7 +289,7 @@ def test_a_batch_that_is_not_the_first_axis():
 def test_one_latent_whose_batch_is_not_the_first_axis(options):
     """Fault: z of one latent in the shape of its site. What is seen of it has the batch first."""
     vae, x = BatchLast(alone=True), torch.randn(B, T)
-    aef = vae2aef.from_pyro(vae.model, vae.guide, x, **options)
+    aef = vae2aef.from_pyro(vae.model, vae.guide, x, noise=0.0, **options)
     z = aef.encode(x)
     assert z.shape == aef.prior.sample(B).shape == (B, T)
     expected = z if aef.partition is None else aef.partition.join(x[:, aef.partition.mask], z)
@@ -404,7 +404,7 @@ def test_weights_that_differ_are_refused(alone, weighted):
 def test_a_model_that_observes_the_data_in_another_order():
     """Fault: one latent, and its observation taken for the data themselves."""
     vae, x = Families(alone=True), torch.randn(B, 4)
-    aef = vae2aef.from_pyro(lambda x: vae.model(x.flip(1)), vae.guide, x)
+    aef = vae2aef.from_pyro(lambda x: vae.model(x.flip(1)), vae.guide, x, noise=0.0)
     elbo = vae2aef.AEF_ELBO(core=aef.core["a"].features, core_flow=aef.core_flow["a"])
     assert aef(x).item() == pytest.approx(elbo.loss(lambda x: vae.model(x.flip(1)), vae.guide, x) / B, rel=1e-9)
     assert aef.reconstruct(x).keys() == {"x"}  # by site: whose columns are the data's is not known

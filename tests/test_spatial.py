@@ -25,7 +25,7 @@ EVENTS = {(2,): (6,), (2, 2): (4, 6), (4, 1): (8, 3), (2, 2, 1): (4, 2, 2)}
 
 
 def wrap(vae, x, **options) -> vae2aef.AEF:
-    return vae2aef.wrap(vae, example=x, encoder_scale="log_std", **options)
+    return vae2aef.wrap(vae, example=x, **{"encoder_scale": "log_std", "noise": 0.0, **options})
 
 
 # ------------------------------------------------------------------ which latent is a grid

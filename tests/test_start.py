@@ -81,8 +81,8 @@ def test_training_on_does_not_fall_below_the_start():
 
 
 REFUSED = {
-    "no noise": (lambda: {}, {"noise": 1}),
-    "a partition": (lambda: {"core": "center", "core_flow": "none"}, {"core": "linear", "noise": 1}),
+    "no noise": (lambda: {"noise": 0}, {"noise": 1}),
+    "a partition": (lambda: {"core": "center", "core_flow": "none"}, {"core": "linear"}),
     "own features": (lambda: {"core": nn.Sequential(nn.Flatten(), nn.Linear(6, 4)), "noise": 1}, {"core": "linear"}),
     "own flow": (lambda: {"core_flow": vae2aef.Inverse(make_flow("maf", 4)), "noise": 1}, {"core_flow": "coupling"}),
 }
@@ -110,13 +110,13 @@ def test_an_unknown_start_is_refused():
 def test_what_was_added_is_saved_alone(tmp_path):
     vae, x = trained()
     torch.manual_seed(1)
-    one = wrap(vae, x, noise=0.3, prior="coupling")
+    one = wrap(vae, x, noise=0.2, prior="coupling")
     one.save_added(tmp_path / "added.safetensors")
     size = (tmp_path / "added.safetensors").stat().st_size
     assert size < 8 * 1.1 * sum(p.numel() for p in one.added_parameters()) + 10_000
     torch.manual_seed(2)
     two = wrap(vae, x, prior="coupling", added=tmp_path / "added.safetensors")
-    assert two.noise == 0.3
+    assert two.noise == 0.2
     torch.testing.assert_close(two.encode(x), one.encode(x))
     assert sampled(two, x) == sampled(one, x)
     assert [p.name for p in tmp_path.iterdir()] == ["added.safetensors"]

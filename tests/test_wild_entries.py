@@ -58,7 +58,7 @@ def test_another_entry_of_a_module() -> None:
     (x,) = zoo.example(vae)
     error = raised(vae, x, r"^the forward of ForwardWithoutNoise cannot be traced: it draws no noise")
     assert line_of(error).keys() == {"forward"}
-    aef = vae2aef.wrap(vae, example=x, forward=vae.trained)
+    aef = vae2aef.wrap(vae, example=x, forward=vae.trained, noise=0.0)
     assert aef.vae is vae and isinstance(aef.parts, TracedParts)
     same(aef, by_hand(vae, x), x)
     other = copy.deepcopy(aef)
@@ -177,7 +177,7 @@ def test_a_prior_beside_the_posterior_that_is_not_standard_is_not_left_out() -> 
 def test_draws_that_the_mean_does_not_depend_on(cls: type, training: bool) -> None:
     vae = cls()
     (x,) = zoo.example(vae)
-    aef = vae2aef.wrap(vae, example=x).train(training)
+    aef = vae2aef.wrap(vae, example=x, noise=0.0).train(training)
     assert "it also draws by" in repr(aef)
     same(aef, by_hand(vae, x).train(training), x, torch.sigmoid if cls is wild.SamplesBits else lambda mean: mean)
     torch.testing.assert_close(aef(x), aef(x))
@@ -242,7 +242,7 @@ def test_tokens_are_led_to_their_likelihood() -> None:
     options: dict[str, Any] = {}
     for match in ("classes, such as tokens", "no output is shaped like the data"):
         options |= {name: eval(value) for name, value in line_of(raised(vae, x, match, **options)).items()}
-    aef = vae2aef.wrap(vae, example=x, **options)
+    aef = vae2aef.wrap(vae, example=x, noise=0.0, **options)
     z = aef.encode(x)
     expected = vae.logits(z, x).log_softmax(-1).gather(-1, x[..., None]).sum((1, 2))
     torch.testing.assert_close(aef(x, terms=True).residual, expected)
@@ -262,7 +262,7 @@ def test_rows_that_are_nodes_of_one_graph() -> None:
 
 def test_distributions_that_do_not_say_their_shape() -> None:
     vae, x = wild.ShapelessCounts(), torch.randint(4, (5, *zoo.EVENT)).float()
-    aef = vae2aef.wrap(vae, example=x)
+    aef = vae2aef.wrap(vae, example=x, noise=0.0)
     rate = vae.data(aef.encode(x)).exp()
     torch.testing.assert_close(
         aef(x, terms=True).residual, torch.distributions.Poisson(rate).log_prob(x).sum((1, 2, 3))

@@ -27,12 +27,13 @@ def flat(**options: Any) -> tuple[vae2aef.AEF, Tensor]:
     own = options.get("likelihood") == "decoder"
     x = torch.rand(2 * ROWS, *FLAT)
     vae = SmallVAE(FLAT, (2,), own_scale=own)
-    return vae2aef.wrap(vae, example=x, encoder_scale="log_std", decoder_scale="std" if own else None, **options), x
+    options = {"encoder_scale": "log_std", "decoder_scale": "std" if own else None, "noise": 0.0, **options}
+    return vae2aef.wrap(vae, example=x, **options), x
 
 
 def grid(**options: Any) -> tuple[vae2aef.AEF, Tensor]:
     x = torch.rand(2 * ROWS, *GRID)
-    return vae2aef.wrap(GridVAE((2, 2), 2), example=x, encoder_scale="log_std", **options), x
+    return vae2aef.wrap(GridVAE((2, 2), 2), example=x, **{"encoder_scale": "log_std", "noise": 0.0, **options}), x
 
 
 def counts(likelihood: Any, make: Callable[..., Any] = flat) -> tuple[vae2aef.AEF, Tensor]:
@@ -40,18 +41,18 @@ def counts(likelihood: Any, make: Callable[..., Any] = flat) -> tuple[vae2aef.AE
     shape = FLAT if make is flat else GRID
     x = torch.randint(0, 2, (2 * ROWS, *shape)).to(torch.get_default_dtype())
     vae = SmallVAE(FLAT, (2,)) if make is flat else GridVAE((2, 2), 2)
-    return vae2aef.wrap(vae, example=x, encoder_scale="log_std", likelihood=likelihood), x
+    return vae2aef.wrap(vae, example=x, encoder_scale="log_std", likelihood=likelihood, noise=0.0), x
 
 
 def two_latents() -> tuple[vae2aef.AEF, Tensor]:
     vae2aef.register_adapter(f"{TwoGrids.__module__}.{TwoGrids.__qualname__}")(lambda vae, x: TwoGridsParts(vae, x))
     x = torch.rand(2 * ROWS, 1, 8, 4)
-    return vae2aef.wrap(TwoGrids(), example=x), x
+    return vae2aef.wrap(TwoGrids(), example=x, noise=0.0), x
 
 
 def posterior_flow() -> tuple[vae2aef.AEF, Tensor]:
     x = torch.rand(2 * ROWS, *FLAT)
-    return vae2aef.wrap(FlowPosteriorVAE(FLAT, (2,)), example=x), x
+    return vae2aef.wrap(FlowPosteriorVAE(FLAT, (2,)), example=x, noise=0.0), x
 
 
 CASES: dict[str, Callable[[], tuple[vae2aef.AEF, Tensor]]] = {

@@ -19,9 +19,9 @@ from vae2aef.terms import Joint, LossTerms
 class AEF(Estimates):
     """A VAE's encoder, decoder and prior inside an invertible map. Made by `vae2aef.wrap`.
 
-    `aef(x)` is the loss. For the expanded family with `noise = 0` it is the paper's objective, the negative
-    log-likelihood of (x, h(x)) in the expanded space: **not a likelihood of x**, and unbounded below. With
-    `noise > 0` it is an upper bound on -log p(x). In the partition family it is the exact -log p(x).
+    `aef(x)` is the loss. In the expanded family it is an upper bound on -log p(x) for `noise > 0`, 0.3 by default. With
+    `noise = 0` it is the paper's objective, the negative log-likelihood of (x, h(x)) in the expanded space: **not a
+    likelihood of x**, and unbounded below. In the partition family it is the exact -log p(x).
 
     A VAE of several latents is mapped latent by latent. What has a value for each latent (`encode`, `core`,
     `core_flow`, `latent_shape`, `noise` where they differ) is then a dict by name.

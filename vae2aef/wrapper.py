@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vae2aef.added import load_added, save_added
 from vae2aef.chain import Site
+from vae2aef.core import DEFAULT_NOISE, Expansion, NoFeatures
 from vae2aef.modes import parameters
 from vae2aef.parts import VAEParts
 from vae2aef.program import VAEProgram
@@ -210,9 +211,16 @@ class Wrapper(nn.Module):
 
     def __repr__(self) -> str:
         added = ", ".join(f"{name} {count:,}" for name, count in self.added.items()) or "nothing"
-        noise = self.noise
-        sigma = ", ".join(f"{k} {v:g}" for k, v in noise.items()) if isinstance(noise, dict) else f"{noise:g}"
-        return f"{self._summary}\n  parameters added: {added}\n  noise: sigma = {sigma}"
+        sigma = {name: _sigma(site.core) for name, site in self.by_latent().items()}
+        differ = len(set(sigma.values())) > 1
+        said = ", ".join(f"{k} {v}" for k, v in sigma.items()) if differ else next(iter(sigma.values()))
+        return f"{self._summary}\n  parameters added: {added}\n  noise: sigma = {said}"
+
+
+def _sigma(core: Any) -> str:
+    """Say sigma, and whether it is what `wrap` takes if nobody says."""
+    usual = isinstance(core, Expansion) and not isinstance(core.features, NoFeatures) and core.noise == DEFAULT_NOISE
+    return f"{core.noise:g}" + (" (the default; noise=0 is the paper's loss)" if usual else "")
 
 
 def _holds(function: FunctionType) -> Iterator[Any]:

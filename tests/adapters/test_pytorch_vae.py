@@ -66,7 +66,7 @@ def test_its_loop(name: str) -> None:
 
 def test_the_loss_is_the_aefs_whatever_the_weight() -> None:
     x, labels = data(CONDITIONAL, 8)
-    aef = vae2aef.wrap(CONDITIONAL.make(), example=(x, {"labels": labels})).eval()
+    aef = vae2aef.wrap(CONDITIONAL.make(), example=(x, {"labels": labels}), noise=0.0).eval()
     model = PyTorchVAEModel(aef)
     for weight in (0.0, 1.0):
         losses = model.loss_function(*model(x, labels=labels), M_N=weight)

@@ -18,8 +18,8 @@ import vae2aef
 
 ARMS = {
     "vae": {"core": "noise", "core_flow": "none"},
-    "aef": {"core_flow": "none"},
-    "aef, coupling": {"core_flow": "coupling"},
+    "aef": {"core_flow": "none", "noise": 0.0},
+    "aef, coupling": {"core_flow": "coupling", "noise": 0.0},
     "aef, sigma 0.3": {"core_flow": "none", "noise": 0.3},
 }
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}

@@ -72,7 +72,7 @@ def training_step(repeats: int) -> None:
     wrapped = []
     for flow in ("none", "coupling"):
         aef = vae2aef.wrap(ConvVAE((1, 28, 28), 32), example=x, encoder_scale="log_var", core_flow=flow,
-                           prior=None if flow == "none" else flow)  # fmt: skip
+                           prior=None if flow == "none" else flow, noise=0.0)  # fmt: skip
         wrapped.append(step(aef, lambda aef=aef: aef(x)))
     none, coupling = ratios(step(plain, elbo), *wrapped, repeats=repeats)
     show("AEF step, no flows / the VAE's ELBO step", none, "1.10")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +14,11 @@ from vae2aef.aef import AEF
 from vae2aef.comparison.errors import InputError
 from vae2aef.comparison.factory import BUILT_IN, make_vae
 from vae2aef.comparison.likelihoods import is_discrete, option
+from vae2aef.errors import WrapWarning
 from vae2aef.flows import Bijection
 from vae2aef.modes import parameters
 from vae2aef.wrapping import wrap
+from vae2aef.wrapping.sigma import SAID
 
 
 @dataclass(frozen=True)
@@ -121,14 +124,16 @@ class Recipe:
         arguments = self.wrap_arguments(seed)
         torch.manual_seed(seed)
         try:
-            return wrap(
-                **arguments,
-                example=self.example,
-                core=arm.core,
-                noise=arm.noise,
-                core_flow=self.core_flow if arm.flow else "none",
-                prior=None if self.prior == "vae" else self.prior,
-                **self.of_data(),
-            )
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", SAID, WrapWarning)  # to see what comes of it is what the arm is for
+                return wrap(
+                    **arguments,
+                    example=self.example,
+                    core=arm.core,
+                    noise=arm.noise,
+                    core_flow=self.core_flow if arm.flow else "none",
+                    prior=None if self.prior == "vae" else self.prior,
+                    **self.of_data(),
+                )
         except (ValueError, TypeError) as problem:
             raise InputError(f"--vae {self.vae} cannot be wrapped: {problem}") from problem

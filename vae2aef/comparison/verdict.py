@@ -85,6 +85,6 @@ def _line(best: Row, options: Options) -> list[str]:
     arm = ARMS[best.arm]
     if arm.core == "noise":
         return []
-    noise = f", noise={arm.noise:g}" if arm.noise else ""
     likelihood = "" if options.likelihood == "vae" else f', likelihood="{options.likelihood}"'
-    return [f'In your own loop: vae2aef.wrap(vae, example=x{noise}, core_flow="{options.core_flow}"{likelihood})']
+    settings = f'noise={arm.noise:g}, core_flow="{options.core_flow}"{likelihood}'
+    return [f"In your own loop: vae2aef.wrap(vae, example=x, {settings})"]

@@ -107,7 +107,7 @@ def _modules(vae: nn.Module, x: Any) -> Iterator[Finding]:
         yield Finding(
             "warning", _listed(names["random"]),
             "dropout: in training mode the map is random, and its log-determinant is that of one draw",
-            "set p = 0 in the encoder at least: the noise sigma (noise=0.3) does its work with the right bound",
+            "set p = 0 in the encoder at least: the noise sigma (0.3 by default) does its work with the right bound",
         )  # fmt: skip
 
 

@@ -60,7 +60,7 @@ def scales(aef: AEF, example: Any) -> Iterator[Finding]:
             "warning", "encoder scale",
             f"{text}; {share:.1%} are below {SMALL_SCALE:g}, {at_floor:.1%} at the floor of {MIN_SCALE:g}, where they "
             "get no gradient. Each adds its logarithm to the loss",
-            'check encoder_scale; start with noise=0.3; prior="coupling" for an autoencoder trained with a tiny KL',
+            'check encoder_scale; do not pass noise=0; prior="coupling" for an autoencoder trained with a tiny KL',
             topic="small scale",
         )  # fmt: skip
     else:

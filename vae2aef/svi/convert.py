@@ -21,7 +21,7 @@ def from_pyro(
     likelihood: Any = None,
     residual: Any = None,
     preprocess: Any = None,
-    noise: float = 0.0,
+    noise: float | None = None,
     data: Any = None,
     observed: Any = None,
     plate: str | None = None,
@@ -43,7 +43,7 @@ def from_pyro(
         likelihood: None for the model's own observed density; else as in `wrap` (one latent only).
         residual: the older name of `likelihood`.
         preprocess: as in `wrap` (one latent only).
-        noise: sigma of Eq. 11.
+        noise: sigma of Eq. 11; None as in `wrap`.
         data: which argument is the data: None for the first tensor, or a name.
         observed: as in `vae2aef.AEF_ELBO`.
         plate: the name of the data's plate, where sizes do not tell.

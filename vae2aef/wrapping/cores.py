@@ -19,6 +19,7 @@ from vae2aef.tensors import numel
 from vae2aef.wrapping.look import Seen
 from vae2aef.wrapping.options import build_flow, is_ours
 from vae2aef.wrapping.room import require_memory
+from vae2aef.wrapping.sigma import sigma_of
 
 
 def read_core(core: Any) -> Any:
@@ -28,14 +29,14 @@ def read_core(core: Any) -> Any:
 
 
 def build_sites(
-    core: Any, core_flow: Any, noise: float, parts: VAEParts, seen: Seen, x: Tensor, likelihood: Any = None
+    core: Any, core_flow: Any, noise: float | None, parts: VAEParts, seen: Seen, x: Tensor, likelihood: Any = None
 ) -> dict[str, Site]:
     """Make what is added for each latent.
 
     Args:
         core: as in `wrap`; for several latents it may be a dict by name.
         core_flow: likewise.
-        noise: sigma.
+        noise: sigma; None for the default of each core.
         parts: of the VAE.
         seen: what a look at the example showed.
         x: the example as the VAE sees it.
@@ -64,7 +65,8 @@ def build_sites(
                 'use core="linear"',
             )
         read = likelihood.features(seen.event_shape) if isinstance(likelihood, Likelihood) else None
-        the_core = build_core(own_core, seen, latent, noise, read, x, grid)
+        sigma = sigma_of(own_core, noise, is_partition(own_core))
+        the_core = build_core(own_core, seen, latent, sigma, read, x, grid)
         flow = build_flow(own_flow, numel(latent[outer:]), channels=None if grid is None else (latent[0], grid.dims))
         sites[name] = Site(the_core, Each(flow, outer) if outer else flow)
         # What the user made keeps its dtype; what was made here takes that of the data, for a VAE in float64.

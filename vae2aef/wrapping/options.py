@@ -19,13 +19,6 @@ from vae2aef.tensors import numel
 from vae2aef.wrapping.look import Seen
 
 
-def read_noise(noise: Any) -> float:
-    """Return sigma as a number."""
-    if isinstance(noise, (str, bytes, bool)) or not hasattr(noise, "__float__"):
-        raise TypeError(f"expected noise as a number >= 0, got {noise!r}")
-    return float(noise)
-
-
 def is_ours(option: Any) -> bool:
     """Whether what an option names is made here, rather than by the user."""
     return option is None or isinstance(option, (str, float, int, Tensor))

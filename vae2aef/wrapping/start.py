@@ -40,7 +40,12 @@ def begin(start: str, sites: dict[str, Site]) -> dict[str, Site]:
 @torch.no_grad()
 def _begin_site(site: Site) -> None:
     core = site.core
-    if not isinstance(core, Expansion) or not core.noise:
+    if not isinstance(core, Expansion):
+        raise WrapError(
+            'start="exact" begins as the VAE, whose latents are no part of the data, as in a partition; ',
+            'pass core="linear"',
+        )
+    if not core.noise:
         raise WrapError(
             'start="exact" begins as the VAE, whose loss averages over its noise, and here there is none; ',
             "pass noise=1",

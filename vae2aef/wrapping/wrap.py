@@ -22,10 +22,11 @@ from vae2aef.wrapping.likelihoods import build_likelihood, one_of, read_likeliho
 from vae2aef.wrapping.look import Seen, look
 from vae2aef.wrapping.meaning import warn_of_logits
 from vae2aef.wrapping.optimizer_warning import watch
-from vae2aef.wrapping.options import build_preprocess, build_prior, read_noise
+from vae2aef.wrapping.options import build_preprocess, build_prior
 from vae2aef.wrapping.other_grids import allow_other_grids
 from vae2aef.wrapping.own_prior import warn_of_prior
 from vae2aef.wrapping.parity import compare_with_forward
+from vae2aef.wrapping.sigma import read_noise, warn_of_learned_prior
 from vae2aef.wrapping.start import begin
 from vae2aef.wrapping.stray import naming_stray_tensors
 from vae2aef.wrapping.summary import grid_line, summarise
@@ -48,7 +49,7 @@ def wrap(
     likelihood: "str | float | nn.Module | Callable[..., Any] | None" = None,
     residual: "str | float | nn.Module | None" = None,
     preprocess: Any = None,
-    noise: float = 0.0,
+    noise: float | None = None,
     kl: str = "analytic",
     start: str = "random",
     added: "str | Path | None" = None,
@@ -93,7 +94,9 @@ def wrap(
             Bernoulli if the example holds bits and the decoder returns probabilities, else a Gaussian residual.
         residual: the older name of `likelihood`.
         preprocess: None, `"dequantize"`, `"logit"`, `"standardize"`, a `vae2aef.Bijection`, or a list of these.
-        noise: sigma of Eq. 11; 0 is the paper's loss, more makes the loss a bound on -log p(x).
+        noise: sigma of Eq. 11. None is 0.3 in the expanded family, chosen by docs/results.md, and there the loss is a
+            bound on -log p(x); 0 in the partition family, which is exact; 1 of `core="noise"`. `noise=0` is the paper's
+            deterministic loss (Eq. 10), no likelihood of x.
         kl: with noise and no core flow, z given x is Gaussian: `"analytic"` then averages log p0(z) over it where the
             prior is Gaussian too, which takes noise out of the gradients; `"sampled"` takes log p0 at the z drawn.
         start: `"exact"` begins as the VAE, for one that is trained: with the noise its loss is the VAE's ELBO, and
@@ -104,8 +107,8 @@ def wrap(
         A module whose forward is the loss.
 
     Warns:
-        WrapWarning: if something of the VAE seems to be misread, such as logits for means; the line to write is its
-            end.
+        WrapWarning: if something of the VAE seems to be misread, such as logits for means, or if `noise=0` meets a
+            prior that is learned; the line to write is its end.
 
     Raises:
         WrapError: if the VAE's parts are not found or do not fit together, or if a part, run on rows of the example,
@@ -157,7 +160,7 @@ def _wrapped(
     given_batch: Batch,
     given: dict[str, Any],
     options: dict[str, Any],
-    noise: float,
+    noise: float | None,
     likelihood: Any,
     start: str,
 ) -> AEF:
@@ -194,6 +197,7 @@ def _wrapped(
         summary=summarise(vae, parts, seen, the_prior, the_likelihood, said, why),
     ).to(x.device)
     prove(aef, batch, seen)
+    warn_of_learned_prior(aef, batch, seen)
     if seen.local:
         aef.say(grid_line(seen, allow_other_grids(aef, batch, seen.grids)))
     return aef
