@@ -165,6 +165,8 @@ USES = {
     "preprocess": lambda aef, x: torch.testing.assert_close(aef.preprocess(x)[0], x),
     "event_shape": lambda aef, x: equal(tuple(aef.event_shape), (N,)),
     "discrete": lambda aef, x: equal(aef.discrete, False),
+    "grids": lambda aef, x: equal(aef.grids, {}),  # its latents are rows of numbers
+    "say": lambda aef, x: equal(aef.say("one line more") or "one line more" in repr(aef), True),
     "outside": lambda aef, x: equal(set(map(type, aef.outside.values())) - {TwoLevels}, set()),
 }
 
