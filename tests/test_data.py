@@ -97,7 +97,7 @@ def test_floats_on_the_8_bit_grid_are_8_bit_data(tmp_path):
 def test_bins_of_other_integers(tmp_path):
     np.save(tmp_path / "a.npy", GREY.astype(np.int64) * 4)
     assert load(str(tmp_path / "a.npy"), bins=1021).x_train.dtype == torch.int32
-    with pytest.raises(InputError, match=r"expected 0 to 255.*--bins"):
+    with pytest.raises(InputError, match=r"in steps of 4, which may be 256 levels or 1021;.*--bins 256 or --bins 1021"):
         load(str(tmp_path / "a.npy"))
     np.save(tmp_path / "b.npy", GREY > 100)
     assert load(str(tmp_path / "b.npy")).bins == 2
@@ -176,13 +176,15 @@ def test_a_broken_image_is_named(tmp_path):
 
 
 def test_what_is_not_there_or_not_known(tmp_path):
-    with pytest.raises(InputError, match=r"no such file or folder: nowhere\.npz\. Accepted: photographs, digits, a \.npz"):
+    with pytest.raises(
+        InputError, match=r"no such file or folder: nowhere\.npz\. Accepted: digits, photographs, a \.npz"
+    ):
         load("nowhere.npz")
     with pytest.raises(InputError, match="no images in this folder"):
         load(str(tmp_path))
-    (tmp_path / "a.csv").write_text("1,2")
+    (tmp_path / "a.mat").write_text("1,2")
     with pytest.raises(InputError, match="do not know this kind of file"):
-        load(str(tmp_path / "a.csv"))
+        load(str(tmp_path / "a.mat"))
     (tmp_path / "a.npz").write_bytes(b"no archive")
     with pytest.raises(InputError, match="not a readable NumPy file"):
         load(str(tmp_path / "a.npz"))
@@ -289,6 +291,9 @@ def test_values_that_float32_cannot_square(tmp_path, value):
         (np.full((20, 4), np.inf), "NaN or infinite"),
         (np.full((20, 4), -1), "integers from -1"),
         (np.zeros((20, 4), complex), "complex128"),
+        (np.full((20, 4), 7), "7 to 7, which may be 8 levels"),
+        (np.full((20, 4), 200), "in steps of 200, which may be 2 levels or 256"),
+        (np.ones((20, 4)), "all data are the same, so there is nothing to learn"),
         (np.zeros(20), r"shape \(20,\)"),
         (np.zeros((20, 5, 5, 7), np.uint8), r"1, 3 or 4 channels"),
     ],
@@ -385,7 +390,12 @@ def test_small_whole_numbers_ask_for_their_levels(tmp_path, dtype):
 @pytest.mark.parametrize(
     ("array", "bins", "message"),
     [
-        (GREY * 4.0, None, r"whole numbers from 0 to 10\d\d, expected 0 to 255; .*--bins 10\d\d, or --bins 1 "),
+        (GREY * 4.0, None, r"whole numbers from 0 to 1020 in steps of 4.*--bins 256 or --bins 1021, or --bins 1 "),
+        (
+            GREY.astype(int) * 4 + GREY % 3,
+            None,
+            r"integers from 0 to 10\d\d, expected 0 to 255; .*--bins 1024 \(10-bit values\) or --bins 10\d\d",
+        ),
         (GREY - 100.0, None, "whole numbers from -100 to .*shift them to start at 0, or --bins 1 "),
         (RNG.rand(20, 4), 256, r"not on the grid k/255 which --bins 256 means; leave --bins out"),
         (GREY, 1, "these are integers; save them as floats"),

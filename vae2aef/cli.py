@@ -71,6 +71,9 @@ def compare(
     bins: Annotated[
         int | None, typer.Option(help="Levels of a value, where they cannot be told; 1: continuous.")
     ] = DEFAULTS.bins,
+    condition: Annotated[
+        str, typer.Option(help="What a conditional VAE is told of the labels: none, labels (numbers) or one_hot.")
+    ] = DEFAULTS.condition,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("vae2aef-compare"),
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Throw away another comparison in the folder; the same one goes on.")
@@ -99,6 +102,7 @@ def compare(
             importance_samples=importance_samples,
             test_limit=test_limit,
             bins=bins,
+            condition=condition,
         )
         with terminable():
             _compare(options, out, console, overwrite)

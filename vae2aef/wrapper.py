@@ -195,7 +195,7 @@ class Wrapper(nn.Module):
         """
         prior = getattr(getattr(self, "prior", None), "function", None)
         for name, part in {**vars(self.parts), "prior": prior}.items():
-            if isinstance(part, FunctionType) and any(isinstance(held, nn.Module) for held in _holds(part)):
+            if isinstance(part, FunctionType) and holds_module(part):
                 raise TypeError(
                     f"cannot copy this AEF: its {name} is a function that holds a module, and the copy's {name} would "
                     "go on using the original's. Pass a module, or a method of one (encoder=vae.encode)"
@@ -221,6 +221,11 @@ def _sigma(core: Any) -> str:
     """Say sigma, and whether it is what `wrap` takes if nobody says."""
     usual = isinstance(core, Expansion) and not isinstance(core.features, NoFeatures) and core.noise == DEFAULT_NOISE
     return f"{core.noise:g}" + (" (the default; noise=0 is the paper's loss)" if usual else "")
+
+
+def holds_module(function: FunctionType) -> bool:
+    """Whether a function uses a module from outside, so that a copy of it would go on using the same one."""
+    return any(isinstance(held, nn.Module) for held in _holds(function))
 
 
 def _holds(function: FunctionType) -> Iterator[Any]:

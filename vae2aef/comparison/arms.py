@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from vae2aef.comparison.likelihoods import is_discrete, option
 from vae2aef.errors import WrapWarning
 from vae2aef.flows import Bijection
 from vae2aef.modes import parameters
+from vae2aef.wrapper import holds_module
 from vae2aef.wrapping import wrap
 from vae2aef.wrapping.sigma import SAID
 
@@ -60,6 +63,10 @@ class Recipe:
         example: a few samples of data, (batch, *event).
         likelihood: as `--likelihood`.
         bins: number of levels of the data.
+        cond: conditions, each with a row for a row of the example.
+        classes: how many classes the labels of the data have.
+        made: what the factory made, by seed: it is called once for each, since it may take long, or talk.
+        first: initial weights that arms share, by seed.
     """
 
     vae: str
@@ -70,6 +77,10 @@ class Recipe:
     example: Tensor
     likelihood: str = "vae"
     bins: int = 1
+    cond: tuple[Tensor, ...] = ()
+    classes: int = 0
+    made: dict[int, dict[str, Any]] = field(default_factory=dict)
+    first: dict[int, dict[str, Tensor]] = field(default_factory=dict)
 
     def build(self, arm: str, seed: int) -> AEF:
         """Make one arm. Every parameter that two arms share starts at the same value in both.
@@ -82,10 +93,11 @@ class Recipe:
             InputError: the VAE cannot be made or wrapped.
         """
         aef = self._wrap(ARMS[arm], seed)
-        if arm == "aef":
-            return aef
         # The arms draw different numbers of initial weights, so the seed alone would not make them equal.
-        reference = self._wrap(ARMS["aef"], seed).state_dict()
+        if seed not in self.first:
+            reference = (aef if arm == "aef" else self._wrap(ARMS["aef"], seed)).state_dict()
+            self.first[seed] = {name: value.clone() for name, value in reference.items()}
+        reference = self.first[seed]
         shared = {k: v for k, v in reference.items() if k in aef.state_dict() and not k.endswith(".core.sigma")}
         aef.load_state_dict(shared, strict=False)
         return aef
@@ -108,17 +120,23 @@ class Recipe:
         Raises:
             InputError: the VAE cannot be made.
         """
-        made = []
-        for _ in range(2):
-            torch.manual_seed(seed)
-            made.append(make_vae(self.vae, tuple(self.example.shape[1:]), self.latents))
-        first, second = made
+        again = seed in self.made
+        made = self.made[seed] if again else self._make(seed)
+        self.made.setdefault(seed, made)  # as the factory made it: it is copied, and never handed out
+        if not any(isinstance(part, FunctionType) and holds_module(part) for part in made.values()):
+            with contextlib.suppress(Exception):  # some modules cannot be copied
+                return copy.deepcopy(made)
+        # Functions among the parts are not copied with the VAE and would go on using the first one: make another one.
+        other = self._make(seed)
+        shared = {id(p) for p in parameters(made["vae"])} & {id(p) for p in parameters(other["vae"])}
+        return copy.deepcopy(other) if shared else other  # a factory may hand out the same networks each time
+
+    def _make(self, seed: int) -> dict[str, Any]:
+        torch.manual_seed(seed)
+        made = make_vae(self.vae, tuple(self.example.shape[1:]), self.latents, self.classes)
         if is_discrete(self.likelihood) and self.vae in BUILT_IN:
-            first["vae"].standardise(self.example)  # of densities the preprocessing has done it
-        # A factory may hand out the same networks each time; a copy keeps the arms apart. Functions among the parts
-        # are not copied with it, and would go on using the first VAE: so copy only where that is needed.
-        shared = {id(p) for p in parameters(first["vae"])} & {id(p) for p in parameters(second["vae"])}
-        return copy.deepcopy(first) if shared else first
+            made["vae"].standardise(self.example)  # of densities the preprocessing has done it
+        return made
 
     def _wrap(self, arm: Arm, seed: int) -> AEF:
         arguments = self.wrap_arguments(seed)
@@ -128,7 +146,7 @@ class Recipe:
                 warnings.filterwarnings("ignore", SAID, WrapWarning)  # to see what comes of it is what the arm is for
                 return wrap(
                     **arguments,
-                    example=self.example,
+                    example=(self.example, *self.cond) if self.cond else self.example,
                     core=arm.core,
                     noise=arm.noise,
                     core_flow=self.core_flow if arm.flow else "none",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,14 +44,25 @@ class Batches:
         steps: number of batches in all.
         seed: fixes order and dequantisation noise.
         start: number of the first batch.
+        cond: conditions, each with a row a datum; batches are then `(x, *conditions)`.
     """
 
-    def __init__(self, x: Tensor, bins: int, batch_size: int, steps: int, seed: int, start: int = 0) -> None:
+    def __init__(
+        self,
+        x: Tensor,
+        bins: int,
+        batch_size: int,
+        steps: int,
+        seed: int,
+        start: int = 0,
+        cond: tuple[Tensor, ...] = (),
+    ) -> None:
+        self.cond = cond
         self.x, self.bins, self.steps, self.seed, self.start = x, bins, steps, seed, start
         self.batch_size = min(batch_size, len(x))
 
-    def __iter__(self) -> Iterator[Tensor]:
-        """Yield batches (batch, *event)."""
+    def __iter__(self) -> Iterator[Any]:
+        """Yield batches (batch, *event), or tuples that begin with one."""
         per_epoch = len(self.x) // self.batch_size
         epoch = -1
         for step in range(self.start, self.steps):
@@ -60,4 +72,5 @@ class Batches:
                 order = torch.randperm(len(self.x), generator=shuffle)
             first = step % per_epoch * self.batch_size
             rows = order[first : first + self.batch_size]
-            yield continuous(self.x[rows], self.bins, "dequantize", self.seed, step)
+            x = continuous(self.x[rows], self.bins, "dequantize", self.seed, step)
+            yield (x, *(one[rows] for one in self.cond)) if self.cond else x

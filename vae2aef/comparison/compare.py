@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.text import Text
 
 from vae2aef.aef import AEF
-from vae2aef.comparison import report, wording
+from vae2aef.comparison import remarks, report, wording
 from vae2aef.comparison.arms import Recipe
 from vae2aef.comparison.batches import continuous
 from vae2aef.comparison.damage import damage
+from vae2aef.comparison.conditions import read_conditions
 from vae2aef.comparison.data import Dataset, load
 from vae2aef.comparison.display import Display
 from vae2aef.comparison.errors import InputError
@@ -60,18 +61,22 @@ def compare(options: Options, out: Path, console: Console, overwrite: bool = Fal
     check_out(out, overwrite)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         dataset = load(options.data, options.bins)
-        data, recipe = _prepare(dataset, options)
-        # "look" names the random stream of these rows, and stays what it was.
-        found = inspect_vae(recipe, options, continuous(data.train[:INSPECTED_ROWS], data.bins, "look"))
-        weights, shared = _check(recipe, options)
+        found = remarks.of_data(dataset, options)
+        with remarks.naming(dataset.notes):
+            data, recipe = _conditioned(dataset, options, *_prepare(dataset, options))
+            # "look" names the random stream of these rows, and stays what it was.
+            found += inspect_vae(recipe, options, continuous(data.train[:INSPECTED_ROWS], data.bins, "look"))
+            weights, shared, of_latents = _check(recipe, options)
+        found += of_latents
         digests = {"data": dataset.digest(), "initial weights of the VAE": weights}
         with opened(out, options, digests, overwrite):
-            _say(found, console)
+            remarks.say(found, console)
             if options.latents != Options.latents and not takes_latents(options.vae):
                 console.print(f"--latents is not used: {options.vae} does not take it", highlight=False)
             results = _run_all(options, data, recipe, out, console)
             rows = summarise(results, options.arms, dataset.event_shape, data.bins, options.importance_samples)
             notes = [
+                *remarks.of_bits(rows, dataset.bins),
                 *wording.warnings(rows, options),
                 *wording.drifts(results, dataset.event_shape, data.bins),
                 *wording.nats(rows, options, dataset.event_shape),
@@ -92,13 +97,16 @@ def _show(outcome: Outcome, notes: list[str], out: Path, console: Console) -> No
     console.print(report.terminal_table(outcome.rows, outcome.title, outcome.options.importance_samples))
     for arm, text in wording.arms(outcome.options):
         console.print(f"[bold]{arm}[/]: {text}", highlight=False, soft_wrap=True)
-    _say(notes, console)
+    remarks.say(notes, console)
     console.print(f"{out / 'report.html'}", highlight=False, soft_wrap=True)
 
 
-def _say(notes: list[str], console: Console) -> None:
-    for note in notes:
-        console.print(Text.assemble(("note", "yellow"), f" {note}"), soft_wrap=True)
+def _conditioned(dataset: Dataset, options: Options, data: RunData, recipe: Recipe) -> tuple[RunData, Recipe]:
+    """Add what a conditional VAE is told."""
+    known = read_conditions(dataset, options)
+    known = known._replace(validation=tuple(one[: len(data.validation)] for one in known.validation))
+    rows = tuple(one[: len(recipe.example)] for one in known.train)
+    return replace(data, conditions=known), replace(recipe, cond=rows, classes=len(dataset.classes))
 
 
 def _prepare(dataset: Dataset, options: Options) -> tuple[RunData, Recipe]:
@@ -155,18 +163,18 @@ def _preprocess(x: torch.Tensor, options: Options) -> Bijection:
     return Chain(logit, Standardize.fit(logit(x)[0], per="feature"))
 
 
-def _check(recipe: Recipe, options: Options) -> tuple[str, str]:
+def _check(recipe: Recipe, options: Options) -> tuple[str, str, list[str]]:
     """Build every arm and take one loss before anything is written.
 
     Returns:
-        A digest of the VAE's weights, and what all arms have in common.
+        A digest of the VAE's weights, what all arms have in common, and notes on the latents.
     """
     first = recipe.build(options.arms[0], 0)
-    found = _digest(first), wording.model(first, options)  # before a loss moves batch statistics
+    found = _digest(first), wording.model(first, options), remarks.of_latents(first)  # before a loss
     for arm in options.arms:
         aef = first if arm == options.arms[0] else recipe.build(arm, 0)
         try:
-            aef(recipe.example)
+            aef(recipe.example, *recipe.cond)
         except (RuntimeError, ValueError, TypeError) as problem:
             raise InputError(f"--vae {options.vae}: {arm} has no loss on the data: {problem}") from problem
     return found

@@ -13,7 +13,7 @@ from vae2aef.comparison.files import Damaged, read_json
 
 OF_A_RESULT = ("arm", "seed", "parameters", "best_step", "certificate", "seconds", "reconstruction_mse")
 MORE = ("validation_bits_per_dim", "training_loss", "test")
-PICTURES = ("reconstructions", "samples")
+PICTURES = ("reconstructions", "samples", "draws")
 
 
 def damage(folder: Path, tested: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Image data from the places people keep it, as tensors with a known number of grey levels.
+"""Data from the places people keep them, as tensors with a known number of grey levels.
 
 The number of levels is part of the data: `bits_per_dim` is off by a constant without it.
 """
@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vae2aef.comparison.constants import require_no_discrete_columns, without_constants
 from vae2aef.comparison.errors import InputError
+from vae2aef.comparison.found import Found
 from vae2aef.comparison.grey_levels import to_levels
-from vae2aef.comparison.readers import ACCEPTED, read
+from vae2aef.comparison.readers import ACCEPTED
+from vae2aef.comparison.sources import read_source
 
 SPLIT_SEED = 0
 LARGEST, MOST_LEVELS = 1e15, 2**24
@@ -32,12 +36,20 @@ class Dataset:
         x_train: (n, *event), `uint8` or `int32` in 0..bins-1, or `float32` when continuous.
         x_test: (m, *event), of the same type.
         bins: number of levels of a value; 1 means continuous.
+        x_validation: (k, *event), where the source has validation data of its own; else None.
+        labels: class numbers of `"train"`, `"test"` and, with `x_validation`, `"validation"`, `int64`, (n,); or empty.
+        classes: what each class number stands for.
+        notes: what whoever reads the numbers must know of how the data were read.
     """
 
     name: str
     x_train: Tensor
     x_test: Tensor
     bins: int
+    x_validation: Tensor | None = None
+    labels: Mapping[str, Tensor] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -45,20 +57,44 @@ class Dataset:
         return tuple(self.x_train.shape[1:])
 
     def split_validation(self, fraction: float = 0.1, seed: int = SPLIT_SEED) -> tuple[Tensor, Tensor]:
-        """Split the training data into (training, validation), shuffled by `seed` (paper D.4: 10 %)."""
+        """Split the training data into (training, validation), shuffled by `seed` (paper D.4: 10 %).
+
+        Where the source has validation data of its own, these are taken, and all training data are left.
+        """
+        if self.x_validation is not None:
+            return self.x_train, self.x_validation
+        kept, held_out = self._rows(fraction, seed)
+        return self.x_train[kept], self.x_train[held_out]
+
+    def split_labels(self, fraction: float = 0.1, seed: int = SPLIT_SEED) -> tuple[Tensor, Tensor]:
+        """Return the labels of what `split_validation` returns."""
+        if self.x_validation is not None:
+            return self.labels["train"], self.labels["validation"]
+        kept, held_out = self._rows(fraction, seed)
+        return self.labels["train"][kept], self.labels["train"][held_out]
+
+    def _rows(self, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
         order = torch.randperm(len(self.x_train), generator=torch.Generator().manual_seed(seed))
         held_out = max(1, round(fraction * len(order)))
-        return self.x_train[order[held_out:]], self.x_train[order[:held_out]]
+        return order[held_out:], order[:held_out]
+
+    def some_test_labels(self, limit: int) -> Tensor:
+        """Return the labels of what `some_test` returns."""
+        return self.labels["test"][self._test_rows(limit)]
+
+    def _test_rows(self, limit: int) -> Tensor:
+        order = torch.randperm(len(self.x_test), generator=torch.Generator().manual_seed(SPLIT_SEED))
+        return order[: limit or None]
 
     def some_test(self, limit: int) -> Tensor:
         """Return `limit` test samples, drawn with a fixed seed; all of them, shuffled, for 0."""
-        order = torch.randperm(len(self.x_test), generator=torch.Generator().manual_seed(SPLIT_SEED))
-        return self.x_test[order[: limit or None]]
+        return self.x_test[self._test_rows(limit)]
 
     def digest(self) -> str:
         """Sixteen hexadecimal digits that change when the data change."""
         sha = hashlib.sha256(repr((self.bins, self.x_train.shape, self.x_test.shape)).encode())
-        for part in (self.x_train, self.x_test):
+        more = () if self.x_validation is None else (self.x_validation,)
+        for part in (self.x_train, self.x_test, *more, *self.labels.values()):
             sha.update(part.contiguous().numpy().tobytes())
         return sha.hexdigest()[:16]
 
@@ -69,8 +105,10 @@ def load(source: str, bins: int | None = None) -> Dataset:
     Args:
         source: `"photographs"` (8x8 tiles of scikit-learn's two, in grey, 256 levels), `"digits"` (its 8x8 digits,
             17 levels), a `.npz` file (`x_train` and `x_test`, `train` and `test`, or one array, of which a fifth
-            becomes the test set), a `.npy` file, an IDX file (`.gz` too; its `t10k` sibling is the test set), or a
-            folder of images of one size (with `train` and `test` folders inside, or not).
+            becomes the test set; `x_val`, `y_train` and `y_test` beside them), a `.npy` file, an IDX file (`.gz` too;
+            its `t10k` sibling is the test set), a `.csv` or `.parquet` table, a folder of images of one size (with
+            `train`, `val` and `test` folders inside, or not; the folders in these are classes), or a folder that
+            Hugging Face's `datasets` saved.
         bins: number of levels of a value; 1 for continuous data; None to tell from the values, as
             `vae2aef.comparison.grey_levels.to_levels` does.
 
@@ -85,30 +123,57 @@ def load(source: str, bins: int | None = None) -> Dataset:
         raise InputError(f"bins is the number of levels and at least 1, got {bins}")
     if source in BUILT_IN:
         make, levels = BUILT_IN[source]
-        name, arrays, bins = source, [make()], bins or levels
+        name, found = source, Found({"all": make()}, bins=levels)
     else:
         path = Path(source).expanduser()
         if not path.exists():
             raise InputError(f"no such file or folder: {source}. Accepted: {ACCEPTED}")
-        name, arrays = path.name, read(path)
-    arrays = [_channels_first(a, source) for a in arrays]
-    if len(arrays) == 1:
-        arrays = _split(arrays[0], source)
-    train, test = arrays
-    if train.shape[1:] != test.shape[1:]:
-        raise InputError(
-            f"{source}: training samples have shape {train.shape[1:]}, test samples {test.shape[1:]}; "
-            "they must be the same"
-        )
-    for part, smallest, what in ((train, 8, "training"), (test, 2, "test")):
-        if len(part) < smallest or not part[0].size:
+        name, found = path.name, read_source(path)
+    found.parts = {part: _channels_first(array, source) for part, array in found.parts.items()}
+    if "all" in found.parts:
+        _split(found, source)
+    _require_enough(found, source)
+    parts = ("train", "test", *(("validation",) if "validation" in found.parts else ()))
+    arrays, bins = [found.parts[part] for part in parts], bins or found.bins
+    asked = bins
+    _require_moderate(source, *arrays)
+    arrays, bins = to_levels(arrays, bins, source)
+    arrays, notes = without_constants(arrays, found.columns, source)
+    found.notes += notes
+    if bins == 1 and asked is None:
+        require_no_discrete_columns(arrays, found.columns, source)
+    labels, classes = _numbered(found.labels)
+    tensors = dict(zip(parts, map(torch.from_numpy, arrays), strict=True))
+    return Dataset(
+        name, tensors["train"], tensors["test"], bins, tensors.get("validation"), labels, classes, tuple(found.notes)
+    )
+
+
+def _require_enough(found: Found, source: str) -> None:
+    shapes = {part: array.shape[1:] for part, array in found.parts.items()}
+    for part in ("test", "validation"):
+        if part in shapes and shapes[part] != shapes["train"]:
             raise InputError(
-                f"{source}: {len(part)} {what} samples of shape {part.shape[1:]}, "
+                f"{source}: training samples have shape {shapes['train']}, {part} samples {shapes[part]}; "
+                "they must be the same"
+            )
+    for part, smallest, what in (("train", 8, "training"), ("test", 2, "test"), ("validation", 1, "validation")):
+        array = found.parts.get(part)
+        if array is not None and (len(array) < smallest or not array[0].size):
+            raise InputError(
+                f"{source}: {len(array)} {what} samples of shape {array.shape[1:]}, "
                 f"at least {smallest} that are not empty are needed"
             )
-    _require_moderate(source, train, test)
-    (train, test), bins = to_levels([train, test], bins, source)
-    return Dataset(name, torch.from_numpy(train), torch.from_numpy(test), bins)
+
+
+def _numbered(labels: Mapping[str, np.ndarray]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Count the classes through; numbers in their order, text in that of the alphabet."""
+    if not labels:
+        return {}, ()
+    values, numbers = np.unique(np.concatenate(list(labels.values())), return_inverse=True)
+    ends = np.cumsum([len(part) for part in labels.values()])[:-1]
+    found = dict(zip(labels, map(torch.from_numpy, np.split(numbers.astype(np.int64), ends)), strict=True))
+    return found, tuple(str(value) for value in values)
 
 
 def _require_moderate(source: str, *arrays: np.ndarray) -> None:
@@ -145,13 +210,17 @@ BUILT_IN = {"photographs": (_photographs, 256), "digits": (_digits, 17)}
 """Data that come with scikit-learn: how they are made, and their number of levels."""
 
 
-def _split(array: np.ndarray, source: str) -> list[np.ndarray]:
+def _split(found: Found, source: str) -> None:
     """A fifth, drawn with a fixed seed, becomes the test set."""
-    if len(array) < SMALLEST:
-        raise InputError(f"{source}: {len(array)} samples, at least {SMALLEST} are needed to split off a test set")
-    order = np.random.RandomState(SPLIT_SEED).permutation(len(array))
-    cut = round(0.2 * len(array))
-    return [array[order[cut:]], array[order[:cut]]]
+    size = len(found.parts["all"])
+    if size < SMALLEST:
+        raise InputError(f"{source}: {size} samples, at least {SMALLEST} are needed to split off a test set")
+    order = np.random.RandomState(SPLIT_SEED).permutation(size)
+    cut = round(0.2 * size)
+    for arrays in (found.parts, found.labels):
+        if "all" in arrays:
+            whole = arrays.pop("all")
+            arrays["train"], arrays["test"] = whole[order[cut:]], whole[order[:cut]]
 
 
 def _channels_first(array: np.ndarray, source: str) -> np.ndarray:

@@ -67,15 +67,16 @@ def load_factory(
     return found
 
 
-def make_vae(spec: str, event_shape: tuple[int, ...], latents: int) -> dict[str, Any]:
+def make_vae(spec: str, event_shape: tuple[int, ...], latents: int, classes: int = 0) -> dict[str, Any]:
     """Call the factory once.
 
-    `event_shape` and `latents` are handed over where its signature names them.
+    `event_shape`, `latents` and `classes` are handed over where its signature names them.
 
     Args:
         spec: as in `find_factory`.
         event_shape: shape of one sample.
         latents: number of latent variables asked for.
+        classes: number of classes that the labels of the data have; 0 for data without labels.
 
     Returns:
         Keyword arguments for `wrap`, `vae` among them.
@@ -84,7 +85,7 @@ def make_vae(spec: str, event_shape: tuple[int, ...], latents: int) -> dict[str,
         InputError: the factory cannot be called like this, fails, or returns something else.
     """
     factory = find_factory(spec)
-    offered = {"event_shape": event_shape, "latents": latents}
+    offered = {"event_shape": event_shape, "latents": latents, "classes": classes}
     wanted = _parameters(factory)
     needed = [
         p.name
@@ -93,8 +94,8 @@ def make_vae(spec: str, event_shape: tuple[int, ...], latents: int) -> dict[str,
     ]
     if needed:
         raise InputError(
-            f"--vae {spec}: the factory needs {', '.join(needed)}; only event_shape and latents are "
-            "handed over, give the others a default"
+            f"--vae {spec}: the factory needs {', '.join(needed)}; only event_shape, latents and "
+            "classes are handed over, give the others a default"
         )
     try:
         made = factory(**{key: value for key, value in offered.items() if key in wanted})

@@ -19,7 +19,7 @@ from vae2aef.comparison.options import Options
 MARK, LOCK = "options.json", "compare.lock"
 TOP = {
     MARK, "results.json", "report.html", "table.md", "originals.png", "comparison.png", "curves.png",
-    *(f"{kind}-{arm}.png" for kind in ("reconstructions", "samples") for arm in ARMS),
+    *(f"{kind}-{arm}.png" for kind in ("reconstructions", "samples", "draws") for arm in ARMS),
 }  # fmt: skip
 """The files that a comparison writes into its folder, by name; no other is ever deleted."""
 

@@ -78,7 +78,7 @@ def _told_apart(arrays: list[np.ndarray], source: str) -> tuple[list[np.ndarray]
         if step <= 1:
             return levels, 256
         raise _ask(source, 255 // step + 1, arrays, 255 // step + 1, " (or --bins 256 for 8-bit values)")
-    if found := _evenly_spaced(arrays):
+    if found := evenly_spaced(arrays):
         distinct, spacing = found
         raise _ask(source, distinct, arrays, _number_of_levels(arrays, spacing))
     return _continuous(arrays)
@@ -112,6 +112,7 @@ def _integers(
     arrays: list[np.ndarray], bins: int | None, source: str, what: str, otherwise: str = ""
 ) -> tuple[list[np.ndarray], int]:
     low, high = (int(v) for v in _range(arrays))
+    arrays, high = _on_steps(arrays, bins, (low, high), f"{source}: {what}", otherwise)
     if bins is None and low >= 0:
         if 1 < high < 128:
             raise InputError(
@@ -121,10 +122,31 @@ def _integers(
         bins = 2 if high <= 1 else 256
     bins = bins or 256
     if low < 0 or high >= bins:
-        advice = "shift them to start at 0" if low < 0 else f"give the number of levels with --bins {high + 1}"
+        power = f"{2 ** high.bit_length()} ({high.bit_length()}-bit values) or --bins " if high & (high + 1) else ""
+        advice = "shift them to start at 0" if low < 0 else f"give the number of levels with --bins {power}{high + 1}"
         raise InputError(f"{source}: {what} from {low} to {high}, expected 0 to {bins - 1}; {advice}{otherwise}")
     kind = np.uint8 if bins <= 256 else np.int32
     return [np.ascontiguousarray(a, dtype=kind) for a in arrays], bins
+
+
+def _on_steps(
+    arrays: list[np.ndarray], bins: int | None, ends: tuple[int, int], what: str, otherwise: str
+) -> tuple[list[np.ndarray], int]:
+    """Bring whole numbers with steps between them, such as bits in 0 and 255, to 0, 1, ...; ask if nobody said so."""
+    low, high = ends
+    if low < 0 or (high < 128 if bins is None else high < bins or bins < 2):
+        return arrays, high
+    step = math.gcd(*np.unique(np.concatenate([np.unique(a) for a in arrays])).astype(np.int64).tolist())
+    if bins is not None:
+        per, rest = divmod(high, bins - 1)
+        return ([a // per for a in arrays], bins - 1) if not rest and step % per == 0 else (arrays, high)
+    if step > 1:
+        levels, most = high // step + 1, max(256, high + 1)
+        raise InputError(
+            f"{what} from 0 to {high} in steps of {step}, which may be {levels} levels or {most}; bits per dimension "
+            f"need the number of levels. Give --bins {levels} or --bins {most}{otherwise}"
+        )
+    return arrays, high
 
 
 def _range(arrays: list[np.ndarray]) -> tuple[float, float]:
@@ -143,8 +165,8 @@ def _on_grid(array: np.ndarray, grid: int) -> bool:
     return close < 0.3 and bool(np.abs(scaled - np.rint(scaled)).max() < close)
 
 
-def _evenly_spaced(arrays: list[np.ndarray]) -> tuple[int, float] | None:
-    """The number of distinct values and their spacing, gaps allowed; None if there are many or they are uneven."""
+def evenly_spaced(arrays: list[np.ndarray]) -> tuple[int, float] | None:
+    """Return the number of distinct values and their spacing, gaps allowed; None if they are many or uneven."""
     size = sum(a.size for a in arrays)
     if len(np.unique(arrays[0].ravel()[:: max(1, arrays[0].size // LOOK)])) > FEW:
         return None

@@ -51,11 +51,11 @@ def inspect_vae(recipe: Recipe, options: Options, x: Tensor) -> list[str]:
     """
     if options.vae in BUILT_IN:
         return []
-    x = x[:INSPECTED_ROWS]
+    x = x[:INSPECTED_ROWS]  # the rows of the recipe's conditions
     if options.discrete:  # what the decoder returns need not be shaped like the data, or in their range
         return _findings(recipe, options, x)
     aef = recipe.build("aef", 0)
-    low, high = reach(aef)
+    low, high = reach(aef, recipe.cond)
     with torch.no_grad():
         seen = aef.preprocess(x)[0]
     outside = float(((seen < low) | (seen > high)).double().mean())
@@ -77,7 +77,7 @@ def inspect_vae(recipe: Recipe, options: Options, x: Tensor) -> list[str]:
 
 
 @torch.no_grad()
-def reach(aef: AEF) -> tuple[float, float]:
+def reach(aef: AEF, cond: tuple[Tensor, ...] = ()) -> tuple[float, float]:
     """Return the interval that the decoder cannot leave, among 0, 1 and -1 as its ends; infinite where unbounded.
 
     A last activation keeps the output within bounds whatever the weights are, so they are drawn anew: a network that
@@ -85,14 +85,16 @@ def reach(aef: AEF) -> tuple[float, float]:
 
     Args:
         aef: any arm. **Its weights are overwritten**: give one that is of no more use.
+        cond: conditions, each with a row a datum.
     """
     for parameter in aef.parameters():
         parameter.normal_()
     with evaluation_mode(aef):
         x = torch.randn(DECODED, *aef.event_shape, device=next(aef.parameters()).device)
+        known = tuple(one[torch.arange(DECODED) % len(one)] for one in cond)
         core, shell = aef.split(x)
-        z = {name: torch.randn_like(value) for name, value in aef.chain(Batch(shell), core).z.items()}
-        mean = aef.parts.run(Generate(DECODED, z), None).mean
+        z = {name: torch.randn_like(value) for name, value in aef.chain(Batch(shell, known), core).z.items()}
+        mean = aef.parts.run(Generate(DECODED, z), None, *known).mean
     low, high = float(mean.min()), float(mean.max())
     lower = 0.0 if low >= 0 else -1.0 if low >= -1 else -math.inf
     return lower, 1.0 if high <= 1 else math.inf
@@ -101,7 +103,7 @@ def reach(aef: AEF) -> tuple[float, float]:
 def _findings(recipe: Recipe, options: Options, x: Tensor) -> list[str]:
     arguments = recipe.wrap_arguments(0)
     report = check(
-        arguments.pop("vae"), example=x, core_flow=options.core_flow, **recipe.of_data(),
+        arguments.pop("vae"), example=(x, *recipe.cond), core_flow=options.core_flow, **recipe.of_data(),
         prior=None if options.prior == "vae" else options.prior, **arguments,
     )  # fmt: skip
     notes = []

@@ -19,6 +19,7 @@ CHOICES = {
     "preprocess": ("logit", "standardize", "none"),
     "prior": ("vae", "coupling", "maf"),
     "core_flow": ("none", "coupling", "maf"),
+    "condition": ("none", "labels", "one_hot"),
 }
 
 
@@ -46,6 +47,7 @@ class Options:
     importance_samples: int = 128
     test_limit: int = 1000
     bins: int | None = None
+    condition: str = "none"
 
     def __post_init__(self) -> None:
         if problems := [*self._bad_numbers(), *self._bad_names()]:
@@ -90,9 +92,9 @@ class Options:
         """Say where `other` (from `as_dict`) asks for another comparison."""
         mine = self.as_dict()
         return [
-            f"{_flag(name)} is {other.get(name)} there and {mine[name]} now"
+            f"{_flag(name)} is {other.get(name, getattr(Options, name))} there and {mine[name]} now"
             for name in mine
-            if name not in EXTENSIBLE and other.get(name) != mine[name]
+            if name not in EXTENSIBLE and other.get(name, getattr(Options, name)) != mine[name]
         ]
 
     def command(self, out: str) -> str:

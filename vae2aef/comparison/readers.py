@@ -16,8 +16,10 @@ import torch
 from vae2aef.comparison.errors import InputError
 from vae2aef.wrapping.room import free_memory
 
-ACCEPTED = "photographs, digits, a .npz or .npy file, an IDX file (plain or .gz), or a folder of images"
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
+ACCEPTED = (
+    "digits, photographs, a .npz or .npy file, an IDX file (plain or .gz), a .csv or .parquet table, a folder of "
+    "images, or one that Hugging Face's datasets saved"
+)
 UNREADABLE = (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
 IDX_HEADER = 4 + 4 * 255
 # The third byte of an IDX file names the type; numbers are big-endian.
@@ -25,10 +27,10 @@ IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x
 
 
 def read(path: Path) -> list[np.ndarray]:
-    """Read a file or folder.
+    """Read a file of arrays.
 
     Args:
-        path: an existing file or folder.
+        path: an existing file.
 
     Returns:
         `[train, test]`, or `[all]` when the source does not say which is which.
@@ -36,8 +38,6 @@ def read(path: Path) -> list[np.ndarray]:
     Raises:
         InputError: the format is unknown or the content unreadable.
     """
-    if path.is_dir():
-        return _read_folder(path)
     if path.suffix == ".npz":
         return _read_npz(path)
     if path.suffix == ".npy":
@@ -170,39 +170,3 @@ def _some_bytes(path: Path, most: int) -> bytes:
             return file.read(most)
     except (OSError, EOFError, zlib.error) as problem:
         raise InputError(f"{path}: cannot be read ({problem})") from problem
-
-
-def _read_folder(path: Path) -> list[np.ndarray]:
-    if (path / "train").is_dir() and (path / "test").is_dir():
-        return [_read_images(path / "train"), _read_images(path / "test")]
-    return [_read_images(path)]
-
-
-def _read_images(folder: Path) -> np.ndarray:
-    from PIL import Image, UnidentifiedImageError
-
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-    if not paths:
-        raise InputError(f"{folder}: no images in this folder (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
-    images: list[np.ndarray] = []
-    for path in paths:
-        try:
-            with Image.open(path) as image:
-                mode = {"1": "L", "P": "RGB", "LA": "RGBA", "CMYK": "RGB"}.get(image.mode, image.mode)
-                if mode not in ("L", "RGB", "RGBA"):
-                    raise InputError(f"{path}: image mode {image.mode}, expected 8-bit grey or colour")
-                images.append(np.asarray(image.convert(mode)))
-        except InputError:
-            raise
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as problem:
-            raise InputError(f"{path}: not a readable image ({problem})") from problem
-        except (Image.DecompressionBombError, MemoryError) as problem:
-            raise InputError(f"{path}: an image too large to be read ({problem})") from problem
-        if len(images) == 1:
-            require_room(folder, images[0].nbytes * len(paths), images[0].nbytes * len(paths))
-        if images[-1].shape != images[0].shape:
-            raise InputError(
-                f"{path}: size {images[-1].shape} differs from {images[0].shape} of {paths[0].name}; "
-                "bring all images to one size and colour mode first"
-            )
-    return np.stack(images)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from vae2aef.aef import AEF
 from vae2aef.comparison.batches import Batches
+from vae2aef.comparison.conditions import NONE, Conditions
 from vae2aef.comparison.evaluate import (
     Pictures,
     certificate,
@@ -50,6 +51,7 @@ class RunData:
         test: test data, dequantised, (k, *event).
         shown: test samples for the pictures, (few, *event).
         bins: number of levels; 1 where data are not dequantised.
+        conditions: what is known of each datum.
     """
 
     train: Tensor
@@ -57,6 +59,7 @@ class RunData:
     test: Tensor
     shown: Tensor
     bins: int
+    conditions: Conditions = NONE
 
 
 @dataclass(frozen=True)
@@ -99,19 +102,19 @@ def run_arm(
     aef.eval()
     write_atomic(folder / "best.pt", lambda path: torch.save(record.best_weights, path))
     device = next(aef.parameters()).device
-    test = data.test.to(device)
-    found = marginal(aef, test, options.importance_samples, None, "test", progress.testing)
-    shown = pictures(aef, data.shown.to(device), SAMPLES_SHOWN)
+    test, known = data.test.to(device), _on(device, data.conditions.test)
+    found = marginal(aef, test, options.importance_samples, None, "test", progress.testing, known)
+    shown = pictures(aef, data.shown.to(device), SAMPLES_SHOWN, tuple(one[: len(data.shown)] for one in known))
     write_atomic(folder / "pictures.npz", lambda path: _save_arrays(path, shown))
     content = {
         "arm": arm,
         "seed": seed,
         "parameters": _count(aef),
         "best_step": record.best_step,
-        "certificate": certificate(aef, options.importance_samples, len(test)),
+        "certificate": certificate(aef, options.importance_samples, len(test), known),
         "seconds": record.seconds,
-        "reconstruction_mse": reconstruction_mse(aef, test),
-        "gauge": gauge(aef, data.validation.to(device)),
+        "reconstruction_mse": reconstruction_mse(aef, test, known),
+        "gauge": gauge(aef, data.validation.to(device), _on(device, data.conditions.validation)),
         "validation_bits_per_dim": record.curve,
         "training_loss": record.losses,
         "test": {
@@ -128,12 +131,12 @@ def run_arm(
 
 def _train(aef: AEF, seed: int, data: RunData, options: Options, checkpoint: Path, progress: RunProgress) -> Recorder:
     """Train to the end, from the checkpoint if there is one."""
-    task = AEFTask(aef, options.lr)
+    task = AEFTask(aef, options.lr, split=_as_it_is)
 
     def measure() -> float:
         device = next(aef.parameters()).device
-        x = data.validation.to(device)
-        found = marginal(aef, x, VALIDATION_SAMPLES, choose_proposal(aef, x), "validation")
+        x, known = data.validation.to(device), _on(device, data.conditions.validation)
+        found = marginal(aef, x, VALIDATION_SAMPLES, choose_proposal(aef, x, known), "validation", cond=known)
         return float(bits_per_dim(found.value, aef.event_shape, data.bins).mean())
 
     start = 0
@@ -155,7 +158,7 @@ def _train(aef: AEF, seed: int, data: RunData, options: Options, checkpoint: Pat
             enable_model_summary=False,
             default_root_dir=checkpoint.parent,
         )
-        batches = Batches(data.train, data.bins, options.batch_size, options.steps, seed, start)
+        batches = Batches(data.train, data.bins, options.batch_size, options.steps, seed, start, data.conditions.train)
         try:
             trainer.fit(task, batches, ckpt_path=checkpoint if start else None)
         except (Interrupted, SIGTERMException):
@@ -166,6 +169,14 @@ def _train(aef: AEF, seed: int, data: RunData, options: Options, checkpoint: Pat
     return recorder
 
 
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _on(device: torch.device, cond: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(one.to(device) for one in cond)
+
+
 def _count(aef: AEF) -> dict[str, Any]:
     total = sum(p.numel() for p in aef.parameters())
     added = aef.added
@@ -173,7 +184,7 @@ def _count(aef: AEF) -> dict[str, Any]:
 
 
 def _save_arrays(path: Path, shown: Pictures) -> None:
-    np.savez(path, reconstructions=shown.reconstructions.numpy(), samples=shown.samples.numpy())
+    np.savez(path, **{name: part.numpy() for name, part in shown._asdict().items()})
 
 
 @contextmanager

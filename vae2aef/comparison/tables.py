@@ -1,0 +1,161 @@
+"""Tables, and data sets that Hugging Face's `datasets` saved: features are numbers, labels named, text refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vae2aef.comparison.errors import InputError
+from vae2aef.comparison.found import Found, split_of, without_test
+from vae2aef.comparison.images import as_array
+
+LABELS = ("label", "labels", "target", "class", "y")
+"""Columns that are labels, and no features, whatever they hold."""
+
+SPLIT = "split"
+TABLES = {".csv": "read_csv", ".parquet": "read_parquet"}
+
+
+def read_table(path: Path) -> Found:
+    """Read a CSV or Parquet file: a row a datum, a column a feature.
+
+    A column `label`, `labels`, `target`, `class` or `y` holds labels, a column `split` says train, validation or test.
+
+    Raises:
+        InputError: pandas (for Parquet pyarrow too) is missing, the file is damaged, or columns are no numbers.
+    """
+    pandas = _import("pandas", "tables")
+    if path.suffix == ".parquet":
+        _import("pyarrow", "tables")
+    try:
+        frame = getattr(pandas, TABLES[path.suffix])(path)
+    except Exception as problem:  # parsers have many ways to fail
+        raise InputError(f"{path}: not a readable {path.suffix[1:]} table ({problem})") from problem
+    return _of_frame(frame, str(path), pandas)
+
+
+def _of_frame(frame: Any, name: str, pandas: Any) -> Found:
+    if not len(frame) or not len(frame.columns):
+        raise InputError(f"{name}: an empty table ({len(frame)} rows, {len(frame.columns)} columns)")
+    frame.columns = [str(column) for column in frame.columns]
+    frame, notes = _without_row_numbers(frame)
+    labels, split = _column(frame, LABELS), _column(frame, (SPLIT,))
+    features = frame.drop(columns=[c for c in (labels, split) if c is not None])
+    _require_numbers(features, name, pandas)
+    rows, more = _splits(None if split is None else frame[split].astype(str).tolist(), len(frame), name)
+    found = Found({part: features.to_numpy()[at] for part, at in rows.items()}, notes=notes + more)
+    found.columns = list(features.columns)
+    if labels is not None:
+        found.notes.append(f"column {labels} holds labels and is no feature")
+        found.labels = {part: frame[labels].to_numpy()[at] for part, at in rows.items()}
+    return found
+
+
+def _column(frame: Any, names: tuple[str, ...]) -> str | None:
+    return next((column for column in frame.columns if column.lower() in names), None)
+
+
+def _without_row_numbers(frame: Any) -> tuple[Any, list[str]]:
+    """What pandas writes beside a table: 0, 1, 2, ..."""
+    column = next((c for c in frame.columns if c.startswith(("Unnamed: ", "__index_level_"))), None)
+    if column is None or not (frame[column].to_numpy() == np.arange(len(frame))).all():
+        return frame, []
+    return frame.drop(columns=column), [f"column {column} numbers the rows and is left out"]
+
+
+def _splits(said: list[str] | None, size: int, name: str) -> tuple[dict[str, Any], list[str]]:
+    """Which rows belong to which part."""
+    if said is None:
+        return {"all": slice(None)}, []
+    parts = [split_of(value) for value in said]
+    if unknown := sorted({value for value, part in zip(said, parts, strict=True) if part is None}):
+        raise InputError(f"{name}: column split says {', '.join(unknown[:5])}, expected train, validation or test")
+    used, notes = without_test({part for part in parts if part})
+    if "train" not in used or "test" not in used.values():
+        raise InputError(f"{name}: column split names {', '.join(sorted(used))} alone, expected train and test rows")
+    return {used[part]: np.array([one == part for one in parts]) for part in used}, notes
+
+
+def _require_numbers(features: Any, name: str, pandas: Any) -> None:
+    text = [c for c in features.columns if not pandas.api.types.is_numeric_dtype(features[c])]
+    if text:
+        raise InputError(
+            f"{name}: columns that hold no numbers: {', '.join(text[:8])}; leave them out, turn them into numbers "
+            f"(one column of 0 and 1 for each category), or call one of them {LABELS[0]} if it is a label"
+        )
+    if not len(features.columns):
+        raise InputError(f"{name}: no features besides labels and split")
+    if missing := [c for c in features.columns if features[c].isna().any()]:
+        raise InputError(f"{name}: missing values in the columns {', '.join(missing[:8])}; drop or fill them first")
+
+
+def is_saved_dataset(path: Path) -> bool:
+    """Whether a folder was written by `save_to_disk` of Hugging Face's `datasets`."""
+    return any((path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json"))
+
+
+def read_saved_dataset(path: Path) -> Found:
+    """Read what `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote: the one column of images, or numbers.
+
+    Raises:
+        InputError: `datasets` is missing, the folder is damaged, or there is no column, or more than one, of images.
+    """
+    datasets = _import("datasets", "tables")
+    try:
+        loaded = datasets.load_from_disk(str(path))
+    except Exception as problem:  # arrow has many ways to fail
+        raise InputError(f"{path}: not a readable data set of Hugging Face ({problem})") from problem
+    if not isinstance(loaded, dict):
+        return _joined({"all": loaded}, path, datasets, [])
+    named = {split_of(name): part for name, part in loaded.items()}
+    splits = {part: kept for part, kept in named.items() if part}
+    used, notes = without_test(splits)
+    if "train" not in used or "test" not in used.values():
+        raise InputError(f"{path}: splits {', '.join(loaded)}, expected train and test (or validation)")
+    if others := [name for name in loaded if split_of(name) is None]:
+        notes.append(f"splits that are not used: {', '.join(others)}")
+    return _joined({used[part]: kept for part, kept in splits.items()}, path, datasets, notes)
+
+
+def _joined(parts: dict[str, Any], path: Path, datasets: Any, notes: list[str]) -> Found:
+    read: Callable[[Any], Found]
+    pictures = [name for name, kind in next(iter(parts.values())).features.items() if isinstance(kind, datasets.Image)]
+    if len(pictures) > 1:
+        raise InputError(f"{path}: columns of images {', '.join(pictures)}, expected one; remove the others")
+    if pictures:
+        read = lambda part: _pictures(part, pictures[0], path)  # noqa: E731
+    else:
+        pandas = _import("pandas", "tables")
+        read = lambda part: _of_frame(part.to_pandas(), str(path), pandas)  # noqa: E731
+    found = {part: read(data) for part, data in parts.items()}
+    first = next(iter(found.values()))
+    joined = Found({part: one.parts["all"] for part, one in found.items()}, notes=notes + first.notes)
+    joined.columns, joined.bins = first.columns, first.bins
+    if all(one.labels for one in found.values()):
+        joined.labels = {part: one.labels["all"] for part, one in found.items()}
+    return joined
+
+
+def _pictures(part: Any, column: str, path: Path) -> Found:
+    made = [as_array(row[column], f"{path}, row {number}") for number, row in enumerate(part)]
+    shapes = {array.shape for array, _ in made}
+    if len(shapes) > 1:
+        raise InputError(f"{path}: images of sizes {', '.join(map(str, sorted(shapes)[:4]))}; bring all to one size")
+    label = next((name for name in part.column_names if name.lower() in LABELS), None)
+    bits = all(kind == "bits" for _, kind in made)
+    found = Found({"all": np.stack([array for array, _ in made])}, bins=2 if bits else None)
+    if label is not None:
+        found.labels = {"all": np.asarray(part[label])}
+    return found
+
+
+def _import(name: str, extra: str) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ImportError as problem:
+        raise InputError(f'this needs {name}: pip install "vae2aef[{extra}]"') from problem
