@@ -14,8 +14,8 @@ from vae2aef.aef import AEF
 from vae2aef.comparison import remarks, report, wording
 from vae2aef.comparison.arms import Recipe
 from vae2aef.comparison.batches import continuous
-from vae2aef.comparison.damage import damage
 from vae2aef.comparison.conditions import read_conditions
+from vae2aef.comparison.damage import damage
 from vae2aef.comparison.data import Dataset, load
 from vae2aef.comparison.display import Display
 from vae2aef.comparison.errors import InputError
