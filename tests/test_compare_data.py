@@ -78,7 +78,7 @@ def test_conditions_reach_the_vae_with_their_own_rows(tmp_path, labelled):
 
 
 def test_conditions_that_are_not_there(tmp_path, labelled):
-    with pytest.raises(InputError, match="digits holds no labels; expected y_train"):
+    with pytest.raises(InputError, match="photographs holds no labels; expected y_train"):
         run(tmp_path, condition="labels", vae="test_compare_data:conditional")
     with pytest.raises(InputError, match="mlp takes no conditions; give a conditional VAE"):
         run(tmp_path, condition="labels", data=labelled, preprocess="standardize")
@@ -115,7 +115,10 @@ def test_arms_share_their_first_weights_and_nothing_else():
 
 def test_notes_of_data_latents_and_bits(tmp_path, labelled):
     _, said, found = run(tmp_path, vae="test_compare_data:counted", latents=70, arms=("vae",), lr=1e-6)
-    for note in ("test_compare_data:counted is trained on scikit-learn's digits", "70 latent variables for data of 64"):
+    for note in (
+        "test_compare_data:counted is trained on scikit-learn's, not on yours",
+        "70 latent variables for data of 64",
+    ):
         assert note in said and any(note in one for one in found["notes"])
     _, said, _ = run(tmp_path / "b", data=labelled, preprocess="standardize", arms=("vae",))
     assert "labels of 3 classes are there and not used" in said and "trained on" not in said

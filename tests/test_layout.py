@@ -21,7 +21,7 @@ LAYERS = (
     ("program", "registry"),
     ("interop",),
     ("chain",),
-    ("terms", "wrapper"),
+    ("saved", "terms", "wrapper"),
     ("steps",),
     ("prior_draws",),
     ("case",),
@@ -32,9 +32,9 @@ LAYERS = (
     ("aef",),
     ("tracing",),
     ("wrapping",),
-    ("diagnostics", "svi", "testing", "training"),
+    ("callbacks", "diagnostics", "svi", "testing", "training"),
     ("adapters", "comparison"),
-    ("cli", "nets", "optimizers"),
+    ("cli", "comparing", "estimator", "hub", "nets", "optimizers"),
     ("", "__main__"),  # the empty name is vae2aef itself
 )  # fmt: skip
 """From the bottom: a module imports from its own layer and from those before it."""

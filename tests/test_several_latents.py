@@ -90,6 +90,18 @@ def _saved_and_loaded(aef, x):
     assert all(torch.equal(value, before[name]) for name, value in aef.state_dict().items())
 
 
+def made_again(aef, x):
+    """A Pyro pair is read by `from_pyro`, which says what to pass; a VAE program is loaded whole."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "aef.pt"
+        aef.save(path)
+        twin = vae2aef.load(path, TwoLevels(), example=x) if not isinstance(aef.parts, PyroProgram) else None
+    if twin is None:
+        return
+    z, again = aef.encode(x), twin.encode(x)
+    assert all(torch.equal(z[name], again[name]) for name in Z)
+
+
 def imputed(aef, x):
     """Known values come back; several observed sites have no density of each value."""
     there = torch.ones_like(x, dtype=torch.bool)
@@ -130,6 +142,13 @@ USES = {
     "added_parameters": lambda aef, x: equal(sum(p.numel() for p in aef.added_parameters()), sum(aef.added.values())),
     "save_added": lambda aef, x: _saved_and_loaded(aef, x),
     "load_added": lambda aef, x: _saved_and_loaded(aef, x),
+    "save": lambda aef, x: made_again(aef, x),
+    "content": lambda aef, x: equal(aef.content(state=False).keys(), {"format", "options", "example"}),
+    "remember": lambda aef, x: aef.remember(Batch(x), {"core": len}) or equal(aef._made_with["example"].size, B),
+    "summary": lambda aef, x: equal(
+        [line.split("  ")[0] for line in aef.summary().splitlines()][4:8],
+        ["core of z2", "core_flow of z2", "core of z1", "core_flow of z1"],
+    ),
     "added_by_part": lambda aef, x: equal(
         aef.added_by_part()["core_flow of z1"], list(aef.sites["z1"].flow.parameters())
     ),

@@ -4,7 +4,8 @@
 training of generative autoencoders using invertible layers*, ICLR 2023.
 """
 
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from vae2aef.aef import AEF
 from vae2aef.certificate import Certificate
@@ -59,34 +60,43 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Load what needs Pyro, or is seldom needed, when it is asked for: `import vae2aef` imports only torch."""
-    if name == "check":
-        from vae2aef.diagnostics import check
+if TYPE_CHECKING:
+    from vae2aef.comparing import compare as compare
+    from vae2aef.diagnostics import check as check
+    from vae2aef.estimator import AEFEstimator as AEFEstimator
+    from vae2aef.hub import AEFHub as AEFHub
+    from vae2aef.svi import AEF_ELBO as AEF_ELBO
+    from vae2aef.svi import aef_guide as aef_guide
+    from vae2aef.svi import from_pyro as from_pyro
+    from vae2aef.wrapping.as_vae import as_vae as as_vae
+    from vae2aef.wrapping.load import load as load
+    from vae2aef.wrapping.optimizer_warning import watch_optimizers as watch_optimizers
+    from vae2aef.wrapping.score import log_prob as log_prob
 
-        return check
-    if name == "as_vae":
-        from vae2aef.wrapping.as_vae import as_vae
+LATE = {
+    "AEF_ELBO": "vae2aef.svi",
+    "AEFEstimator": "vae2aef.estimator",
+    "AEFHub": "vae2aef.hub",
+    "aef_guide": "vae2aef.svi",
+    "as_vae": "vae2aef.wrapping.as_vae",
+    "check": "vae2aef.diagnostics",
+    "compare": "vae2aef.comparing",
+    "from_pyro": "vae2aef.svi",
+    "load": "vae2aef.wrapping.load",
+    "log_prob": "vae2aef.wrapping.score",
+    "watch_optimizers": "vae2aef.wrapping.optimizer_warning",
+}
+"""What needs Pyro or another package, or is seldom needed: loaded when it is asked for. Else torch alone is."""
 
-        return as_vae
-    if name == "log_prob":
-        from vae2aef.wrapping.score import log_prob
 
-        return log_prob
-    if name == "AEF_ELBO":
-        from vae2aef.svi import AEF_ELBO
+if not TYPE_CHECKING:  # a type checker would take any name for one of these
 
-        return AEF_ELBO
-    if name == "aef_guide":
-        from vae2aef.svi import aef_guide
-
-        return aef_guide
-    if name == "from_pyro":
-        from vae2aef.svi import from_pyro
-
-        return from_pyro
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        """Load a name of `LATE`."""
+        if name in LATE:
+            return getattr(importlib.import_module(LATE[name]), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), "AEF_ELBO", "aef_guide", "as_vae", "check", "from_pyro", "log_prob"])
+    return sorted([*globals(), *LATE])

@@ -1,7 +1,7 @@
 """The AutoEncoder within Flows: Eq. 4-10 and Algorithms 1-3 of the paper."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from torch import Tensor
 from vae2aef.batch import Batch, map_rows
 from vae2aef.chain import Generate, Infer, Perturb, Temperature
 from vae2aef.core import Partition
-from vae2aef.errors import require_finite, require_finite_data
+from vae2aef.errors import how_many, not_data, require_finite, require_finite_data
 from vae2aef.estimates import Estimates
 from vae2aef.modes import evaluation_mode
 from vae2aef.program import VAEProgram
@@ -38,6 +38,14 @@ class AEF(Estimates):
 
     # ------------------------------------------------------------------ the loss
 
+    if TYPE_CHECKING:  # nn.Module says that a call may return anything
+
+        @overload
+        def __call__(self, x: Tensor, *cond: Any, terms: Literal[False] = False, **kwargs: Any) -> Tensor: ...
+        @overload
+        def __call__(self, x: Tensor, *cond: Any, terms: Literal[True], **kwargs: Any) -> LossTerms: ...
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...  # noqa: D102
+
     def forward(self, x: Tensor, *cond: Any, terms: bool = False, **kwargs: Any) -> "Tensor | LossTerms":
         """Return the loss, averaged over the batch, in nats (Eq. 7, 10; Algorithm 1).
 
@@ -53,6 +61,8 @@ class AEF(Estimates):
             ValueError: if `x` does not have the shape of the data the AEF was made for.
             TypeError: if `x` holds integers, the likelihood is a density, and no preprocessing dequantises it.
         """
+        if not isinstance(x, Tensor):
+            raise TypeError(not_data(x))
         if self.training and not torch.compiler.is_compiling():
             require_finite_data(x)  # before the networks see them: batch normalisation would keep what it saw
         joint = self.log_joint(Batch(x, cond, kwargs), self.noisy)
@@ -153,7 +163,7 @@ class AEF(Estimates):
         core = self.site("z").flow.inverse((z - posterior.loc) / posterior.scale)[0]
         return parted.join(core, shell)
 
-    def reconstruct(self, x: Tensor, *cond: Any, **kwargs: Any) -> Any:
+    def reconstruct(self, x: Tensor, *cond: Any, **kwargs: Any) -> Tensor:
         """Encode and decode: shape `(batch, *event)` to the same. What the latent keeps of `x`."""
         return self.decode(self.encode(x, *cond, **kwargs), *cond, **kwargs)
 
@@ -178,7 +188,7 @@ class AEF(Estimates):
         residual: bool = False,
         event_shape: Sequence[int] | None = None,
         **kwargs: Any,
-    ) -> Any:
+    ) -> Tensor:
         """Draw `n` events of data, shape `(n, *event)` (Algorithms 2 and 3).
 
         Runs in `eval()` mode, so that BatchNorm neither mixes samples nor learns from them.
@@ -194,8 +204,10 @@ class AEF(Estimates):
 
         Raises:
             ValueError: if `temperature` is not 1, or another grid is asked for, and the prior's `sample` does not take
-                it.
+                it; or `n` is negative.
+            TypeError: if `n` is no whole number, as the shapes of torch, or for `generator=`.
         """
+        n = how_many(n, kwargs)
         priors, shapes = self.priors(Batch(torch.empty(n), cond, kwargs)), self._latents_of(event_shape)
         with evaluation_mode(self):
             return self._generate(Generate(n, None, temperature, priors, shapes), cond, kwargs, residual)

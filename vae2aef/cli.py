@@ -74,6 +74,7 @@ def compare(
     condition: Annotated[
         str, typer.Option(help="What a conditional VAE is told of the labels: none, labels (numbers) or one_hot.")
     ] = DEFAULTS.condition,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = DEFAULTS.device,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("vae2aef-compare"),
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Throw away another comparison in the folder; the same one goes on.")
@@ -103,6 +104,7 @@ def compare(
             test_limit=test_limit,
             bins=bins,
             condition=condition,
+            device=device,
         )
         with terminable():
             _compare(options, out, console, overwrite)

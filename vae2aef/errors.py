@@ -1,5 +1,6 @@
 """Errors with names, so that a training loop can tell them apart."""
 
+import math
 from typing import Any
 
 import torch
@@ -61,6 +62,39 @@ def require_finite_data(x: Tensor) -> None:
     if x.is_floating_point() and not bool(x.isfinite().all()):
         bad = (~x.isfinite()).reshape(x.shape[0], -1).any(1).nonzero().flatten().tolist()
         raise NonFiniteError(f"the data x holds NaN or infinite values in rows {_some(bad)} of the batch")
+
+
+def not_data(x: Any) -> str:
+    """Say what to write where something else than a tensor came for data."""
+    said = f"expected data x as a tensor (batch, *event), got {describe(x)}"
+    if isinstance(x, (tuple, list)) and x and isinstance(x[0], Tensor):
+        return (
+            f"{said}, as a DataLoader yields it: write `for x, y in loader: loss = aef(x)` if y is a label that the "
+            "VAE does not take, or aef(x, y) if it is a condition of the VAE"
+        )
+    if isinstance(x, dict):
+        return f"{said}: pass its data, as in aef(batch[{next(iter(x), 'x')!r}])"
+    return said
+
+
+def how_many(n: Any, kwargs: dict[str, Any]) -> int:
+    """Return the number of draws that `sample` is asked for.
+
+    Raises:
+        TypeError: for a shape, as torch's distributions take it, or a generator, which nothing here would read.
+        ValueError: for a negative number.
+    """
+    if "generator" in kwargs:
+        raise TypeError(
+            "sample takes no generator: priors and likelihoods draw from torch's own random state. Write "
+            "torch.manual_seed(0) before it, inside torch.random.fork_rng() if nothing else is to change"
+        )
+    if isinstance(n, bool) or not hasattr(n, "__index__") or (isinstance(n, Tensor) and n.dim()):
+        hint = f"; sample({math.prod(n)}) draws as many" if isinstance(n, (tuple, list, torch.Size)) else ""
+        raise TypeError(f"expected n, how many events to draw, as a whole number, got {n!r}{hint}")
+    if n.__index__() < 0:
+        raise ValueError(f"expected n, how many events to draw, of at least 0, got {n}")
+    return n.__index__()
 
 
 def require_finite(loss: Tensor, x: Tensor, **terms: Tensor) -> None:

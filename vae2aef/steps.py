@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from vae2aef.batch import Batch
 from vae2aef.chain import Perturb, Site
 from vae2aef.core import Expansion, Partition
+from vae2aef.errors import not_data
 from vae2aef.flows import Bijection, Identity
 from vae2aef.grids import Grid
 from vae2aef.likelihood import Likelihood, observed_density
@@ -214,6 +215,8 @@ class Steps(Wrapper):
         return core if isinstance(core, Partition) else None
 
     def _require_shape(self, x: Tensor) -> None:
+        if not isinstance(x, Tensor):
+            raise TypeError(not_data(x))
         if x.dim() >= 1 and x.shape[1:] == self.event_shape:
             return
         expected, more = ", ".join(map(str, self.event_shape)), ""

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
 from vae2aef.aef import AEF
+from vae2aef.callbacks import NoiseSchedule as NoiseSchedule
 from vae2aef.errors import NonFiniteError
 from vae2aef.evidence import EstimateWarning
 from vae2aef.gauge import drift
-from vae2aef.schedules import noise_at
+from vae2aef.marginal import LogProb
+from vae2aef.preprocess import bits_per_dim
+from vae2aef.wrapping.load import make_again
 
 try:
     from lightning import LightningModule
-    from lightning.pytorch import Trainer
-    from lightning.pytorch.callbacks import Callback
 except ImportError as problem:
     raise ImportError('vae2aef.training needs Lightning: pip install "vae2aef[demo]"') from problem
 
@@ -32,64 +34,6 @@ REMEDY = (
 
 class DriftWarning(UserWarning):
     """The loss of a deterministic AEF falls on, and the model is no better."""
-
-
-class NoiseSchedule(Callback):
-    """Change sigma while training, by `vae2aef.schedules.noise_at`; a function of the step, so that a run resumes.
-
-    Args:
-        start: the first sigma.
-        end: the last one.
-        steps: optimizer steps it takes; None for all of `Trainer(max_steps=...)`, or of its epochs.
-        kind: `"linear"` or `"cosine"`; or `"plateau"`: sigma falls by half, down to `end`, whenever the last `patience`
-            validations brought no better `val_log_prob`.
-        patience: for `"plateau"`.
-
-    Raises:
-        ValueError: for an unknown kind, or sigmas that are no sigmas.
-
-    Example:
-        >>> trainer = Trainer(callbacks=[NoiseSchedule(1.0, 0.1)])  # doctest: +SKIP
-    """
-
-    def __init__(
-        self, start: float, end: float, steps: int | None = None, kind: str = "cosine", patience: int = 3
-    ) -> None:
-        if kind == "plateau":
-            noise_at(0, 1, start, end, "constant")
-            if not 0 < end <= start:
-                raise ValueError(f"a plateau schedule halves sigma down to end > 0; got start={start}, end={end}")
-        else:
-            noise_at(0, steps or 1, start, end, kind)
-        self.start, self.end, self.steps, self.kind, self.patience = start, end, steps, kind, patience
-        self.sigma, self.best, self.worse = start, -float("inf"), 0
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Set the sigma of this step."""
-        if self.kind != "plateau":
-            steps = self.steps or int(trainer.estimated_stepping_batches)
-            self.sigma = noise_at(trainer.global_step, steps, self.start, self.end, self.kind)
-        aef = cast(AEFTask, pl_module).aef
-        if aef.noise != self.sigma:
-            aef.noise = self.sigma
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Halve sigma where validations have brought nothing better for long enough."""
-        found = trainer.callback_metrics.get("val_log_prob")
-        if self.kind != "plateau" or found is None or trainer.sanity_checking:
-            return
-        self.worse = 0 if float(found) > self.best else self.worse + 1
-        self.best = max(self.best, float(found))
-        if self.worse >= self.patience:
-            self.sigma, self.worse = max(self.sigma / 2, self.end), 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs."""
-        return {"sigma": self.sigma, "best": self.best, "worse": self.worse}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from `state_dict`."""
-        self.sigma, self.best, self.worse = (state_dict[name] for name in ("sigma", "best", "worse"))
 
 
 class AEFTask(LightningModule):
@@ -166,17 +110,71 @@ class AEFTask(LightningModule):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log the mean marginal log-likelihood in nats."""
         x, cond, kwargs = self._arguments(batch)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", EstimateWarning)
-            found = self.aef.log_prob(x, *cond, num_samples=self.validation_samples, seed=0, **kwargs)
-        self.log("val_log_prob", found.value.mean(), batch_size=len(x), sync_dist=True)
-        uncertain = found.uncertain.to(found.value.dtype).mean()
-        self.log("val_uncertain", uncertain, batch_size=len(x), sync_dist=True)
+        self._log_marginal("val", x, cond, kwargs)
         if batch_idx == 0 and len(x) > 1:
             read = self.aef.gauge(x, *cond, **kwargs)
             for name, meter in read.items() if isinstance(read, dict) else (("", read),):
                 for what, value in meter._asdict().items():
                     self.log(f"gauge_{what}" + (f"/{name}" if name else ""), value, batch_size=len(x), sync_dist=True)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Log `test_log_prob` and `test_uncertain`, as in validation, and `test_bits_per_dim` of continuous data."""
+        x, cond, kwargs = self._arguments(batch)
+        mean = self._log_marginal("test", x, cond, kwargs)
+        self.log("test_bits_per_dim", bits_per_dim(mean, self.aef.event_shape, 1), batch_size=len(x), sync_dist=True)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+        """Return of each datum its latents `z`, `reconstruction`, and `log_prob` with its `std_error` in nats."""
+        x, cond, kwargs = self._arguments(batch)
+        with torch.no_grad():
+            z = self.aef.encode(x, *cond, **kwargs)
+            found = self._marginal(x, cond, kwargs)
+            reconstruction = self.aef.decode(z, *cond, **kwargs)
+        return {
+            "z": z, "reconstruction": reconstruction, "log_prob": found.value, "std_error": found.std_error,
+        }  # fmt: skip
+
+    def _marginal(self, x: Tensor, cond: tuple[Any, ...], kwargs: dict[str, Any]) -> LogProb:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", EstimateWarning)
+            return self.aef.log_prob(x, *cond, num_samples=self.validation_samples, seed=0, **kwargs)
+
+    def _log_marginal(self, stage: str, x: Tensor, cond: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        found = self._marginal(x, cond, kwargs)
+        mean = found.value.mean()
+        self.log(f"{stage}_log_prob", mean, batch_size=len(x), sync_dist=True)
+        uncertain = found.uncertain.to(found.value.dtype).mean()
+        self.log(f"{stage}_uncertain", uncertain, batch_size=len(x), sync_dist=True)
+        return mean
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what makes the AEF again, so that `AEFTask.from_checkpoint(path, vae)` needs nothing else."""
+        checkpoint["vae2aef"] = {
+            "aef": self.aef.content(state=False), "lr": self.lr, "validation_samples": self.validation_samples,
+        }  # fmt: skip
+
+    @classmethod
+    def from_checkpoint(
+        cls, path: str | Path, vae: Any, *, split: Callable[[Any], Any] | None = None, **options: Any
+    ) -> AEFTask:
+        """Make the task of one of its checkpoints, without wrapping by hand.
+
+        Args:
+            path: a checkpoint of Lightning's.
+            vae: a VAE of the class that was wrapped; it gets the weights of the checkpoint.
+            split: as for the task; functions are in no file.
+            **options: options of `wrap` that are objects, as for `vae2aef.load`.
+
+        Raises:
+            ValueError: if it is no checkpoint of such a task.
+        """
+        found = torch.load(path, map_location="cpu", weights_only=True)
+        kept = found.get("vae2aef") if isinstance(found, dict) else None
+        if kept is None:
+            raise ValueError(f"{path}: no checkpoint of an AEFTask")
+        state = {k.removeprefix("aef."): v for k, v in found["state_dict"].items() if k.startswith("aef.")}
+        aef = make_again({**kept["aef"], "state": state}, str(path), vae, **options)
+        return cls(aef, kept["lr"], kept["validation_samples"], split)
 
     def on_validation_epoch_end(self) -> None:
         """Warn if the loss of a deterministic AEF falls on while log p(x) of validation data does not rise.

@@ -3,22 +3,21 @@
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vae2aef.added import load_added, save_added
 from vae2aef.chain import Site
 from vae2aef.core import DEFAULT_NOISE, Expansion, NoFeatures
 from vae2aef.modes import parameters
 from vae2aef.parts import VAEParts
 from vae2aef.program import VAEProgram
+from vae2aef.saved import Saved
 
 
-class Wrapper(nn.Module):
+class Wrapper(Saved):
     """Hold a VAE without touching it; know what was added for which latent, copy, print, load.
 
     Args:
@@ -143,23 +142,6 @@ class Wrapper(nn.Module):
     def added(self) -> dict[str, int]:
         """How many parameters each added part has, by name."""
         return {name: sum(p.numel() for p in parameters) for name, parameters in self.added_by_part().items()}
-
-    def save_added(self, path: "str | Path") -> None:
-        """Save what was added, without the VAE, as safetensors; `wrap(vae, example=x, added=path)` takes it up.
-
-        Raises:
-            ImportError: if safetensors is not installed; names the extra.
-        """
-        save_added(self, path)
-
-    def load_added(self, path: "str | Path") -> None:
-        """Load a file of `save_added`; the VAE is not touched.
-
-        Raises:
-            ImportError: if safetensors is not installed; names the extra.
-            ValueError: if the file does not fit; lists names and shapes, and nothing was loaded.
-        """
-        load_added(self, path)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         """Take checkpoints of 0.1, which knew one latent and one likelihood: `core`, `core_flow` and `residual`."""

@@ -140,6 +140,8 @@ class Recipe:
 
     def _wrap(self, arm: Arm, seed: int) -> AEF:
         arguments = self.wrap_arguments(seed)
+        options: dict[str, Any] = {"core": arm.core, "core_flow": self.core_flow if arm.flow else "none"}
+        options["prior"] = None if self.prior == "vae" else self.prior
         torch.manual_seed(seed)
         try:
             with warnings.catch_warnings():
@@ -147,11 +149,9 @@ class Recipe:
                 return wrap(
                     **arguments,
                     example=(self.example, *self.cond) if self.cond else self.example,
-                    core=arm.core,
                     noise=arm.noise,
-                    core_flow=self.core_flow if arm.flow else "none",
-                    prior=None if self.prior == "vae" else self.prior,
                     **self.of_data(),
+                    **options,
                 )
         except (ValueError, TypeError) as problem:
             raise InputError(f"--vae {self.vae} cannot be wrapped: {problem}") from problem

@@ -13,7 +13,7 @@ from vae2aef.comparison.likelihoods import CHOICES as LIKELIHOODS
 from vae2aef.comparison.likelihoods import is_discrete
 
 # These only say how much of the same comparison is wanted: a folder may be extended by them.
-EXTENSIBLE = ("arms", "seeds")
+EXTENSIBLE = ("arms", "seeds", "device")
 CHOICES = {
     "likelihood": LIKELIHOODS,
     "preprocess": ("logit", "standardize", "none"),
@@ -48,6 +48,7 @@ class Options:
     test_limit: int = 1000
     bins: int | None = None
     condition: str = "none"
+    device: str = "auto"
 
     def __post_init__(self) -> None:
         if problems := [*self._bad_numbers(), *self._bad_names()]:
@@ -66,6 +67,8 @@ class Options:
             problems.append(f"--lr must be positive, got {self.lr}")
         if not 0 < self.lam < 0.5:
             problems.append(f"--lam must lie between 0 and 0.5, got {self.lam}")
+        if self.device.split(":")[0] not in ("auto", "cpu", "cuda", "mps"):
+            problems.append(f"--device must be auto, cpu, cuda, cuda:N or mps, got {self.device}")
         return problems
 
     def _bad_names(self) -> list[str]:

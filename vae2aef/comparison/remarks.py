@@ -22,7 +22,7 @@ def of_data(dataset: Dataset, options: Options) -> list[str]:
     """Say how the data were read, and that they are the default ones where a factory of the user's own is given."""
     said = list(dataset.notes)
     if options.data == Options.data and options.vae not in BUILT_IN:
-        said.append(f"--data is {options.data}, the default: {options.vae} is trained on scikit-learn's digits")
+        said.append(f"--data is {options.data}, the default: {options.vae} is trained on scikit-learn's, not on yours")
     if dataset.labels and options.condition == "none":
         said.append(
             f"labels of {len(dataset.classes)} classes are there and not used; --condition labels, or one_hot, hands "

@@ -146,8 +146,8 @@ def _train(aef: AEF, seed: int, data: RunData, options: Options, checkpoint: Pat
     with deferred_interrupt() as flag, _quiet():
         recorder = Recorder(options.steps, seed, measure, checkpoint, flag, progress.loss)
         trainer = Trainer(
-            accelerator="auto",
-            devices=1,
+            accelerator=options.device.split(":")[0],
+            devices=[int(options.device.split(":")[1])] if ":" in options.device else 1,
             max_steps=options.steps,
             max_epochs=-1,
             gradient_clip_val=GRADIENT_CLIP,

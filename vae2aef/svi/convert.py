@@ -1,5 +1,6 @@
 """`from_pyro`: a Pyro model and guide as a module whose forward is the loss."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from vae2aef.aef import AEF
@@ -8,6 +9,7 @@ from vae2aef.errors import WrapError
 from vae2aef.svi.pair import PyroPair
 from vae2aef.svi.single import SinglePyro, read_pair
 from vae2aef.wrapping import wrap
+from vae2aef.wrapping.choices import CoreOption, FlowOption, PriorOption
 from vae2aef.wrapping.likelihoods import one_of
 
 
@@ -15,9 +17,9 @@ def from_pyro(
     model: Any,
     guide: Any,
     *args: Any,
-    core: Any = "linear",
-    core_flow: Any = "coupling",
-    prior: Any = None,
+    core: CoreOption = "linear",
+    core_flow: FlowOption = "coupling",
+    prior: PriorOption = None,
     likelihood: Any = None,
     residual: Any = None,
     preprocess: Any = None,
@@ -57,9 +59,10 @@ def from_pyro(
     likelihood = one_of(likelihood, residual)
     parts = read_pair(pair, Batch(x, tuple(cond), named))
     if isinstance(parts, SinglePyro):
-        core, core_flow = (o[parts.latent] if isinstance(o, dict) else o for o in (core, core_flow))
+        core = core[parts.latent] if isinstance(core, Mapping) else core
+        core_flow = core_flow[parts.latent] if isinstance(core_flow, Mapping) else core_flow
         likelihood = parts.residual if likelihood is None else likelihood
     elif likelihood is not None:
         raise WrapError(f"likelihood= needs a pair with one latent and one observed site; this has {parts.not_single}")
-    options = {"core": core, "core_flow": core_flow, "preprocess": preprocess, "noise": noise}
+    options: dict[str, Any] = {"core": core, "core_flow": core_flow, "preprocess": preprocess, "noise": noise}
     return wrap(pair, example=(x, *cond, named), prior=prior, likelihood=likelihood, **options)

@@ -1,5 +1,7 @@
 """The example that `wrap` reads shapes from: taken apart, cut to a few rows, preprocessed."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -31,6 +33,22 @@ def read_example(example: Any) -> Batch:
         "expected example=x, a batch of data of shape (batch, *event), or (x, *conditions): shapes are read from it "
         f"and the parts are checked on it; got {'nothing' if example is None else describe(example)}"
     )
+
+
+@contextmanager
+def naming_labels(batch: Batch) -> Iterator[None]:
+    """Say, where a batch of a data loader cannot be wrapped, that what stands beside x is taken for a condition."""
+    try:
+        yield
+    except (WrapError, TypeError) as error:
+        y = batch.cond[0] if len(batch.cond) == 1 else None
+        if not isinstance(y, Tensor) or y.dim() != 1:
+            raise
+        raise WrapError(
+            f"{error} -- the example is (x, y), so that y, {describe(y)}, is a condition of the VAE; if it is a label "
+            "that the VAE does not take, ",
+            "pass example=x",
+        ) from error
 
 
 def example_rows(example: Batch, preprocess: Bijection, discrete: bool = False) -> Batch:

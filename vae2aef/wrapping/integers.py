@@ -1,15 +1,19 @@
 """Whole numbers among the data: grey levels to dequantise, or classes, such as tokens, that have no density."""
 
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vae2aef.errors import DataTypeError, WrapError
+from vae2aef.errors import DataTypeError, WrapError, WrapWarning
 from vae2aef.flows import Bijection
 from vae2aef.modes import modules
 from vae2aef.preprocess import Dequantize
 from vae2aef.wrapping.trial import modules_of
+
+MANY = 256
+"""So many values of an example are on a grid by no chance."""
 
 
 def require_no_tokens(vae: Any, x: Tensor) -> None:
@@ -59,3 +63,34 @@ def require_integers(preprocess: Bijection, x: Tensor) -> None:
                 f"Pass integers: {line}"
                 + (", with vae2aef.Dequantize(2) if they are bits" if bool(x.max() <= 1) and top == 1 else ""),
             )
+
+
+def warn_of_grey_levels(discrete: bool, preprocess: Bijection, x: Tensor) -> None:
+    """Warn of grey levels that get a density as they are: it grows without bound on them, and its bits mean nothing.
+
+    Args:
+        discrete: whether p(x | z) is a probability of levels.
+        preprocess: of the AEF.
+        x: data as the user gives it, `(batch, *event)`.
+
+    Warns:
+        WrapWarning: gives the lines that help.
+    """
+    dequantised = any(isinstance(step, Dequantize) for step in preprocess.modules())
+    if discrete or dequantised or not x.is_floating_point() or x.numel() < MANY or not bool(x.isfinite().all()):
+        return
+    top = 255 if bool((x >= 0).all() and (x <= 1).all()) else 1
+    levels = (x * top).round()
+    if not bool((levels / top == x).all()) or bool(levels.min() < 0) or len(levels.unique()) <= 2:
+        return
+    line = "(255 * x).round().to(torch.uint8)" if top == 255 else "x.to(torch.uint8)"
+    warnings.warn(
+        WrapWarning(
+            f"the example holds grey levels ({'multiples of 1/255' if top == 255 else 'whole numbers'}) as floating "
+            "point data: a density of continuous data can grow without bound on them, and its bits per dimension mean "
+            "nothing. ",
+            f"Dequantise them, x = vae2aef.dequantize({line}), or score them as they are: "
+            'likelihood="discretized_logistic"' + ("" if top == 255 else ", of x / 255"),
+        ),
+        stacklevel=4,
+    )

@@ -5,7 +5,8 @@ flow and the residual scale never train, and nothing else shows it.
 
 `torch.optim` can say when a step was taken, but only to a hook for all optimizers of the process. One is set, at the
 first `wrap`; it reads parameter lists, changes nothing, and forgets an AEF after its verdict or when it is gone. It is
-never removed: garbage collection can strike while torch goes through its hooks, and a hook less would break the step.
+never removed but by `watch_optimizers(False)`: garbage collection can strike while torch goes through its hooks, and a
+hook less would break the step.
 Comparing parameter versions in `AEF.forward` instead would need no hook, but fused optimizers do not count versions,
 and compiled models do not run Python.
 """
@@ -32,13 +33,38 @@ def watch(aef: "AEF") -> None:
     The verdict comes at the second step of an optimizer, so that a loop with one optimizer for the VAE and
     another for the rest has shown both. Parameters with `requires_grad=False` are nobody's concern.
     """
-    if not any(p.requires_grad for p in aef.added_parameters()):
+    if _off or not any(p.requires_grad for p in aef.added_parameters()):
         return
     if not _hook:
         _hook.append(register_optimizer_step_post_hook(_look))
     _alive.add(aef)
     _watches[:] = [one for one in _watches if not one.done and one.aef() is not None]
     _watches.append(_Watch(aef))
+
+
+def stop_watching() -> None:
+    """Take the hook off `torch.optim`: nothing is watched until the next `wrap`. Not from within a step.
+
+    `vae2aef.watch_optimizers(False)` calls this, and keeps `wrap` from setting the hook again.
+    """
+    for hook in _hook:
+        hook.remove()
+    _hook.clear()
+    _watches.clear()
+
+
+def watch_optimizers(on: bool = True) -> None:
+    """Say whether `wrap` watches optimizers, to warn of one that leaves out what an AEF has added (it does).
+
+    For this one hook is set on `torch.optim`, at the first `wrap`, which reads the parameter lists of optimizers as
+    they step, and changes nothing.
+
+    Args:
+        on: False takes the hook off, for good; True has the next `wrap` set it again.
+    """
+    _off[:] = [] if on else [True]
+    if not on:
+        stop_watching()
 
 
 def _look(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -99,3 +125,4 @@ def _warn(optimizer: Optimizer, aef: "AEF", missing: list[Any]) -> None:
 _watches: list[_Watch] = []
 _alive: "weakref.WeakSet[AEF]" = weakref.WeakSet()
 _hook: list[RemovableHandle] = []
+_off: list[bool] = []

@@ -11,12 +11,13 @@ from vae2aef.batch import Batch
 from vae2aef.modes import modules, untouched
 from vae2aef.parts import VAEParts
 from vae2aef.registry import unwrap
+from vae2aef.wrapping.choices import KL, CoreOption, FlowOption, PreprocessOption, PriorOption, ScaleName, Start
 from vae2aef.wrapping.contract import prove
 from vae2aef.wrapping.cores import build_sites, is_partition, read_core, resolve_core
 from vae2aef.wrapping.entry import enter
-from vae2aef.wrapping.example import example_rows, read_example
+from vae2aef.wrapping.example import example_rows, naming_labels, read_example
 from vae2aef.wrapping.find_parts import find_parts
-from vae2aef.wrapping.integers import require_integers, require_no_tokens
+from vae2aef.wrapping.integers import require_integers, require_no_tokens, warn_of_grey_levels
 from vae2aef.wrapping.leaks import prove_no_leak
 from vae2aef.wrapping.likelihoods import build_likelihood, one_of, read_likelihood, require_no_preprocessing
 from vae2aef.wrapping.look import Seen, look
@@ -39,19 +40,19 @@ def wrap(
     example: Any = None,
     encoder: Callable[..., Any] | None = None,
     decoder: Callable[..., Any] | None = None,
-    encoder_scale: str | None = None,
-    decoder_scale: str | None = None,
+    encoder_scale: ScaleName | None = None,
+    decoder_scale: ScaleName | None = None,
     output: Callable[[Any], Any] | None = None,
     forward: Callable[..., Any] | None = None,
-    core: "str | nn.Module | Tensor | None" = None,
-    core_flow: Any = "coupling",
-    prior: Any = None,
+    core: CoreOption = None,
+    core_flow: FlowOption = "coupling",
+    prior: PriorOption = None,
     likelihood: "str | float | nn.Module | Callable[..., Any] | None" = None,
     residual: "str | float | nn.Module | None" = None,
-    preprocess: Any = None,
+    preprocess: PreprocessOption = None,
     noise: float | None = None,
-    kl: str = "analytic",
-    start: str = "random",
+    kl: KL = "analytic",
+    start: Start = "random",
     added: "str | Path | None" = None,
 ) -> AEF:
     """Wrap a VAE as an AutoEncoder within Flows. The VAE is used as it is: nothing in it is changed or copied.
@@ -146,9 +147,12 @@ def wrap(
     if likelihood is None and decoder_scale is not None:
         likelihood = "decoder"
     options = {"core": read_core(core), "core_flow": core_flow, "prior": prior, "preprocess": preprocess}
-    with naming_stray_tensors(vae), untouched(*modules_of(vae, encoder, decoder, forward)):
+    with naming_labels(given_batch), naming_stray_tensors(vae), untouched(*modules_of(vae, encoder, decoder, forward)):
         aef = _wrapped(vae, given_batch, given, options, read_noise(noise), likelihood, start)
     aef.kl = kl
+    said = {**given, "core": core, "core_flow": core_flow, "prior": prior, "likelihood": likelihood, "kl": kl,
+            "preprocess": preprocess, "noise": noise, "start": start}  # fmt: skip
+    aef.remember(given_batch, {name: value for name, value in said.items() if value is not None})
     if added is not None:
         aef.load_added(added)
     watch(aef)  # warns if an optimizer leaves out what was added
@@ -198,6 +202,7 @@ def _wrapped(
     ).to(x.device)
     prove(aef, batch, seen)
     warn_of_learned_prior(aef, batch, seen)
+    warn_of_grey_levels(aef.discrete, bijection, x)
     if seen.local:
         aef.say(grid_line(seen, allow_other_grids(aef, batch, seen.grids)))
     return aef

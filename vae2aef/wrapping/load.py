@@ -1,0 +1,56 @@
+"""`vae2aef.load`: an AEF from a file of `aef.save`."""
+
+from pathlib import Path
+from typing import Any
+
+from vae2aef.aef import AEF
+from vae2aef.saved import OTHER, read_saved
+from vae2aef.wrapping.wrap import wrap
+
+
+def load(path: "str | Path", vae: Any, *, example: Any = None, **options: Any) -> AEF:
+    """Make an AEF of a file that `aef.save` wrote.
+
+    Args:
+        path: the file.
+        vae: a VAE of the class that was wrapped, with any weights: **it gets those of the file**, as by
+            `load_state_dict`, and is otherwise used as `wrap` uses it.
+        example: as for `wrap`, if the file holds none.
+        **options: options of `wrap` that are objects, such as functions and modules, which no file holds; and others
+            that are to be different, such as `noise=`.
+
+    Returns:
+        The AEF, on the CPU, in training mode.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no file of `aef.save`, or options or an example are missing; names them.
+        WrapError: if the VAE cannot be wrapped.
+        RuntimeError: if the weights do not fit this VAE.
+
+    Example:
+        >>> aef.save("aef.pt")  # doctest: +SKIP
+        >>> aef = vae2aef.load("aef.pt", MyVAE())  # doctest: +SKIP
+    """
+    return make_again(read_saved(path), str(path), vae, example=example, **options)
+
+
+def make_again(found: dict[str, Any], path: str, vae: Any, *, example: Any = None, **options: Any) -> AEF:
+    """Make an AEF of what `aef.content()` returned; `path` is for messages. The rest is as for `load`."""
+    missing = [name for name, value in found["options"].items() if value == OTHER and name not in options]
+    if missing:
+        line = ", ".join(f"{name}=..." for name in missing)
+        raise ValueError(
+            f"{path}: saved without {', '.join(missing)}, which are objects: vae2aef.load(path, vae, {line})"
+        )
+    if example is None:
+        if found["example"] is None:
+            raise ValueError(f"{path}: saved without an example: vae2aef.load(path, vae, example=x)")
+        x, cond, kwargs = found["example"]
+        example = (x, *cond, *([kwargs] if kwargs else []))
+    aef = wrap(vae, example=example, **{**found["options"], **options})
+    state = found["state"]
+    if "noise" in options:  # said to be different
+        state = {k: aef.state_dict()[k] if k.endswith(".core.sigma") else v for k, v in state.items()}
+    aef.load_state_dict(state)
+    return aef
