@@ -20,7 +20,6 @@ from torch import Tensor
 from vae2aef.aef import AEF
 from vae2aef.comparison.batches import Batches
 from vae2aef.comparison.evaluate import (
-    Pictures,
     certificate,
     choose_proposal,
     gauge,
@@ -31,6 +30,7 @@ from vae2aef.comparison.evaluate import (
 from vae2aef.comparison.files import make_folder, read_json, write_atomic, write_json
 from vae2aef.comparison.interrupt import Interrupted, deferred_interrupt
 from vae2aef.comparison.options import Options
+from vae2aef.comparison.portrait import portrait
 from vae2aef.comparison.recorder import Recorder
 from vae2aef.preprocess import bits_per_dim
 from vae2aef.training import AEFTask
@@ -101,8 +101,9 @@ def run_arm(
     device = next(aef.parameters()).device
     test = data.test.to(device)
     found = marginal(aef, test, options.importance_samples, None, "test", progress.testing)
-    shown = pictures(aef, data.shown.to(device), SAMPLES_SHOWN)
-    write_atomic(folder / "pictures.npz", lambda path: _save_arrays(path, shown))
+    seen = pictures(aef, data.shown.to(device), SAMPLES_SHOWN)._asdict()
+    shown = {name: images.numpy() for name, images in seen.items()} | portrait(aef, test, found.value)
+    write_atomic(folder / "pictures.npz", lambda path: np.savez_compressed(path, **shown))
     content = {
         "arm": arm,
         "seed": seed,
@@ -113,6 +114,7 @@ def run_arm(
         "reconstruction_mse": reconstruction_mse(aef, test),
         "gauge": gauge(aef, data.validation.to(device)),
         "validation_bits_per_dim": record.curve,
+        "validation_seconds": record.curve_seconds,
         "training_loss": record.losses,
         "test": {
             "log_prob": found.value.tolist(),
@@ -170,10 +172,6 @@ def _count(aef: AEF) -> dict[str, Any]:
     total = sum(p.numel() for p in aef.parameters())
     added = aef.added
     return {"total": total, "vae": total - sum(added.values()), "added": added}
-
-
-def _save_arrays(path: Path, shown: Pictures) -> None:
-    np.savez(path, reconstructions=shown.reconstructions.numpy(), samples=shown.samples.numpy())
 
 
 @contextmanager
