@@ -19,13 +19,15 @@ def finished(out, kind):
 
     Args:
         out: a folder.
-        kind: `"images"` with two latents, `"table"` with three, or `"earlier"`: images by an earlier version.
+        kind: `"images"` with two latents, `"deep"`: with 300 and two seeds, `"table"`: of vectors with three, or
+            `"earlier"`: images by an earlier version.
     """
     random = np.random.RandomState(0)
-    event, bins, latents = ((5,), 1, 3) if kind == "table" else ((1, 6, 6), 16, 2)
+    event, bins = ((5,), 1) if kind == "table" else ((1, 6, 6), 16)
+    latents, seeds = {"table": 3, "deep": 300}.get(kind, 2), 2 if kind == "deep" else 1
     test = torch.tensor(random.rand(TEST, *event) if bins > 1 else random.randn(TEST, *event)).float()
-    options = Options(arms=ARMS, steps=10, data="d", importance_samples=100)
-    runs = [run(k, arm, kind) for k, arm in enumerate(ARMS)]
+    options = Options(arms=ARMS, steps=10, data="d", importance_samples=100, seeds=seeds)
+    runs = [{**run(k, arm, kind), "seed": seed} for k, arm in enumerate(ARMS) for seed in range(seeds)]
     for arm in ARMS:
         folder = out / "runs" / f"seed0-{arm}"
         folder.mkdir(parents=True)
@@ -71,7 +73,7 @@ def arrays(random, test, latents, kind):
         "easiest": np.arange(8)[::-1],
         "hardest_reconstructions": test[:8],
         "easiest_reconstructions": test[:8],
-        "mean_variance": np.array([0.9, 0.001, 0.5])[:latents],
+        "mean_variance": np.tile([0.9, 0.001, 0.5], latents)[:latents],
         "posterior_mean": random.randn(latents) * 0.1,
         "posterior_std": np.ones(latents),
         "prior_mean": np.zeros(latents),

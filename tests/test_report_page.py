@@ -17,6 +17,7 @@ pytest.importorskip("jinja2")
 from report_material import finished, nothing_drawn
 
 from vae2aef.comparison import gallery, sections
+from vae2aef.comparison.figures import LATENTS
 from vae2aef.comparison.outcome import Material
 from vae2aef.comparison.page import render, typeset
 from vae2aef.comparison.portrait import EXTREMES, REACH, STEPS, WALKED, portrait, quantiles
@@ -58,11 +59,11 @@ class Reader(HTMLParser):
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """The page of images with two latents, of a table with three, and of images by runs of an earlier version."""
+    """The page of images with two latents and with many, of a table, and of images by runs of an earlier version."""
     with pytest.MonkeyPatch.context() as patch:
         nothing_drawn(patch)
         made = {}
-        for kind in ("images", "table", "earlier"):
+        for kind in ("images", "deep", "table", "earlier"):
             out = tmp_path_factory.mktemp(kind)
             page = sections.page(finished(out, kind), out, "vae2aef compare --data 'a&b'", "vae2aef 0")
             made[kind] = page, Reader(render(page))
@@ -86,7 +87,11 @@ def test_sections_in_order(pages):
               "Hardest and easiest test data", "Use of the latents", "Gauge meter", "Certificate",
               "What the number means", "Method", "Command"]  # fmt: skip
     assert pages["images"][1].of("h2") == titles
-    assert pages["table"][1].of("h2") == [title.replace("Latent manifold", "Traversals") for title in titles]
+    assert (
+        pages["deep"][1].of("h2")
+        == pages["table"][1].of("h2")
+        == [title.replace("Latent manifold", "Traversals") for title in titles]
+    )
     without = {"Latent manifold", "Hardest and easiest test data", "Use of the latents"}
     assert pages["earlier"][1].of("h2") == [title for title in titles if title not in without]
     for _, read in pages.values():
@@ -95,7 +100,7 @@ def test_sections_in_order(pages):
         assert {one["href"][1:] for one in read.attributes("a")} <= set(anchors)
 
 
-@pytest.mark.parametrize("kind", ["images", "table", "earlier"])
+@pytest.mark.parametrize("kind", ["images", "deep", "table", "earlier"])
 def test_words(pages, kind):
     """No sentence twice, true minus signs, heads of columns in a few words, what ± is beside the first table."""
     _, read = pages[kind]
@@ -125,15 +130,17 @@ def test_charts_have_their_data(pages):
         drawn = [one["data-spec"] for one in read.attributes("div") if "data-spec" in one]
         assert sorted(drawn) == sorted(page.specs)
     page, _ = pages["images"]
-    rows = (
-        page.specs["curve-steps"]["datasets"] if "datasets" in page.specs["curve-steps"] else page.specs["curve-steps"]
+    assert '"bits": 2.5' in json.dumps(page.specs["curve-steps"]) and '"seconds": 4.0' in json.dumps(
+        page.specs["curve-seconds"]
     )
-    assert '"bits": 2.5' in json.dumps(rows) and '"seconds": 4.0' in json.dumps(page.specs["curve-seconds"])
     assert "curve-seconds" not in pages["earlier"][0].specs
     datum = page.test[3]
     assert (datum["number"], datum["a0"], datum["a1"]) == (3, -13.0, -11.0)
     assert datum["image"].startswith("data:image/webp") and "image" not in pages["table"][0].test[3]
     assert {"z0x", "z1y"} <= datum.keys()
+    rows = pages["deep"][0].specs["aggregate"]["layer"][1]["data"]["values"]
+    assert len(rows) == 2 * LATENTS and {row["latent"] % 3 for row in rows} == {0, 1, 2}
+    assert len({datum["a0"] for datum in pages["deep"][0].test}) > 1
 
 
 def test_what_seconds_and_steps_say(pages):

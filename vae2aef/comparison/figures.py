@@ -15,6 +15,8 @@ from vae2aef.comparison.page import Figure, View
 
 THUMBNAILS = 1_500_000
 """Characters that pictures of single test data may take together."""
+LATENTS = 256
+"""Latents that are drawn: those with the largest variance of the posterior mean."""
 RING = 60
 NINETY_FIVE = math.sqrt(-2 * math.log(0.05))
 """The radius that holds 95 % of a standard normal of two dimensions."""
@@ -95,11 +97,14 @@ def latents(material: Material, specs: dict[str, Spec]) -> list[Figure]:
     arms, rows = material.having("mean_variance"), []
     for arm in arms:
         rows += _latents_of(arm, material.arrays[arm])
+    most = max((len(material.arrays[arm]["mean_variance"]) for arm in arms), default=0)
+    some = f" Of {most} latents the {LATENTS} most used are drawn." if most > LATENTS else ""
     specs["units"] = charts.units([row for row in rows if row["variance"] > 0], material.arms)
     specs["aggregate"] = charts.aggregate(rows, material.arms)
     views = [
         View("active units", ["units"],
-             "Latents above the dashed line carry something of the data (Burda et al., 2016); those below are idle."),
+             "Latents above the dashed line carry something of the data (Burda et al., 2016); those below are idle."
+             + some),
         View("aggregate posterior", ["aggregate"],
              "Each point is a latent. On the cross, its codes are spread as the prior is; away from it, samples from "
              "the prior are decoded where no datum lies, or data lie where none is sampled."),
@@ -114,7 +119,7 @@ def latents(material: Material, specs: dict[str, Spec]) -> list[Figure]:
 
 
 def _latents_of(arm: str, found: dict[str, np.ndarray]) -> Records:
-    order = np.argsort(-found["mean_variance"])
+    order = np.argsort(-found["mean_variance"])[:LATENTS]
     return [
         {
             "arm": arm,
