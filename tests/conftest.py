@@ -57,12 +57,13 @@ def quick_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Comparisons write empty files for their two large pictures, which take matplotlib half of a short run's time.
+    """Comparisons write empty files for their two large pictures, and reports without Vega: half of a short run's time.
 
     A comparison made by a fixture of a wider scope, before this one, has the true ones.
     """
     for name in ("save_comparison", "save_curves"):
         monkeypatch.setattr(f"vae2aef.comparison.results.{name}", lambda path, *content: path.write_bytes(b""))
+    monkeypatch.setattr("vae2aef.comparison.page.library", lambda: "")  # seconds, once a process
 
 
 @pytest.fixture(autouse=True)

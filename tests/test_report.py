@@ -2,7 +2,6 @@
 
 import io
 import math
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +14,7 @@ from rich.console import Console
 
 from vae2aef.comparison import report, wording
 from vae2aef.comparison.options import Options
-from vae2aef.comparison.plots import save_comparison, save_curves, save_sheet, tile
+from vae2aef.comparison.plots import save_comparison, save_curves, tile
 from vae2aef.comparison.summary import mean_and_error, summarise
 from vae2aef.comparison.verdict import verdict
 
@@ -234,34 +233,6 @@ def test_protocol_says_what_was_done():
     ):
         assert part in text
     assert "between seeds" not in " ".join(wording.protocol(Options(), sizes, 17, ""))
-
-
-def test_the_page_needs_nothing_else(rows, tmp_path):
-    save_sheet(tmp_path / "a.png", np.random.rand(4, 1, 3, 3))
-    page = report.html_report(
-        "A <title>",
-        rows,
-        128,
-        [("vae", "a <VAE>")],
-        ["note & more"],
-        [(tmp_path / "a.png", "caption")],
-        "cmd --x '1'",
-        ["line"],
-        wording.MEANING,
-        "v",
-    )
-    assert not re.search(r'(src|href)="(?!data:)', page)
-    assert "http" not in page.replace("http-equiv", "")
-    assert "A &lt;title&gt;" in page
-    assert "note &amp; more" in page
-    assert "data:image/png;base64,iVBOR" in page
-    assert "<td>1.500 ± 6.353</td>" in page
-    assert "td { white-space: nowrap; }" in page
-    assert "pre { white-space: pre-wrap;" in page
-    assert "effective sample size of 128 draws" in page
-    assert "<dt>vae</dt><dd>a &lt;VAE&gt;</dd>" in page
-    assert "unbounded below" in page
-    assert "prefers-color-scheme" in page or "color-scheme: light dark" in page
 
 
 @pytest.mark.parametrize(

@@ -21,26 +21,29 @@ SHOWN = 8
 COLOURS = ("#4e79a7", "#59a14f", "#e15759", "#f28e2b", "#76b7b2", "#b07aa1")
 
 
-def tile(samples: np.ndarray, columns: int) -> np.ndarray:
-    """Put samples side by side on white.
+def tile(samples: np.ndarray, columns: int, transparent: bool = False) -> np.ndarray:
+    """Put samples side by side on white, or on nothing.
 
     Vectors are shown as square images where their length is a square, else as a strip.
 
     Args:
         samples: (n, *event) in the space of the data, where [0, 1] is black to white.
         columns: images in a row.
+        transparent: leave the gaps open, for a page that is light or dark.
 
     Returns:
-        (height, width, 3) in [0, 1].
+        (height, width, 3) in [0, 1]; 4 if transparent.
     """
     images = np.stack([_image(sample) for sample in samples])
     n, height, width, _ = images.shape
     gap = max(1, round(GAP * width))
     rows = math.ceil(n / columns)
-    sheet = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, 3))
+    sheet = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, 4 if transparent else 3))
+    sheet[..., 3:] = 0
     for i, image in enumerate(images):
         top, left = i // columns * (height + gap), i % columns * (width + gap)
-        sheet[top : top + height, left : left + width] = image
+        sheet[top : top + height, left : left + width, :3] = image
+        sheet[top : top + height, left : left + width, 3:] = 1
     return sheet
 
 

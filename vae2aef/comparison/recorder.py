@@ -51,6 +51,7 @@ class Recorder(Callback):
         self.window = max(1, steps // 100)
         self.losses: list[tuple[int, float]] = []
         self.curve: list[tuple[int, float]] = []
+        self.curve_seconds: list[float | None] = []  # spent in training steps until each measurement
         self.best_step = 0
         self.best_weights: dict[str, Tensor] = {}
         self.seconds = 0.0
@@ -93,6 +94,7 @@ class Recorder(Callback):
             self.best_step = step
             self.best_weights = {name: v.detach().cpu().clone() for name, v in aef.state_dict().items()}
         self.curve.append((step, value))
+        self.curve_seconds.append(self.seconds)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs."""
@@ -100,6 +102,7 @@ class Recorder(Callback):
             "losses": self.losses,
             "pending": self._pending,
             "curve": self.curve,
+            "curve_seconds": self.curve_seconds,
             "best_step": self.best_step,
             "best_weights": self.best_weights,
             "seconds": self.seconds,
@@ -110,3 +113,5 @@ class Recorder(Callback):
         self.losses, self._pending, self.curve = (list(state_dict[k]) for k in ("losses", "pending", "curve"))
         self.best_step, self.best_weights = state_dict["best_step"], state_dict["best_weights"]
         self.seconds = state_dict["seconds"]
+        # Checkpoints of earlier versions have no times: none are made up.
+        self.curve_seconds = list(state_dict.get("curve_seconds", [None] * len(self.curve)))

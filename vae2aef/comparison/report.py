@@ -1,11 +1,8 @@
-"""The result of a comparison on the terminal, and as one web page that needs nothing else."""
+"""The table of a comparison: on the terminal, in Markdown and on the page."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
-from html import escape
-from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -23,27 +20,6 @@ COLUMNS = (
     "seconds",
     "as good as {first} after",
 )
-
-STYLE = """
-:root { color-scheme: light dark; --line: #8886; --soft: #8882; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .35rem .6rem; border-bottom: 1px solid var(--line); }
-td { white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-th { font-weight: 600; vertical-align: bottom; }
-.wide { overflow-x: auto; }
-.note { border-left: 3px solid #e6a23c; background: var(--soft); padding: .4rem .8rem; margin: .5rem 0; }
-.verdict { font-size: 1.1rem; margin: .4rem 0; } .verdict:first-of-type { font-size: 1.3rem; font-weight: 600; }
-pre { background: var(--soft); padding: .7rem 1rem; border-radius: 4px; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; }
-img { width: 100%; background: white; border-radius: 4px; }
-figure { margin: 1rem 0; } figcaption { font-size: .9rem; opacity: .8; }
-li { margin: .3rem 0; }
-dl { display: grid; grid-template-columns: max-content auto; gap: .1rem .9rem; font-size: .9rem; }
-dt { font-weight: 600; } dd { margin: 0; }
-"""
 
 
 def headings(first: str, draws: int) -> list[str]:
@@ -104,66 +80,22 @@ def markdown_table(rows: Sequence[Row], draws: int) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def html_report(
-    title: str,
-    rows: Sequence[Row],
-    draws: int,
-    arms: Sequence[tuple[str, str]],
-    notes: Sequence[str],
-    pictures: Sequence[tuple[Path, str]],
-    command: str,
-    protocol: Sequence[str],
-    meaning: Sequence[str],
-    made_with: str,
-    verdict: Sequence[str] = (),
-) -> str:
-    """Return a web page with everything inline: it opens offline.
+def page_table(rows: Sequence[Row], reached: Sequence[float | None]) -> list[list[str]]:
+    """Return heading and rows for the report, in few words: its text says the rest.
 
     Args:
-        title: heading.
-        rows: of the table.
-        draws: importance samples for the marginal of one sample.
-        arms: name and text of each.
-        notes: what stands against taking the table at its word.
-        pictures: PNG files with their captions.
-        command: that makes this comparison.
-        protocol: how the numbers were made.
-        meaning: what they mean.
-        made_with: versions and machine, one line.
-        verdict: sentences, the first of which says what to take away.
+        rows: one an arm; differences are to the first.
+        reached: seconds until each arm was as good as the first one's best; None if it never was, or not known.
     """
-    body = "".join(f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in cells(row))}</tr>\n" for row in rows)
-    figures = "".join(
-        f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,'
-        f'{base64.b64encode(path.read_bytes()).decode()}"><figcaption>{escape(caption)}</figcaption></figure>\n'
-        for path, caption in pictures
-    )
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<h1>{escape(title)}</h1>
-{"".join(f'<p class="verdict">{escape(line)}</p>' for line in verdict)}
-<div class="wide"><table>
-<thead><tr>{"".join(f"<th>{escape(name)}</th>" for name in headings(rows[0].arm, draws))}</tr></thead>
-<tbody>
-{body}</tbody>
-</table></div>
-<dl>{"".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in arms)}</dl>
-{"".join(f'<p class="note">{escape(note)}</p>' for note in notes)}
-<h2>What the number means</h2>
-{"".join(f"<p>{escape(text)}</p>" for text in meaning)}
-<h2>Pictures</h2>
-{figures}<h2>How it was measured</h2>
-<ul>{"".join(f"<li>{escape(line)}</li>" for line in protocol)}</ul>
-<h2>The command</h2>
-<pre>{escape(command)}</pre>
-<p><small>{escape(made_with)}</small></p>
-</body>
-</html>
-"""
+    first = rows[0].arm
+    lines = [
+        ["arm", "bits per dim.", f"minus {first}", f"equal to {first} after", "training", "squared error", "parameters"]
+    ]
+    for row, seconds in zip(rows, reached, strict=True):
+        arm, bits, change, _, error, _, _, spent, share = cells(row)
+        after = share if row.reached is None else f"{row.reached:.0%} of steps"
+        after += "" if seconds is None else f", {seconds:.0f} s"
+        added = sum(row.added.values())
+        sizes = f"{_short(row.parameters)}, {_short(added)} added" if added else _short(row.parameters)
+        lines.append([arm, bits, change, after, f"{spent} s", error, sizes])
+    return lines

@@ -21,7 +21,6 @@ from vae2aef.aef import AEF
 from vae2aef.comparison.batches import Batches
 from vae2aef.comparison.conditions import NONE, Conditions
 from vae2aef.comparison.evaluate import (
-    Pictures,
     certificate,
     choose_proposal,
     gauge,
@@ -32,6 +31,7 @@ from vae2aef.comparison.evaluate import (
 from vae2aef.comparison.files import make_folder, read_json, write_atomic, write_json
 from vae2aef.comparison.interrupt import Interrupted, deferred_interrupt
 from vae2aef.comparison.options import Options
+from vae2aef.comparison.portrait import portrait
 from vae2aef.comparison.recorder import Recorder
 from vae2aef.preprocess import bits_per_dim
 from vae2aef.training import AEFTask
@@ -104,8 +104,11 @@ def run_arm(
     device = next(aef.parameters()).device
     test, known = data.test.to(device), _on(device, data.conditions.test)
     found = marginal(aef, test, options.importance_samples, None, "test", progress.testing, known)
-    shown = pictures(aef, data.shown.to(device), SAMPLES_SHOWN, tuple(one[: len(data.shown)] for one in known))
-    write_atomic(folder / "pictures.npz", lambda path: _save_arrays(path, shown))
+    few = tuple(one[: len(data.shown)] for one in known)
+    seen = pictures(aef, data.shown.to(device), SAMPLES_SHOWN, few)._asdict()
+    more = {} if known else portrait(aef, test, found.value)  # of a VAE with conditions there are no traversals
+    shown = {name: images.numpy() for name, images in seen.items()} | more
+    write_atomic(folder / "pictures.npz", lambda path: np.savez_compressed(path, **shown))
     content = {
         "arm": arm,
         "seed": seed,
@@ -116,6 +119,7 @@ def run_arm(
         "reconstruction_mse": reconstruction_mse(aef, test, known),
         "gauge": gauge(aef, data.validation.to(device), _on(device, data.conditions.validation)),
         "validation_bits_per_dim": record.curve,
+        "validation_seconds": record.curve_seconds,
         "training_loss": record.losses,
         "test": {
             "log_prob": found.value.tolist(),
@@ -181,10 +185,6 @@ def _count(aef: AEF) -> dict[str, Any]:
     total = sum(p.numel() for p in aef.parameters())
     added = aef.added
     return {"total": total, "vae": total - sum(added.values()), "added": added}
-
-
-def _save_arrays(path: Path, shown: Pictures) -> None:
-    np.savez(path, **{name: part.numpy() for name, part in shown._asdict().items()})
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from vae2aef.comparison.arms import ARMS
 from vae2aef.comparison.options import Options
 from vae2aef.comparison.summary import Row
 
+OWN_LOOP = "In your own loop: "
+"""Begins the sentence that is code."""
 DOUBT = 0.5
 """Share of uncertain estimates from which on the verdict says that they may turn it round."""
 
@@ -87,4 +89,4 @@ def _line(best: Row, options: Options) -> list[str]:
         return []
     likelihood = "" if options.likelihood == "vae" else f', likelihood="{options.likelihood}"'
     settings = f'noise={arm.noise:g}, core_flow="{options.core_flow}"{likelihood}'
-    return [f"In your own loop: vae2aef.wrap(vae, example=x, {settings})"]
+    return [f"{OWN_LOOP}vae2aef.wrap(vae, example=x, {settings})"]

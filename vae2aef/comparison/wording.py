@@ -87,7 +87,47 @@ def model(aef: AEF, options: Options) -> str:
 
 
 def protocol(options: Options, sizes: dict[str, int], bins: int, shared: str) -> list[str]:
-    """Say how the numbers were made, one line each.
+    """Say how the numbers were made, one line each, what the arms are and what ± means included.
+
+    Args:
+        options: of the comparison.
+        sizes: number of training, validation and test samples.
+        bins: number of levels of the data.
+        shared: from `model`.
+    """
+    said = method(options, sizes, bins, shared)
+    each = [f"Arm {name}: {text}." for name, text in arms(options)]
+    return [*said[:2], *each, *said[2:], f"{plus_minus(options)} {MEASURED}"]
+
+
+MEASURED = (
+    "Reconstruction error is the mean squared error in the space of the data, encoding without noise. Seconds are "
+    "those in training steps."
+)
+
+
+def plus_minus(options: Options) -> str:
+    """Say what ± is."""
+    return (
+        "± is half of a 95 % interval, over test samples "
+        + ("and between seeds, by Student's t" if options.seeds > 1 else "alone: one seed says nothing of others")
+        + "; differences are paired sample by sample."
+    )
+
+
+def key(rows: Sequence[Row], options: Options) -> list[str]:
+    """Say what the columns of the report's table are."""
+    first = rows[0].arm
+    return [
+        plus_minus(options),
+        f"Equal to {first} after: when the arm was first as good on validation data as {first} ever was. Training: "
+        "seconds spent in steps. Squared error: of reconstructions, the mean over the values of the data, encoded "
+        "without noise.",
+    ]
+
+
+def method(options: Options, sizes: dict[str, int], bins: int, shared: str) -> list[str]:
+    """Say how the numbers were made, one line each, without what the arms are and what ± means.
 
     Args:
         options: of the comparison.
@@ -113,7 +153,6 @@ def protocol(options: Options, sizes: dict[str, int], bins: int, shared: str) ->
             else f"Preprocessing: {steps[options.preprocess]}; its log-determinant is counted."
         ),
         shared,
-        *(f"Arm {name}: {text}." for name, text in arms(options)),
         f"The arms share networks, initial weights and order of the data"
         f"{'' if options.discrete else ', and dequantisation noise'}. {seeds}, "
         f"{options.steps} steps of Adam at {options.lr:g}, "
@@ -122,10 +161,6 @@ def protocol(options: Options, sizes: dict[str, int], bins: int, shared: str) ->
         f"sampling with {VALIDATION_SAMPLES} draws.",
         f"Test: marginal by importance sampling with {options.importance_samples} draws for each sample (Eq. 17-18 "
         "with −log K), placed by a mixture fitted to each sample's posterior; the same random numbers for all arms.",
-        "± is half of a 95 % interval, over test samples "
-        + ("and between seeds, by Student's t" if options.seeds > 1 else "alone: one seed says nothing of others")
-        + "; differences are paired sample by sample. Reconstruction error is the mean squared error in the space "
-        "of the data, encoding without noise. Seconds are those in training steps.",
     ]
 
 
