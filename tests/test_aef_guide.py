@@ -373,6 +373,7 @@ def test_predictive_uses_the_trained_guide():
     assert not torch.allclose(plain.reshape(3, B, D)[0], plain.reshape(3, B, D)[1])
 
 
+@pytest.mark.slow
 def test_importance_finds_the_marginal():
     """Linear and Gaussian: log p(x) is known; the weights of noise > 0 find it, with a flow too."""
     pair, x = Pair(), 0.5 * torch.randn(1, N)

@@ -79,6 +79,7 @@ def test_data_beyond_the_unit_interval_are_no_trouble():
     assert aef.check_log_prob(30, num_samples=64).gap.value < 0.1
 
 
+@pytest.mark.slow
 def test_annealing_finds_the_known_marginal(monkeypatch):
     monkeypatch.setattr(ais, "TEMPERATURES", 200)
     aef, vae, x = make()

@@ -67,6 +67,7 @@ def test_sigma_changes_and_nothing_is_compiled_again(make):
     assert torch.equal(compiled(x), compiled(x)) and counter.frame_count == 2
 
 
+@pytest.mark.slow
 @needs_dynamo
 def test_other_grids_in_one_graph():
     aef, _ = spatial()

@@ -138,6 +138,7 @@ def test_draws_until_the_target_error():
     st.sampled_from([3, 7, 50]),
     st.sampled_from(["auto", "own", "laplace"]),
 )
+@pytest.mark.slow
 def test_a_seed_makes_the_number_the_datums_own(order, rows, chunk, kind):
     """Batch, order and chunk change nothing: the noise of dequantisation and the conditions are in it too."""
     torch.manual_seed(3)

@@ -238,6 +238,7 @@ def test_two_plates_of_the_batchs_size():
     import pyro
     import pyro.distributions as dist
 
+    pyro.clear_param_store()
     enc, x = nn.Linear(4, 4), torch.randn(4, 4)
 
     def model(x):

@@ -195,7 +195,7 @@ def test_what_is_for_densities_alone(name):
     x = data(name)
     for options, match in (
         ({"core": "center"}, "needs continuous data"),
-        ({"preprocess": "standardize"}, "leave prepr"),
+        ({"preprocess": "standardize"}, "Pass preprocess=None"),
     ):
         with pytest.raises(vae2aef.WrapError, match=match):
             vae2aef.wrap(VAE(name, 1), example=x, likelihood=name, encoder_scale="log_std", **options)
@@ -239,8 +239,8 @@ def test_the_range_of_grey_levels_is_read_off_the_example():
 def test_what_the_decoder_returns_must_fit():
     x = data("bernoulli")
     for name, likelihood, match in (
-        ("bernoulli_logits", "bernoulli", 'of logits pass likelihood="bernoulli_logits"'),
-        ("gaussian", "continuous_bernoulli", 'pass likelihood="continuous_bernoulli_logits"'),
+        ("bernoulli_logits", "bernoulli", 'If these are logits: Pass likelihood="bernoulli_logits"'),
+        ("gaussian", "continuous_bernoulli", 'Pass likelihood="continuous_bernoulli_logits"'),
         ("gaussian", DiscretizedLogistic((N,), "decoder"), "needs a decoder that returns"),
         ("gaussian", "categorical", "C classes for each value"),
         ("categorical", "gaussian", "shaped like the data"),
