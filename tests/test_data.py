@@ -177,7 +177,7 @@ def test_a_broken_image_is_named(tmp_path):
 
 def test_what_is_not_there_or_not_known(tmp_path):
     with pytest.raises(
-        InputError, match=r"no such file or folder: nowhere\.npz\. Accepted: digits, photographs, a \.npz"
+        InputError, match=r"no such file or folder: nowhere\.npz\. Accepted: photographs, digits, a \.npz"
     ):
         load("nowhere.npz")
     with pytest.raises(InputError, match="no images in this folder"):

@@ -83,6 +83,9 @@ def test_levels_in_steps_are_asked_for_and_read(tmp_path, levels, step, dtype):
     assert load(str(tmp_path / "a.npy"), 256).x_train.max() == 255
     with pytest.raises(InputError, match="expected 0 to 2"):  # three levels are none of these
         load(str(tmp_path / "a.npy"), 3)
+    if levels > 2:
+        with pytest.raises(InputError, match="expected 0 to 1"):  # nor are they bits, though 255 is a multiple of 1
+            load(str(tmp_path / "a.npy"), 2)
 
 
 # ---------------------------------------------------------------- parts and labels

@@ -46,7 +46,7 @@ def test_collapse_is_counted_and_features_open_a_path():
     assert wrapped(x, vae, core="noise", noise=1.0).encode(x).std(0).max() < 1e-6
 
 
-@pytest.mark.parametrize("where", ["the data x", "encoder_scale", "decoder"])
+@pytest.mark.parametrize("where", ["the data x", "encoder_location", "decoder"])
 def test_nan_is_named(where):
     assert where in of("The loss is NaN")
     x = data()
@@ -57,8 +57,8 @@ def test_nan_is_named(where):
     else:
         before = None
         with torch.no_grad():
-            if where == "encoder_scale":
-                aef.vae.to_log_var.bias.fill_(1e4)  # its exponential is infinite
+            if where == "encoder_location":
+                aef.vae.to_mean.bias.fill_(math.nan)
             else:
                 aef.vae.decoder[-2].bias.fill_(math.nan)
     with pytest.raises(vae2aef.NonFiniteError, match=where):
@@ -87,7 +87,7 @@ def test_a_loss_that_falls_for_nothing():
     aef = wrapped(x, noise=0.0)
     before, meter = float(aef(x).detach()), aef.gauge(x)
     with torch.no_grad():  # h -> h / c, g_s -> c g_s
-        weight, bias = aef.core.features.map
+        weight, bias = aef.core.features.map()
         aef.core.features.set_map(weight / 2, bias / 2)
         aef.vae.to_log_var.bias.add_(2 * math.log(2.0))
     assert float(aef(x).detach()) == pytest.approx(before - 2 * math.log(2), abs=1e-4)

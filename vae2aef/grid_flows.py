@@ -154,7 +154,7 @@ class CheckerboardCoupling(Bijection):
 
 
 class Invertible1x1Conv(Bijection):
-    """The same invertible linear map of the channels at every position, W = P L (U + diag(s)), `|log s|` <= 3.
+    """The same invertible linear map of the channels at every position, W = P L (U + diag(s)), log s from -3 to 3.
 
     P is a fixed permutation, L has ones on its diagonal, and W starts as a random rotation.
 

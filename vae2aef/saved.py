@@ -56,6 +56,7 @@ class Saved(nn.Module):
         options = dict(self._made_with)
         rows = options.pop("example", None)
         rows = rows if example else None
+        options |= {name: getattr(self, name) for name in ("kl",) if name in options}  # it may have been changed
         content: dict[str, Any] = {"format": FORMAT, "options": options, "example": rows and tuple(rows)}
         return {**content, "state": self.state_dict()} if state else content
 

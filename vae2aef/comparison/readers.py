@@ -17,7 +17,7 @@ from vae2aef.comparison.errors import InputError
 from vae2aef.wrapping.room import free_memory
 
 ACCEPTED = (
-    "digits, photographs, a .npz or .npy file, an IDX file (plain or .gz), a .csv or .parquet table, a folder of "
+    "photographs, digits, a .npz or .npy file, an IDX file (plain or .gz), a .csv or .parquet table, a folder of "
     "images, or one that Hugging Face's datasets saved"
 )
 UNREADABLE = (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
