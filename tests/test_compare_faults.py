@@ -108,7 +108,7 @@ def outcome(out: Path) -> dict:
     found = {}
     for run in sorted((out / "runs").iterdir()):
         result = json.loads((run / "result.json").read_text())
-        del result["seconds"]
+        del result["seconds"], result["validation_seconds"]
         found[run.name] = result
         found[run.name + " weights"] = {
             k: v.tolist() for k, v in torch.load(run / "best.pt", weights_only=True).items()
