@@ -130,7 +130,7 @@ def no_pictures():
     """Leave out what takes most of the time, and is tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vae2aef.comparison.results._save_pictures", lambda outcome, out: None)
-        patch.setattr("vae2aef.comparison.results._page", lambda *args: "page")
+        patch.setattr("vae2aef.comparison.results.render", lambda *args: "page")
         yield
 
 
