@@ -69,7 +69,7 @@ def warn_of_grey_levels(discrete: bool, preprocess: Bijection, x: Tensor) -> Non
     """Warn of grey levels that get a density as they are: it grows without bound on them, and its bits mean nothing.
 
     Args:
-        discrete: whether p(x | z) is a probability of levels.
+        discrete: whether p(x | z) is a probability of levels, or the VAE's own density, which may be.
         preprocess: of the AEF.
         x: data as the user gives it, `(batch, *event)`.
 

@@ -202,7 +202,7 @@ def _wrapped(
     ).to(x.device)
     prove(aef, batch, seen)
     warn_of_learned_prior(aef, batch, seen)
-    warn_of_grey_levels(aef.discrete, bijection, x)
+    warn_of_grey_levels(aef.discrete or aef.likelihood is None, bijection, x)
     if seen.local:
         aef.say(grid_line(seen, allow_other_grids(aef, batch, seen.grids)))
     return aef
