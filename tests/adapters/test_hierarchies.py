@@ -84,6 +84,7 @@ def test_fifty_steps_on_real_images(case: Hierarchy) -> None:
 
 
 @every_case
+@pytest.mark.filterwarnings("ignore:the example holds grey levels")  # residual=1.0 is a Gaussian of them
 def test_no_trace(case: Hierarchy) -> None:
     vae, example = case.make().train(), case.data()
     before, state = attributes(vae), {k: v.clone() for k, v in vae.state_dict().items()}
