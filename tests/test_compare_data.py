@@ -135,7 +135,7 @@ def test_a_result_worse_than_uniform_is_named(tmp_path):
 def test_draws_are_kept_beside_the_means(tmp_path):
     run(tmp_path, vae="test_compare_data:counted", arms=("vae",))
     with np.load(tmp_path / "out" / "runs" / "seed0-vae" / "pictures.npz") as file:
-        means, draws = file["samples"], file["draws"]
+        means, draws = file["samples"], file["draws_of_samples"]
     assert means.shape == draws.shape and 0.01 < np.abs(means - draws).mean()
     assert (tmp_path / "out" / "draws-vae.png").stat().st_size > 500
 

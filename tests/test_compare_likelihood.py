@@ -72,6 +72,7 @@ def test_what_does_not_fit(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.filterwarnings("ignore:the example holds grey levels")
 def test_the_built_in_nets_see_standardised_grey_levels():
     """A preprocessing does it for densities; a discrete likelihood has none."""
     x = torch.randint(0, 256, (50, 6)) / 255

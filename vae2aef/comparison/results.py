@@ -58,7 +58,7 @@ def _save_pictures(outcome: Outcome, out: Path) -> None:
     for arm, shown in pictures.items():
         save_sheet(out / f"reconstructions-{arm}.png", shown["reconstructions"][:SHOWN])
         save_sheet(out / f"samples-{arm}.png", shown["samples"])
-        save_sheet(out / f"draws-{arm}.png", shown["draws"])
+        save_sheet(out / f"draws-{arm}.png", shown.get("draws_of_samples", shown["draws"]))
     save_comparison(out / "comparison.png", originals, pictures, outcome.rows)
     save_curves(out / "curves.png", outcome.runs, material.arms)
 

@@ -107,7 +107,8 @@ def run_arm(
     few = tuple(one[: len(data.shown)] for one in known)
     seen = pictures(aef, data.shown.to(device), SAMPLES_SHOWN, few)._asdict()
     more = {} if known else portrait(aef, test, found.value)  # of a VAE with conditions there are no traversals
-    shown = {name: images.numpy() for name, images in seen.items()} | more
+    shown = {name: images.numpy() for name, images in seen.items()}
+    shown = {"draws_of_samples": shown["draws"]} | shown | more  # those of the portrait are of other latents, and more
     write_atomic(folder / "pictures.npz", lambda path: np.savez_compressed(path, **shown))
     content = {
         "arm": arm,
