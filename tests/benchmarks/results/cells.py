@@ -24,6 +24,7 @@ class Cell:
 
     Attributes:
         file: name of the `.npz` in the folder of data.
+        values: how many values a datum has.
         latents: D.
         likelihood: as `vae2aef compare --likelihood`; `"vae"` is the Gaussian of learned scale.
         bins: levels; 1 for data that are continuous already.
@@ -33,6 +34,7 @@ class Cell:
     """
 
     file: str
+    values: int
     latents: int
     likelihood: str
     bins: int
@@ -48,17 +50,19 @@ class Cell:
 
 GREY = "discretized_logistic"
 CELLS = {
-    "mnist": Cell("mnist", 32, GREY, 256, 2000, 500, "MNIST, 32 latents, discretised logistic"),
-    "cifar10": Cell("cifar10", 64, GREY, 256, 2000, 250, "CIFAR-10 subset, 64 latents, discretised logistic"),
-    "cifar10-gaussian": Cell("cifar10", 64, "vae", 256, 2000, 250, "CIFAR-10 subset, 64 latents, Gaussian on logits"),
-    "digits": Cell("digits", 8, GREY, 17, 1200, 300, "scikit-learn's digits, 8 latents, discretised logistic"),
-    "fashion": Cell("fashion", 32, GREY, 256, 2000, 500, "FashionMNIST, 32 latents, discretised logistic"),
-    "mnist-bits": Cell("mnist-bits", 32, "bernoulli_logits", 2, 2000, 500, "MNIST as bits, 32 latents, Bernoulli"),
-    "mnist2": Cell("mnist", 2, GREY, 256, 2000, 500, "MNIST, 2 latents, discretised logistic"),
-    "patches": Cell("patches", 16, GREY, 256, 2000, 500, "8x8 patches of photographs, 16 latents, discr. logistic"),
-    "shuttle": Cell("shuttle", 4, "vae", 1, 1500, 500, "Shuttle, 9 measurements, 4 latents, Gaussian"),
-    "power": Cell("power", 4, "vae", 1, 600, 200, "Italian power demand, 24 hours, 4 latents, Gaussian"),
-    "genes": Cell("genes", 10, "vae", 1, 600, 150, "blood cells, 765 genes, 10 latents, Gaussian"),
+    "mnist": Cell("mnist", 784, 32, GREY, 256, 2000, 500, "MNIST, 32 latents, discretised logistic"),
+    "cifar10": Cell("cifar10", 3072, 64, GREY, 256, 2000, 250, "CIFAR-10 subset, 64 latents, discretised logistic"),
+    "cifar10-gaussian": Cell(
+        "cifar10", 3072, 64, "vae", 256, 2000, 250, "CIFAR-10 subset, 64 latents, Gaussian on logits"
+    ),
+    "digits": Cell("digits", 64, 8, GREY, 17, 1200, 300, "scikit-learn's digits, 8 latents, discretised logistic"),
+    "fashion": Cell("fashion", 784, 32, GREY, 256, 2000, 500, "FashionMNIST, 32 latents, discretised logistic"),
+    "mnist-bits": Cell("mnist-bits", 784, 32, "bernoulli_logits", 2, 2000, 500, "MNIST as bits, 32 latents, Bernoulli"),
+    "mnist2": Cell("mnist", 784, 2, GREY, 256, 2000, 500, "MNIST, 2 latents, discretised logistic"),
+    "patches": Cell("patches", 64, 16, GREY, 256, 2000, 500, "8x8 patches of photographs, 16 latents, discr. logistic"),
+    "shuttle": Cell("shuttle", 9, 4, "vae", 1, 1500, 500, "Shuttle, 9 measurements, 4 latents, Gaussian"),
+    "power": Cell("power", 24, 4, "vae", 1, 600, 200, "Italian power demand, 24 hours, 4 latents, Gaussian"),
+    "genes": Cell("genes", 765, 10, "vae", 1, 600, 150, "blood cells, 765 genes, 10 latents, Gaussian"),
 }
 
 

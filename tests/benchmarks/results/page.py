@@ -1,7 +1,6 @@
 """Write the results page: `python page.py --runs FOLDER --docs docs`: tables, curves, and the raw runs as JSON.
 
-Nothing on the page is typed by hand but the sentences in `docs/results_text.md` (above) and this file's headings: every
-figure is computed from the runs.
+The sentences are those of `text.md` beside this; the tables are computed from the runs.
 """
 
 from __future__ import annotations
@@ -49,9 +48,9 @@ def read(folder: Path) -> dict[str, Runs]:
     return found
 
 
-def factor(cell: Cell, values: int) -> float:
+def factor(cell: Cell) -> float:
     """What nats are multiplied by: lower bits per dimension are better, more nats are."""
-    return -1 / (values * np.log(2)) if cell.unit == "bits" else 1.0
+    return -1 / (cell.values * np.log(2)) if cell.unit == "bits" else 1.0
 
 
 def offset(cell: Cell) -> float:
@@ -59,9 +58,9 @@ def offset(cell: Cell) -> float:
     return float(np.log2(cell.bins)) if cell.likelihood == "vae" and cell.bins > 1 else 0.0
 
 
-def lines(cell: Cell, runs: Runs, values: int) -> list[Line]:
+def lines(cell: Cell, runs: Runs) -> list[Line]:
     """Return the arms of a cell, the best first."""
-    scale, shift = factor(cell, values), offset(cell)
+    scale, shift = factor(cell), offset(cell)
     found = []
     for arm, own in runs.items():
         seeds = sorted(own)
@@ -83,14 +82,14 @@ def spread(found: MeanInterval, digits: int, sign: bool = False) -> str:
     return f"{number(found.mean, digits, sign)} ± {number(found.interval, digits)}"
 
 
-def table(cell: Cell, found: list[Line]) -> str:
+def table(found: list[Line], cell: Cell, runs: Runs) -> str:
     """One cell's table."""
     digits = 3 if cell.unit == "bits" else 2
     unit = "bits per dimension" if cell.unit == "bits" else "log p(x), nats"
     rows = [
         f"| arm | {unit} | difference to the VAE | seeds | certificate, nats | uncertain | best step | std of h "
-        "| s of training |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| equal after | s of training |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for line in found:
         run = line.run
@@ -99,9 +98,18 @@ def table(cell: Cell, found: list[Line]) -> str:
         rows.append(
             f"| {ARMS[line.arm].text} | {spread(line.value, digits)} | {difference} | {line.seeds} | "
             f"{number(run['certificate'], 2)} | {100 * run['uncertain'] / len(run['log_prob']):.0f} % | {best[0]} | "
-            f"{run['gauge']['std_h']:.2f} | {best_seconds(run)} |"
+            f"{run['gauge']['std_h']:.2f} | {equal_after(run, runs['vae'])} | {best_seconds(run)} |"
         )
     return "\n".join(rows)
+
+
+def equal_after(run: dict[str, Any], vae: dict[int, dict[str, Any]]) -> str:
+    """The share of the steps after which a run was as good on held-out data as the VAE of its seed ever was."""
+    if run["seed"] not in vae:
+        return ""
+    best = min(value for _, value, _ in vae[run["seed"]]["validation_nats"])
+    step = next((step for step, value, _ in run["validation_nats"] if value <= best), None)
+    return "never" if step is None else f"{100 * step / run['steps']:.0f} %"
 
 
 def best_seconds(run: dict[str, Any]) -> str:
@@ -109,11 +117,11 @@ def best_seconds(run: dict[str, Any]) -> str:
     return f"{run['validation_nats'][-1][2]:.1f}" if run["graph"] else ""
 
 
-def front(all_runs: dict[str, Runs], sizes: dict[str, int]) -> str:
+def front(all_runs: dict[str, Runs]) -> str:
     """The table of differences to the VAE, a row an arm, a column a cell."""
     cells = list(all_runs)
     rows = ["| arm | " + " | ".join(cells) + " |", "|---|" + "---:|" * len(cells)]
-    found = {name: {x.arm: x for x in lines(CELLS[name], all_runs[name], sizes[name])} for name in cells}
+    found = {name: {x.arm: x for x in lines(CELLS[name], all_runs[name])} for name in cells}
     for arm in SHOWN:
         entries = []
         for name in cells:
@@ -136,7 +144,7 @@ def with_table(readme: str, table: str) -> str:
     return before + heading + "\n".join(table.splitlines()[2:]) + after
 
 
-def picture(all_runs: dict[str, Runs], sizes: dict[str, int], path: Path) -> None:
+def picture(all_runs: dict[str, Runs], path: Path) -> None:
     """Learning curves of the first seed: held-out log p(x) against the step."""
     from matplotlib.figure import Figure
 
@@ -151,7 +159,7 @@ def picture(all_runs: dict[str, Runs], sizes: dict[str, int], path: Path) -> Non
             if run is None:
                 continue
             steps = [point[0] for point in run["validation_nats"]]
-            values = [-point[1] * factor(cell, sizes[name]) + offset(cell) for point in run["validation_nats"]]
+            values = [-point[1] * factor(cell) + offset(cell) for point in run["validation_nats"]]
             axes.plot(steps[1:], values[1:], "-", color=colour, lw=1.4, label=ARMS[arm].text)
         axes.set_title(cell.about, fontsize=9)
         axes.set_ylabel("bits per dimension" if cell.unit == "bits" else "log p(x), nats", fontsize=8)
@@ -165,26 +173,21 @@ def picture(all_runs: dict[str, Runs], sizes: dict[str, int], path: Path) -> Non
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--docs", type=Path, required=True)
     options = parser.parse_args()
     all_runs = read(options.runs)
-    sizes = {}
-    for name in all_runs:
-        with np.load(options.data / f"{CELLS[name].file}.npz", allow_pickle=False) as arrays:
-            sizes[name] = int(np.prod(arrays["x_test"].shape[1:]))
     (options.docs / "results").mkdir(exist_ok=True)
-    parts = [(Path(__file__).parent / "text.md").read_text().replace("{front}", front(all_runs, sizes))]
+    parts = [(Path(__file__).parent / "text.md").read_text().replace("{front}", front(all_runs))]
     for name, runs in all_runs.items():
         cell = CELLS[name]
-        parts.append(f"### {cell.about}\n\n{cell.steps} steps.\n\n{table(cell, lines(cell, runs, sizes[name]))}\n")
+        parts.append(f"### {cell.about}\n\n{cell.steps} steps.\n\n{table(lines(cell, runs), cell, runs)}\n")
         flat = [run for own in runs.values() for run in own.values()]
         (options.docs / "results" / f"{name}.json").write_text(json.dumps(flat))
     (options.docs / "results.md").write_text("\n".join(parts))
-    picture(all_runs, sizes, options.docs / "images" / "results.png")
+    picture(all_runs, options.docs / "images" / "results.png")
     readme = options.docs.parent / "README.md"
     if set(PICTURED) <= set(all_runs):
-        readme.write_text(with_table(readme.read_text(), front({name: all_runs[name] for name in PICTURED}, sizes)))
+        readme.write_text(with_table(readme.read_text(), front({name: all_runs[name] for name in PICTURED})))
 
 
 if __name__ == "__main__":
