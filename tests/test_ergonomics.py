@@ -3,6 +3,7 @@
 import io
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -77,6 +78,24 @@ def test_grey_levels_that_get_a_density_are_warned_of(scale, line):
         vae2aef.wrap(vae(), example=torch.rand(64, *EVENT))
 
 
+@pytest.mark.remedy("the example holds bits (0 and 1), and th")
+@pytest.mark.parametrize("likelihood", ["bernoulli", "bernoulli_logits"])
+def test_bits_that_get_a_density_are_warned_of(likelihood):
+    own = vae()
+    if likelihood == "bernoulli":
+        own.decoder.append(nn.Sigmoid())
+    x = (torch.rand(64, *EVENT) < 0.3).float()
+    with pytest.warns(WrapWarning, match=f'grow without bound.*likelihood="{likelihood}"$'):
+        vae2aef.wrap(own, example=x, likelihood="gaussian")
+    for core, preprocess in (("center", None), (None, "logit")):
+        with pytest.warns(WrapWarning, match=r"x = vae2aef\.dequantize\(x, bins=2\)$"):
+            vae2aef.wrap(own, example=0.5 * (x + x) if core else x, core=core, preprocess=preprocess)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        vae2aef.wrap(own, example=x, likelihood=likelihood)
+        vae2aef.wrap(own, example=vae2aef.dequantize(x, bins=2), core="center")
+
+
 # ---------------------------------------------------------------- sampling
 
 
@@ -132,7 +151,8 @@ def step(aef):
 @pytest.mark.parametrize(
     "options",
     [{}, {"core": "center", "noise": 0.0}, {"prior": "maf", "preprocess": ["logit", "standardize"]},
-     {"start": "exact", "core_flow": "maf"}, {"likelihood": "shared", "kl": "sampled"}],
+     {"start": "exact", "core_flow": "maf"}, {"likelihood": "shared", "kl": "sampled"},
+     {"noise": np.float64(0.5), "likelihood": np.float32(0.25)}],
 )  # fmt: skip
 def test_saved_and_loaded_it_is_the_same(tmp_path, options):
     aef = made(**options)
@@ -148,6 +168,15 @@ def test_saved_and_loaded_it_is_the_same(tmp_path, options):
     assert torch.equal(twin.encode(x), aef.encode(x)) and torch.equal(twin.reconstruct(x), aef.reconstruct(x))
     assert torch.equal(twin.expanded_log_prob(x), aef.expanded_log_prob(x))
     assert twin.state_dict().keys() == aef.state_dict().keys()
+
+
+def test_another_sigma_leaves_a_flow_that_began_exactly(tmp_path):
+    aef = made(start="exact", core_flow="maf")
+    aef.save(tmp_path / "aef.pt")
+    twin = vae2aef.load(tmp_path / "aef.pt", vae(), noise=0.8)
+    core = torch.randn(5, 2)
+    assert twin.noise == 0.8 and aef.noise == 0.3
+    assert torch.equal(twin.core_flow(core)[0], aef.core_flow(core)[0])
 
 
 def test_what_no_file_holds_is_asked_for(tmp_path):
@@ -246,6 +275,8 @@ def test_the_task_tests_predicts_and_comes_back(tmp_path):
     torch.testing.assert_close(torch.cat([part["z"] for part in predicted]), aef.encode(x))
     assert found["test_log_prob"] == pytest.approx(float(expected.value.mean()), abs=1e-3)
     assert found["test_bits_per_dim"] == pytest.approx(float(vae2aef.bits_per_dim(expected.value.mean(), EVENT, 1)))
+    with pytest.raises(TypeError, match=r"expected an AEF, got .*MLPVAE: wrap it first"):
+        AEFTask(vae())
     twin = AEFTask.from_checkpoint(tmp_path / "a.ckpt", vae())
     assert twin.lr == 3e-3 and torch.equal(twin.aef.encode(x), aef.encode(x))
     torch.save({"state_dict": {}}, tmp_path / "b.ckpt")

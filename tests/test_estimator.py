@@ -49,6 +49,33 @@ def test_outliers_lie_below_zero(fitted):
     assert (fitted.decision_function(X[:20] + np.array([0, 5, -5])) < 0).all()
 
 
+def test_data_in_order_are_scored_as_in_any_order():
+    """What divides inliers from outliers is read off rows from all of the data, not off the first thousand."""
+    low = np.sort(np.concatenate([0.1 * RNG.randn(1500, 1), 8 + 2 * RNG.randn(1500, 1)]), 0)
+    found = AEFEstimator(**{**QUICK, "max_iter": 100, "learning_rate": 1e-2}).fit(low)
+    assert (found.decision_function(low) < 0).mean() == pytest.approx(0.1, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("n_components", 0), ("max_iter", 1.5), ("batch_size", 0), ("importance_samples", -1), ("contamination", 1.5)],
+)
+def test_options_out_of_range_are_named(option, value):
+    with pytest.raises(ValueError, match=f"expected {option} as .* got {value}"):
+        AEFEstimator(**{**QUICK, option: value}).fit(X)
+
+
+def test_options_are_those_of_wrap():
+    bare = AEFEstimator(**{**QUICK, "core": "noise"}).fit(X)
+    assert bare.aef_.noise == 1.0 and AEFEstimator(**QUICK).fit(X).aef_.noise == 0.3
+
+
+def test_a_model_fitted_again_draws_as_at_first():
+    model = AEFEstimator(**QUICK).fit(X)
+    first = model.sample(3)
+    assert np.array_equal(model.fit(X).sample(3), first)
+
+
 def test_latents_and_samples(fitted):
     z = fitted.transform(X)
     assert z.shape == (300, 2)

@@ -223,3 +223,8 @@ def test_normalized_features_are_saved_with_their_rows(tmp_path):
     torch.save(first.state_dict(), tmp_path / "features.pt")
     second.load_state_dict(torch.load(tmp_path / "features.pt", weights_only=True))
     torch.testing.assert_close(second(x), first(x))
+    few = NormalizedFeatures((3,), (2,), example=torch.randn(5, 3))  # wrapped with a smaller example
+    few.load_state_dict(first.state_dict())
+    torch.testing.assert_close(few(x), first(x))
+    with pytest.raises(RuntimeError, match="size mismatch for rows"):
+        NormalizedFeatures((4,), (2,), example=torch.randn(5, 4)).load_state_dict(first.state_dict())

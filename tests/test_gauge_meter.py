@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from zoo_core import SmallVAE
 
 import vae2aef
@@ -32,6 +33,17 @@ def test_the_meter_reads_what_it_says(core_flow):
     assert read.core_share == pytest.approx(float(part.var(0).mean() / z.var(0).mean()), rel=1e-4)
     with pytest.raises(ValueError, match="two rows"):
         aef.gauge(x[:1])
+
+
+def test_the_meter_reads_the_model_as_it_is_evaluated():
+    x = torch.randn(40, 6)
+    norm = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
+    parts = {"encoder": lambda x: norm(x).chunk(2, 1), "decoder": nn.Linear(2, 6), "encoder_scale": "log_std"}
+    aef = vae2aef.wrap(norm, example=x, **parts).train()
+    before = {name: value.clone() for name, value in aef.state_dict().items()}
+    read = aef.gauge(x)
+    assert aef.training and norm[2].training and read == aef.eval().gauge(x)
+    assert all(torch.equal(value, before[name]) for name, value in aef.state_dict().items())
 
 
 def test_the_meter_sees_h_shrink():

@@ -122,6 +122,14 @@ def test_what_was_added_is_saved_alone(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["added.safetensors"]
 
 
+def test_features_of_held_scale_keep_their_rows_whatever_the_example(tmp_path):
+    vae, x = trained()
+    one = wrap(vae, x, core="normalized")
+    one.save_added(tmp_path / "added")
+    two = wrap(vae, x[:7] + 1, core="normalized", added=tmp_path / "added")
+    torch.testing.assert_close(two.encode(x), one.encode(x))
+
+
 def test_a_prior_that_is_the_vaes_own_is_not_saved_again(tmp_path):
     vae, x = trained()
     vae.own = vae2aef.FlowPrior(make_flow("coupling", 4), LATENT)

@@ -227,9 +227,19 @@ def test_saved_copied_and_converted():
     torch.testing.assert_close(single.decode(single.encode(x.float())).double(), aef.reconstruct(x), atol=1e-5, rtol=0)
 
 
-def test_empty_batch_and_one_row():
+@every
+def test_empty_batch(cls):
+    _, (x, *cond), aef = make(cls)
+    x, *cond = (each[:0] for each in (x, *cond))
+    before = {name: value.clone() for name, value in aef.state_dict().items()}
+    assert aef.train()(x, *cond) == 0
+    assert all(torch.equal(value, before[name]) for name, value in aef.state_dict().items())
+    assert aef.log_prob(x, *cond).value.shape == aef.log_prob(x, *cond, proposal="laplace").value.shape == (0,)
+    assert aef.encode(x, *cond).shape == (0, *aef.latent_shape) and aef.reconstruct(x, *cond).shape == x.shape
+
+
+def test_one_row():
     _, (x,), aef = make(zoo.LogVar)
-    assert aef(x[:0]) == 0
     close(aef.expanded_log_prob(x[:1]), aef.expanded_log_prob(x)[:1])
 
 

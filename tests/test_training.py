@@ -1,5 +1,6 @@
 """Training: the Lightning task, batches that depend on seed and step only, and runs that can be resumed."""
 
+import math
 import os
 import signal
 import types
@@ -14,6 +15,7 @@ pytest.importorskip("lightning")
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
+import vae2aef
 from vae2aef import wrap
 from vae2aef.comparison.arms import ARMS, Recipe
 from vae2aef.comparison.batches import Batches, continuous, stream
@@ -72,6 +74,19 @@ def test_the_optimizer_holds_the_vae_and_what_was_added():
     aef = small_aef()
     held = {id(p) for group in AEFTask(aef, lr=0.1).configure_optimizers().param_groups for p in group["params"]}
     assert held == {id(p) for p in aef.parameters()}
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_bits_are_of_what_is_given(tmp_path, whole):
+    """Of integers that are dequantised: bits of their levels; of data on another grid: of their own values."""
+    torch.manual_seed(0)
+    levels = torch.randint(0, 16, (12, 1, 4, 4))
+    aef = vae2aef.wrap(MLPVAE((1, 4, 4), 2, hidden=4), example=levels, preprocess=[vae2aef.Dequantize(16), "logit"])
+    x = levels if whole else vae2aef.dequantize(levels, 16)
+    task = AEFTask(aef, validation_samples=8)
+    found = quiet_trainer(tmp_path).test(task, DataLoader(TensorDataset(x), batch_size=12), verbose=False)[0]
+    expected = -found["test_log_prob"] / (16 * math.log(2)) + (4 if whole else 0)
+    assert found["test_bits_per_dim"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_frozen_parameters_are_left_out():

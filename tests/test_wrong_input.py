@@ -228,6 +228,35 @@ def test_options_that_make_no_sense(x, vae, options, error, match):
     unchanged(vae, before, random=False)  # weights of other parts may have been drawn
 
 
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda aef, x: aef.sample(2, event_shape="28"), TypeError, r"a tuple such as \(2, 3\), got '28'"),
+        (lambda aef, x: aef.sample(2, temperature=-1.0), ValueError, "temperature that is finite and at least 0, got"),
+        (lambda aef, x: aef.sample(2, temperature=math.nan), ValueError, "temperature that is finite"),
+        (lambda aef, x: aef.log_prob(x, num_samples=2.5), ValueError, "num_samples as a whole number, got 2.5"),
+        (lambda aef, x: aef.log_prob(x, chunk_size="8"), ValueError, "chunk_size as a whole number, got '8'"),
+        (lambda aef, x: aef.log_prob(x, proposal=7), ValueError, 'a proposal None, "laplace", "tuned" or from'),
+        (lambda aef, x: aef.log_prob(x, observed=[True]), TypeError, r"bool tensor of shape \(8, 2, 3\), got list"),
+        (lambda aef, x: aef.check_log_prob(4.0), ValueError, "whole number, got 4.0"),
+        (lambda aef, x: aef.impute(x, x > 0, num_samples=1.5), ValueError, "num_samples as a whole number, got 1.5"),
+        (lambda aef, x: setattr(aef, "core", "linear"), TypeError, "core as an Expansion or a Partition.*got .*str"),
+        (lambda aef, x: setattr(aef, "core_flow", None), TypeError, "core_flow as a vae2aef.Bijection, got .*None"),
+        (lambda aef, x: setattr(aef, "noise", "0.3"), TypeError, "expected noise as a number, got '0.3'"),
+        (lambda aef, x: setattr(aef, "noise", None), TypeError, "expected noise as a number, got None"),
+        (lambda aef, x: setattr(aef, "noise", True), TypeError, "expected noise as a number, got True"),
+        (lambda aef, x: vae2aef.as_vae(aef.vae), TypeError, "expected an AEF, got .*SmallVAE: wrap it first"),
+    ],
+)  # fmt: skip
+def test_calls_that_make_no_sense(x, vae, call, error, match):
+    aef = vae2aef.wrap(vae, example=x, encoder_scale="log_std")
+    before = snapshot(aef)
+    with pytest.raises(error, match=match):
+        call(aef, x)
+    unchanged(aef, before)
+    assert aef.noise == 0.3
+
+
 def test_a_partition_larger_than_the_data(x):
     vae = SmallVAE((2, 3), (7,))
     with pytest.raises(vae2aef.WrapError, match=r'7 core variables of 6 values; use core="linear"'):

@@ -52,7 +52,7 @@ def load_added(aef: Any, path: "str | Path") -> None:
     problems += [
         f"{name}: {tuple(found[name].shape)} in the file, {tuple(own[name].shape)} here"
         for name in own.keys() & found.keys()
-        if found[name].shape != own[name].shape
+        if not _fits(name, tuple(found[name].shape), tuple(own[name].shape))
     ]
     if problems:
         more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
@@ -63,6 +63,11 @@ def load_added(aef: Any, path: "str | Path") -> None:
         )
     with torch.no_grad():
         aef.load_state_dict({**aef.state_dict(), **found})
+
+
+def _fits(name: str, found: tuple[int, ...], own: tuple[int, ...]) -> bool:
+    """Whether a tensor can be loaded; normalized features may have been given another number of rows."""
+    return found == own or (name.endswith(".features.rows") and found[1:] == own[1:])
 
 
 def _safetensors() -> Any:

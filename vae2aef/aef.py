@@ -9,7 +9,7 @@ from torch import Tensor
 from vae2aef.batch import Batch, map_rows
 from vae2aef.chain import Generate, Infer, Perturb, Temperature
 from vae2aef.core import Partition
-from vae2aef.errors import how_many, not_data, require_finite, require_finite_data
+from vae2aef.errors import describe, how_many, not_data, require_finite, require_finite_data
 from vae2aef.estimates import Estimates
 from vae2aef.modes import evaluation_mode
 from vae2aef.program import VAEProgram
@@ -91,7 +91,8 @@ class AEF(Estimates):
         """Algorithm 1 from the split on: w -> z -> f(z), for a batch of shells and the h(x) of each latent."""
         if not batch.size and self.parts.needs_rows:  # one row in place of none, and nothing of what comes of it
             one = map_rows((tuple(batch), core), 0, lambda rows: rows.new_zeros(1, *rows.shape[1:]))
-            return map_rows(self.chain(Batch(*one[0]), one[1], perturb), 1, lambda row: row[:0])
+            with evaluation_mode(self):  # batch normalisation would count the row
+                return map_rows(self.chain(Batch(*one[0]), one[1], perturb), 1, lambda row: row[:0])
         place = Infer(batch.size, self.flows, core, perturb or self.still, self.priors(batch), self.averaged(perturb))
         state = self.parts.infer(batch.x, *batch.cond, **batch.kwargs)
         decoded = self.parts.run(place, state, *batch.cond, **batch.kwargs)
@@ -214,7 +215,11 @@ class AEF(Estimates):
 
     def _latents_of(self, event_shape: Sequence[int] | None) -> dict[str, tuple[int, ...]]:
         """Return the shapes of latents of data on another grid; none for the grid of the example."""
-        if event_shape is None or tuple(event_shape) == tuple(self.event_shape):
+        if event_shape is None:
+            return {}
+        if isinstance(event_shape, str) or not isinstance(event_shape, Sequence):
+            raise TypeError(f"expected event_shape as a tuple such as {tuple(self.event_shape)}, got {event_shape!r}")
+        if tuple(event_shape) == tuple(self.event_shape):
             return {}
         self._require_shape(torch.empty(0, *event_shape))
         if isinstance(self.parts, VAEProgram):
@@ -234,3 +239,10 @@ class AEF(Estimates):
         """
         joint = self.log_joint(Batch(x, cond, kwargs))
         return joint.prior + joint.residual + joint.log_det
+
+
+def require_aef(model: Any) -> AEF:
+    """Return `model`; a `TypeError` if it is no AEF."""
+    if not isinstance(model, AEF):
+        raise TypeError(f"expected an AEF, got {describe(model)}: wrap it first, vae2aef.wrap(vae, example=x)")
+    return model

@@ -21,7 +21,7 @@ from vae2aef.case import Case
 from vae2aef.chain import Generate
 from vae2aef.draws import Draws
 from vae2aef.evidence import Mean, Sums
-from vae2aef.marginal import cases, rows_at_once
+from vae2aef.marginal import cases, require_numbers, rows_at_once
 from vae2aef.modes import evaluation_mode, own_random_state, without_gradients
 from vae2aef.parts import Posterior
 from vae2aef.proposals import Proposal, tune
@@ -85,6 +85,7 @@ def certify(
     Raises:
         ValueError: if a number is not positive, or the proposal has no density at a given latent of this model.
     """
+    require_numbers(num_samples, n)
     if n < 1 or num_samples < 2:
         raise ValueError(f"expected n of at least 1 and num_samples of at least 2, got {n} and {num_samples}")
     like = next(aef.parameters(), torch.zeros(()))

@@ -6,6 +6,7 @@ which add up because the map is triangular; `Generate` answers with a draw from 
 with latents that are known. For one latent, named "z", this is the paper's AEF.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -173,5 +174,7 @@ class Generate:
             if prior is None:
                 raise ValueError(f'the latent "{name}" has no prior to draw it from')
             factor = self.temperature.get(name, 1.0) if isinstance(self.temperature, Mapping) else self.temperature
+            if not (math.isfinite(factor) and factor >= 0):
+                raise ValueError(f"expected a temperature that is finite and at least 0, got {factor}")
             self.z[name] = draw(prior, self.size, float(factor), self.shapes.get(name))
         return self.z[name]

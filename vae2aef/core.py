@@ -57,6 +57,8 @@ class Expansion(nn.Module):
 
     @noise.setter
     def noise(self, value: float) -> None:
+        if isinstance(value, (str, bytes, bool)) or not hasattr(value, "__float__"):
+            raise TypeError(f"expected noise as a number, got {value!r}")
         if not math.isfinite(value) or value < 0 or 0 < value < MIN_NOISE:
             raise ValueError(f"expected noise 0 (the paper's loss) or at least {MIN_NOISE:g}, got {value}")
         self._noise = float(value)

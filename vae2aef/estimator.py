@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,10 @@ except ImportError as problem:
     raise ImportError('vae2aef.estimator needs scikit-learn: pip install "vae2aef[demo]"') from problem
 
 
+SCORED = 1000
+"""Most rows of the training data that `offset_` is read off."""
+
+
 class AEFEstimator(TransformerMixin, DensityMixin, BaseEstimator):
     """Train a VAE as an AEF on a table, and use it as a density, a map to latents, a generator, an outlier score.
 
@@ -30,10 +35,11 @@ class AEFEstimator(TransformerMixin, DensityMixin, BaseEstimator):
         n_components: latent variables.
         vae: None for an MLP of two hidden layers, or a function of (event_shape, latents) that returns a VAE.
         hidden: units of a hidden layer of that MLP.
-        core_flow: as for `vae2aef.wrap`.
+        core: as for `vae2aef.wrap`; `"noise"` is the VAE itself.
+        core_flow: likewise.
         prior: likewise.
         likelihood: likewise.
-        noise: likewise, sigma.
+        noise: likewise, sigma; None for its default.
         max_iter: optimizer steps.
         batch_size: data of a step.
         learning_rate: Adam's.
@@ -43,7 +49,7 @@ class AEFEstimator(TransformerMixin, DensityMixin, BaseEstimator):
 
     Attributes:
         aef_: the trained AEF, in `eval()` mode.
-        offset_: log p(x) that divides inliers from outliers, nats.
+        offset_: log p(x) that divides inliers from outliers, nats; of at most 1000 training data.
         n_features_in_: features of the training data.
         n_iter_: steps taken.
 
@@ -57,10 +63,11 @@ class AEFEstimator(TransformerMixin, DensityMixin, BaseEstimator):
         *,
         vae: Callable[..., nn.Module] | None = None,
         hidden: int = 64,
+        core: Any = None,
         core_flow: Any = "coupling",
         prior: Any = None,
         likelihood: Any = None,
-        noise: float = 0.3,
+        noise: float | None = None,
         max_iter: int = 500,
         batch_size: int = 128,
         learning_rate: float = 1e-3,
@@ -71,6 +78,7 @@ class AEFEstimator(TransformerMixin, DensityMixin, BaseEstimator):
         self.n_components = n_components
         self.vae = vae
         self.hidden = hidden
+        self.core = core
         self.core_flow = core_flow
         self.prior = prior
         self.likelihood = likelihood
@@ -86,8 +94,9 @@ class AEFEstimator(TransformerMixin, DensityMixin, BaseEstimator):
         """Train on data (n, features); labels `y` are not used.
 
         Raises:
-            ValueError: the data are no finite table of at least two rows.
+            ValueError: the data are no finite table of at least two rows, or an option is out of its range.
         """
+        self._require_options()
         X = validate_data(self, X, dtype=np.float32, ensure_min_samples=2)
         x = torch.from_numpy(np.ascontiguousarray(X))
         self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -95,9 +104,19 @@ class AEFEstimator(TransformerMixin, DensityMixin, BaseEstimator):
             torch.manual_seed(self._seed)
             self.aef_ = self._train(x)
             self.n_iter_ = self.max_iter
-        scores = self._log_prob(x[:1000].double())
+        self._drawn = 0
+        some = np.random.RandomState(self._seed).permutation(len(x))[:SCORED]
+        scores = self._log_prob(x[some].double())
         self.offset_ = float(np.quantile(scores, self.contamination))
         return self
+
+    def _require_options(self) -> None:
+        for name in ("n_components", "max_iter", "batch_size", "importance_samples"):
+            value = getattr(self, name)
+            if not isinstance(value, numbers.Integral) or value < 1:
+                raise ValueError(f"expected {name} as a whole number of at least 1, got {value!r}")
+        if not 0 <= self.contamination <= 1:
+            raise ValueError(f"expected contamination as a share from 0 to 1, got {self.contamination!r}")
 
     def _train(self, x: Tensor) -> AEF:
         event = tuple(x.shape[1:])
@@ -106,8 +125,8 @@ class AEFEstimator(TransformerMixin, DensityMixin, BaseEstimator):
         if isinstance(made, MLPVAE):
             own = {"encoder": made.encode, "decoder": made.decode, "encoder_scale": "log_var"}
         aef = wrap(
-            made, example=x, core_flow=self.core_flow, prior=self.prior, likelihood=self.likelihood, noise=self.noise,
-            preprocess=Standardize.fit(x, per="feature"), **own,
+            made, example=x, core=self.core, core_flow=self.core_flow, prior=self.prior, likelihood=self.likelihood,
+            noise=self.noise, preprocess=Standardize.fit(x, per="feature"), **own,
         )  # fmt: skip
         optimizer = torch.optim.Adam(aef.parameters(), lr=self.learning_rate)
         for _ in range(self.max_iter):
@@ -158,7 +177,7 @@ class AEFEstimator(TransformerMixin, DensityMixin, BaseEstimator):
     def sample(self, n_samples: int = 1) -> Any:
         """Draw data from the model, (n_samples, features); other ones at each call, the same after the same `fit`."""
         check_is_fitted(self, "aef_")
-        self._drawn = getattr(self, "_drawn", 0) + 1
+        self._drawn += 1
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed + self._drawn)
             return self.aef_.sample(n_samples, residual=True).numpy()

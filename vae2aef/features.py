@@ -13,7 +13,7 @@ FAN_IN = 256
 learning rate a step whatever its gradient, and so h by the sum of |x| over all values: on a picture of 3 x 256 x 256
 that is more than the whole spread of the latent. Beyond this many values each counts for less."""
 
-STORED_ROWS = 512
+STORED_ROWS = 128
 """Most rows of an example that `NormalizedFeatures` measures its spread on."""
 
 
@@ -114,7 +114,7 @@ class NormalizedFeatures(LinearFeatures):
         event_shape: shape of one event of data.
         latent_shape: shape of one latent.
         read: as for `LinearFeatures`.
-        example: data, `(batch, *event)`, two rows or more; up to 512 are stored.
+        example: data, `(batch, *event)`, two rows or more; up to 128 are stored.
 
     Raises:
         ValueError: without an example that varies.
@@ -163,6 +163,13 @@ class NormalizedFeatures(LinearFeatures):
         """Return W, `(D, values of x)`, and b, `(D,)`, of h(x) = W x + b."""
         weight = self._weight() * self.scale
         return weight, self.linear.bias - weight @ self.center
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
+        """Take stored rows of any number: those of the example that it was wrapped with."""
+        rows = state_dict.get(prefix + "rows")
+        if rows is not None and rows.shape[1:] == self.rows.shape[1:]:
+            self.rows = self.rows.new_empty(rows.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _spread(self) -> Tensor:
         """Root mean square of each feature over the stored rows, `(D,)`."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vae2aef.batch import Batch
+from vae2aef.modes import evaluation_mode
 
 if TYPE_CHECKING:
     from vae2aef.aef import AEF
@@ -36,14 +37,15 @@ class Gauge(NamedTuple):
 
 @torch.no_grad()
 def measure(aef: "AEF", batch: Batch) -> dict[str, Gauge]:
-    """Read the meter by latent, on a batch of two rows or more; h(x) is taken without noise.
+    """Read the meter by latent, on a batch of two rows or more; in `eval()` mode, h(x) without noise.
 
     Raises:
         ValueError: for a single row, of which nothing varies.
     """
     if batch.size < 2:
         raise ValueError(f"expected at least two rows of data to measure a spread on, got {batch.size}")
-    joint = aef.log_joint(batch)
+    with evaluation_mode(aef):
+        joint = aef.log_joint(batch)
     found = {}
     for name, flow in aef.flows.items():
         suffix = "" if len(aef.flows) == 1 else f"[{name}]"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vae2aef.aef import AEF
+from vae2aef.aef import AEF, require_aef
 from vae2aef.wrapping.load import load
 
 try:
@@ -33,7 +33,7 @@ class AEFHub(ModelHubMixin, library_name="vae2aef", tags=["vae", "normalizing-fl
     """
 
     def __init__(self, aef: AEF) -> None:
-        self.aef = aef
+        self.aef = require_aef(aef)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         self.aef.save(save_directory / FILE)

@@ -7,6 +7,7 @@ inside the logarithm makes it a lower bound on log p(x) in expectation, tight wh
 """
 
 import math
+import numbers
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,7 @@ def log_prob(
     Warns:
         EstimateWarning: if there are rows whose estimate cannot be trusted.
     """
-    _require_numbers(num_samples, chunk_size, target_error)
+    require_numbers(num_samples, chunk_size, target_error)
     _require_proposal(proposal, seed, method)
     batch = Batch(x, cond, kwargs or {})
     observed = None if observed is None else aef.require_mask(observed, x)
@@ -127,7 +128,15 @@ def _seen(batch: Batch, observed: Tensor | None) -> Batch:
     return batch._replace(x=x)
 
 
-def _require_numbers(num_samples: int, chunk_size: int | None, target_error: float | None) -> None:
+def require_numbers(num_samples: int, chunk_size: int | None = None, target_error: float | None = None) -> None:
+    """Refuse numbers of draws that are none.
+
+    Raises:
+        ValueError: names what was expected, and what came.
+    """
+    for name, value in (("num_samples", num_samples), ("chunk_size", chunk_size)):
+        if value is not None and not isinstance(value, numbers.Integral):
+            raise ValueError(f"expected {name} as a whole number, got {value!r}")
     if num_samples < 1 or (chunk_size is not None and chunk_size < 1):
         raise ValueError(f"expected num_samples and chunk_size of at least 1, got {num_samples}, {chunk_size}")
     if target_error is not None and not target_error > 0:
@@ -139,7 +148,8 @@ def _require_proposal(proposal: "Proposal | str | None", seed: int | None, metho
         raise ValueError(f'expected a method "importance" or "ais", got {method!r}')
     if method == "ais" and proposal not in (None, "laplace"):
         raise ValueError(f'method="ais" begins at the prior, or at proposal="laplace"; got {proposal!r}')
-    if isinstance(proposal, str) and proposal not in ("laplace", "tuned"):
+    known = isinstance(proposal, str) and proposal in ("laplace", "tuned")
+    if not (proposal is None or known or isinstance(proposal, Proposal)):
         raise ValueError(f'expected a proposal None, "laplace", "tuned" or from aef.tune_proposal, got {proposal!r}')
     if proposal == "tuned" and seed is not None:
         raise ValueError(

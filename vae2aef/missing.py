@@ -17,7 +17,7 @@ from vae2aef.batch import Batch
 from vae2aef.case import Case
 from vae2aef.draws import CHOICE, ESTIMATE, Draws
 from vae2aef.laplace import MAX_LATENTS
-from vae2aef.marginal import cases, rows_at_once
+from vae2aef.marginal import cases, require_numbers, rows_at_once
 from vae2aef.modes import evaluation_mode, own_random_state, without_gradients
 from vae2aef.samplers import BLOCK, Fitted, sampler
 
@@ -55,6 +55,7 @@ def impute(
     Raises:
         ValueError: in the partition family, with more than 256 latents, or for a mask of another shape.
     """
+    require_numbers(num_samples)
     batch = Batch(x, cond, kwargs or {})
     if not batch.size:
         return aef.read(x)

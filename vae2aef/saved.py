@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import numbers
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +85,7 @@ class Saved(nn.Module):
         if _savable(batch.cond) and _savable(batch.kwargs):  # a graph, say, has a row a datum in a way of its own
             few = batch.rows(slice(0, rows)).detach().map(lambda value: value.cpu().clone())
         self._made_with = {
-            **{name: value if plain(value) else OTHER for name, value in options.items()},
+            **{name: value if plain(value) else OTHER for name, value in pythons(options).items()},
             "example": few,
         }
 
@@ -124,11 +125,19 @@ class Saved(nn.Module):
         )
 
 
+def pythons(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with numbers of NumPy as Python's own: in a file they would be objects, loaded by code."""
+    return {
+        name: value.item() if isinstance(value, numbers.Number) and hasattr(value, "item") else value
+        for name, value in options.items()
+    }
+
+
 def plain(value: Any) -> bool:
-    """Whether a value is words and numbers alone, in lists and dicts."""
+    """Whether a value is words and numbers of Python's own alone, in lists and dicts."""
     if isinstance(value, Mapping):
         return all(isinstance(key, str) and plain(item) for key, item in value.items())
-    return isinstance(value, PLAIN) or (isinstance(value, (list, tuple)) and all(map(plain, value)))
+    return type(value) in PLAIN or (isinstance(value, (list, tuple)) and all(map(plain, value)))
 
 
 def _savable(value: Any) -> bool:
@@ -137,7 +146,7 @@ def _savable(value: Any) -> bool:
         return all(isinstance(key, str) and _savable(item) for key, item in value.items())
     if isinstance(value, (list, tuple)):
         return type(value) in (list, tuple) and all(map(_savable, value))
-    return isinstance(value, (*PLAIN, Tensor))
+    return type(value) in PLAIN or isinstance(value, Tensor)
 
 
 def read_saved(path: str | Path) -> dict[str, Any]:

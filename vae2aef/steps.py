@@ -87,6 +87,10 @@ class Steps(Wrapper):
         self._require_shape(x)
         if self.partition is not None:
             raise ValueError('a partition core needs all of the data; for missing values, wrap with core="linear"')
+        if not isinstance(observed, Tensor):
+            raise TypeError(
+                f"expected observed as a bool tensor of shape {tuple(x.shape)}, got {type(observed).__name__}"
+            )
         if observed.dtype is not torch.bool or observed.shape not in (x.shape, x.shape[1:]):
             raise ValueError(
                 f"expected observed as a bool tensor of shape {tuple(x.shape)} or {tuple(x.shape[1:])}, got "

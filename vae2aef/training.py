@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
-from vae2aef.aef import AEF
+from vae2aef.aef import AEF, require_aef
 from vae2aef.callbacks import NoiseSchedule as NoiseSchedule
 from vae2aef.errors import NonFiniteError
 from vae2aef.evidence import EstimateWarning
 from vae2aef.gauge import drift
 from vae2aef.marginal import LogProb
-from vae2aef.preprocess import bits_per_dim
+from vae2aef.preprocess import Dequantize, bits_per_dim
 from vae2aef.wrapping.load import make_again
 
 try:
@@ -77,7 +77,7 @@ class AEFTask(LightningModule):
         skip_non_finite: bool = False,
     ) -> None:
         super().__init__()
-        self.aef = aef
+        self.aef = require_aef(aef)
         self.lr = lr
         self.validation_samples = validation_samples
         self.split = split or _data
@@ -118,10 +118,15 @@ class AEFTask(LightningModule):
                     self.log(f"gauge_{what}" + (f"/{name}" if name else ""), value, batch_size=len(x), sync_dist=True)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Log `test_log_prob` and `test_uncertain`, as in validation, and `test_bits_per_dim` of continuous data."""
+        """Log `test_log_prob` and `test_uncertain`, as in validation, and `test_bits_per_dim` of the data given.
+
+        Of integers that the AEF dequantises these are bits of their levels; each batch counts its own values.
+        """
         x, cond, kwargs = self._arguments(batch)
         mean = self._log_marginal("test", x, cond, kwargs)
-        self.log("test_bits_per_dim", bits_per_dim(mean, self.aef.event_shape, 1), batch_size=len(x), sync_dist=True)
+        steps = [step for step in self.aef.preprocess.modules() if isinstance(step, Dequantize)]
+        bins = 1 if x.is_floating_point() or not steps else steps[0].bins
+        self.log("test_bits_per_dim", bits_per_dim(mean, x.shape[1:], bins), batch_size=len(x), sync_dist=True)
 
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
         """Return of each datum its latents `z`, `reconstruction`, and `log_prob` with its `std_error` in nats."""

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from vae2aef.chain import Site
-from vae2aef.core import DEFAULT_NOISE, Expansion, NoFeatures
+from vae2aef.core import DEFAULT_NOISE, Expansion, NoFeatures, Partition
+from vae2aef.errors import describe
+from vae2aef.flows import Bijection
 from vae2aef.modes import parameters
 from vae2aef.parts import VAEParts
 from vae2aef.program import VAEProgram
@@ -83,6 +85,10 @@ class Wrapper(Saved):
         if name == "residual":
             super().__setattr__("likelihood", value)
         elif name in ("core", "core_flow"):
+            expected = Bijection if name == "core_flow" else (Expansion, Partition)
+            if not isinstance(value, expected):
+                one = "a vae2aef.Bijection" if name == "core_flow" else "an Expansion or a Partition of vae2aef.core"
+                raise TypeError(f"expected {name} as {one}, got {describe(value)}: pass other things to vae2aef.wrap")
             setattr(self.site("z"), name.removeprefix("core_"), value)
         else:
             super().__setattr__(name, value)

@@ -39,7 +39,7 @@ class TracedParts(VAEParts):
         forward: what to call in the place of `vae`.
     """
 
-    known, decoder_scale = False, None
+    known, decoder_scale, needs_rows = False, None, True
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vae2aef.aef import AEF
+from vae2aef.aef import AEF, require_aef
 from vae2aef.errors import WrapError
 from vae2aef.program import VAEProgram
 from vae2aef.wrapping.find_parts import has_forward
@@ -18,8 +18,9 @@ def as_vae(aef: AEF) -> nn.Module:
     there. `forward` encodes, places u in the place of its one Gaussian draw, and decodes; what it returns has the shape
     and order that it always had. At sigma = 0 it is deterministic: `aef.reconstruct`. Decoding and sampling are the
     trained VAE's. `encode` returns g_m and g_s as ever: the location without h. The features and the core flow are a
-    submodule, `aef_site`, saved with the weights. The copy knows nothing of the AEF's preprocessing: hand it what the
-    VAE saw.
+    submodule, `aef_site`, in the `state_dict`: save that. The class is made here, where pickle cannot find it, so that
+    the module itself cannot be saved whole (`torch.save(vae, path)`). The copy knows nothing of the AEF's
+    preprocessing: hand it what the VAE saw.
 
     Args:
         aef: an AEF of one latent, in the expanded family.
@@ -29,7 +30,7 @@ def as_vae(aef: AEF) -> nn.Module:
 
     Raises:
         WrapError: if the VAE has several latents, no forward of its own, or a core that is part of the data.
-        TypeError: if encoder or decoder were given as functions that hold a module.
+        TypeError: if this is no AEF, or encoder or decoder were given as functions that hold a module.
 
     Example:
         >>> from vae2aef.comparison.nets import MLPVAE
@@ -42,6 +43,7 @@ def as_vae(aef: AEF) -> nn.Module:
         >>> isinstance(vae, MLPVAE), torch.allclose(vae(x)[0], aef.reconstruct(x), atol=1e-6)
         (True, True)
     """
+    require_aef(aef)
     if isinstance(aef.parts, VAEProgram) or aef.partition is not None or not has_forward(aef.vae):
         why = "a core that is part of the data" if aef.partition is not None else "no forward that draws one latent"
         raise WrapError(f"{type(aef.vae).__name__} has {why}: its AEF is no VAE of that class; ", "use the AEF itself")

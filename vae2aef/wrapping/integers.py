@@ -65,11 +65,12 @@ def require_integers(preprocess: Bijection, x: Tensor) -> None:
             )
 
 
-def warn_of_grey_levels(discrete: bool, preprocess: Bijection, x: Tensor) -> None:
-    """Warn of grey levels that get a density as they are: it grows without bound on them, and its bits mean nothing.
+def warn_of_grey_levels(discrete: bool, bits: str | None, preprocess: Bijection, x: Tensor) -> None:
+    """Warn of grey levels or bits that get a density as they are: it grows without bound on them, and says nothing.
 
     Args:
         discrete: whether p(x | z) is a probability of levels, or the VAE's own density, which may be.
+        bits: the likelihood that bits could have; None where only a density will do.
         preprocess: of the AEF.
         x: data as the user gives it, `(batch, *event)`.
 
@@ -81,16 +82,29 @@ def warn_of_grey_levels(discrete: bool, preprocess: Bijection, x: Tensor) -> Non
         return
     top = 255 if bool((x >= 0).all() and (x <= 1).all()) else 1
     levels = (x * top).round()
-    if not bool((levels / top == x).all()) or bool(levels.min() < 0) or len(levels.unique()) <= 2:
-        return
+    if bool((levels / top == x).all()) and bool(levels.min() >= 0):
+        found = levels.unique().tolist()
+        if found == [0, 255] and top == 255:
+            warnings.warn(_of_bits(bits), stacklevel=4)
+        elif len(found) > 2:
+            warnings.warn(_of_grey_levels(top), stacklevel=4)
+
+
+def _of_bits(likelihood: str | None) -> WrapWarning:
+    line = "Dequantise them, x = vae2aef.dequantize(x, bins=2)"
+    return WrapWarning(
+        "the example holds bits (0 and 1), and the likelihood is a density of continuous data, which can grow without "
+        "bound on them: its numbers mean nothing. ",
+        f'Score them as they are, likelihood="{likelihood}"' if likelihood else line,
+    )
+
+
+def _of_grey_levels(top: int) -> WrapWarning:
     line = "(255 * x).round().to(torch.uint8)" if top == 255 else "x.to(torch.uint8)"
-    warnings.warn(
-        WrapWarning(
-            f"the example holds grey levels ({'multiples of 1/255' if top == 255 else 'whole numbers'}) as floating "
-            "point data: a density of continuous data can grow without bound on them, and its bits per dimension mean "
-            "nothing. ",
-            f"Dequantise them, x = vae2aef.dequantize({line}), or score them as they are: "
-            'likelihood="discretized_logistic"' + ("" if top == 255 else ", of x / 255"),
-        ),
-        stacklevel=4,
+    return WrapWarning(
+        f"the example holds grey levels ({'multiples of 1/255' if top == 255 else 'whole numbers'}) as floating "
+        "point data: a density of continuous data can grow without bound on them, and its bits per dimension mean "
+        "nothing. ",
+        f"Dequantise them, x = vae2aef.dequantize({line}), or score them as they are: "
+        'likelihood="discretized_logistic"' + ("" if top == 255 else ", of x / 255"),
     )

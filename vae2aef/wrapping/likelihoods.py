@@ -1,5 +1,6 @@
 """The likelihood that `wrap` takes: the user's, the codebase's own, or one that fits the example."""
 
+import numbers
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -93,8 +94,8 @@ def read_likelihood(option: Any, x: Tensor) -> Choice:
         return Choice(None, residual)
     if isinstance(option, str):
         return _named(option, x)
-    if isinstance(option, (int, float)) and not isinstance(option, bool):
-        return Choice(option, partial(residual, scale=option))
+    if isinstance(option, numbers.Real) and not isinstance(option, bool):
+        return Choice(option, partial(residual, scale=float(option)))
     if isinstance(option, Likelihood):
         return Choice(option, lambda seen: option, option.read, option.discrete, option.per_value == 1)
     if isinstance(option, nn.Module) and callable(getattr(option, "log_prob", None)) and hasattr(option, "sample"):
@@ -185,10 +186,8 @@ def _default(parts: VAEParts, seen: Seen, x: Tensor, continuous: bool) -> tuple[
         return None, None
     option, why = parts.likelihood, f"likelihood {parts.likelihood}, which its code trains with"
     if option is None and _are_bits(x) and _within_unit(seen.outputs[0]):
-        option, why = (
-            "bernoulli",
-            "likelihood bernoulli: the example holds bits, and the decoder's output probabilities",
-        )
+        option = "bernoulli"
+        why = "likelihood bernoulli: the example holds bits, and the decoder's output probabilities"
     if option is None:
         return _scale(seen), None
     if continuous and read_likelihood(option, x).discrete:
@@ -199,6 +198,11 @@ def _default(parts: VAEParts, seen: Seen, x: Tensor, continuous: bool) -> tuple[
             'likelihood="continuous_bernoulli" is the density, x.bernoulli() draws bits'
         )
     return option, why
+
+
+def bits_of(seen: Seen) -> str:
+    """Name the likelihood that a decoder has for bits."""
+    return "bernoulli" if _within_unit(seen.outputs[0]) else "bernoulli_logits"
 
 
 def _are_bits(x: Tensor) -> bool:

@@ -48,9 +48,9 @@ def make_again(found: dict[str, Any], path: str, vae: Any, *, example: Any = Non
             raise ValueError(f"{path}: saved without an example: vae2aef.load(path, vae, example=x)")
         x, cond, kwargs = found["example"]
         example = (x, *cond, *([kwargs] if kwargs else []))
+    noise = options.pop("noise", None)  # with start="exact" the flow depends on the sigma that it was made with
     aef = wrap(vae, example=example, **{**found["options"], **options})
-    state = found["state"]
-    if "noise" in options:  # said to be different
-        state = {k: aef.state_dict()[k] if k.endswith(".core.sigma") else v for k, v in state.items()}
-    aef.load_state_dict(state)
+    aef.load_state_dict(found["state"])
+    if noise is not None:
+        aef.noise = noise
     return aef

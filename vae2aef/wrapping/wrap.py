@@ -19,7 +19,7 @@ from vae2aef.wrapping.example import example_rows, naming_labels, read_example
 from vae2aef.wrapping.find_parts import find_parts
 from vae2aef.wrapping.integers import require_integers, require_no_tokens, warn_of_grey_levels
 from vae2aef.wrapping.leaks import prove_no_leak
-from vae2aef.wrapping.likelihoods import build_likelihood, one_of, read_likelihood, require_no_preprocessing
+from vae2aef.wrapping.likelihoods import bits_of, build_likelihood, one_of, read_likelihood, require_no_preprocessing
 from vae2aef.wrapping.look import Seen, look
 from vae2aef.wrapping.meaning import warn_of_logits
 from vae2aef.wrapping.optimizer_warning import watch
@@ -147,11 +147,12 @@ def wrap(
     if likelihood is None and decoder_scale is not None:
         likelihood = "decoder"
     options = {"core": read_core(core), "core_flow": core_flow, "prior": prior, "preprocess": preprocess}
+    sigma = read_noise(noise)
     with naming_labels(given_batch), naming_stray_tensors(vae), untouched(*modules_of(vae, encoder, decoder, forward)):
-        aef = _wrapped(vae, given_batch, given, options, read_noise(noise), likelihood, start)
+        aef = _wrapped(vae, given_batch, given, options, sigma, likelihood, start)
     aef.kl = kl
     said = {**given, "core": core, "core_flow": core_flow, "prior": prior, "likelihood": likelihood, "kl": kl,
-            "preprocess": preprocess, "noise": noise, "start": start}  # fmt: skip
+            "preprocess": preprocess, "noise": sigma, "start": start}  # fmt: skip
     aef.remember(given_batch, {name: value for name, value in said.items() if value is not None})
     if added is not None:
         aef.load_added(added)
@@ -202,7 +203,8 @@ def _wrapped(
     ).to(x.device)
     prove(aef, batch, seen)
     warn_of_learned_prior(aef, batch, seen)
-    warn_of_grey_levels(aef.discrete or aef.likelihood is None, bijection, x)
+    bits = None if continuous else bits_of(seen)
+    warn_of_grey_levels(aef.discrete or aef.likelihood is None, bits, bijection, x)
     if seen.local:
         aef.say(grid_line(seen, allow_other_grids(aef, batch, seen.grids)))
     return aef
