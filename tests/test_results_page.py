@@ -28,7 +28,7 @@ def runs(page):
 
 def test_the_tables_are_those_of_the_runs(page, runs):
     readme, written = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/results.md"))
-    assert page.front(runs) in written
+    assert page.front(runs) in written and page.equal_seconds(runs, "aef-noise", "noise-flow") in written
     for name, own in runs.items():
         assert page.table(page.lines(page.CELLS[name], own), page.CELLS[name], own) in written
     shown = page.front({name: runs[name] for name in page.PICTURED}).splitlines()[2:]
@@ -54,3 +54,12 @@ def test_a_run_is_equal_to_the_vae_where_it_first_is_as_good(page):
     assert page.equal_after(run, vae) == "50 %"
     assert page.equal_after({**run, "validation_nats": [[100, 7.1, 0]]}, vae) == "never"
     assert page.equal_after({**run, "seed": 1}, vae) == ""
+
+
+def test_an_arm_is_compared_after_as_many_seconds(page):
+    runs = {"aef": {0: {"validation_nats": [[100, 9.0, 1.0], [200, 7.0, 2.0]]}},
+            "iwae": {0: {"validation_nats": [[100, 8.0, 1.9], [150, 7.5, 2.1], [200, 6.0, 4.0]]}}}  # fmt: skip
+    assert page.equal_seconds({"mnist": runs}, "aef", "iwae").splitlines()[-1] == (
+        f"| {page.CELLS['mnist'].about} | −7.0 (2.0 s) | −7.5 (2.1 s) | −6.0 (4.0 s) |"
+    )
+    assert len(page.equal_seconds({"mnist": {"aef": runs["aef"]}}, "aef", "iwae").splitlines()) == 2

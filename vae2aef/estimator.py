@@ -64,7 +64,7 @@ class AEFEstimator(TransformerMixin, DensityMixin, BaseEstimator):
         vae: Callable[..., nn.Module] | None = None,
         hidden: int = 64,
         core: Any = None,
-        core_flow: Any = "coupling",
+        core_flow: Any = None,
         prior: Any = None,
         likelihood: Any = None,
         noise: float | None = None,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vae2aef.chain import Site
 from vae2aef.core import DEFAULT_NOISE, Expansion, NoFeatures, Partition
 from vae2aef.errors import describe
-from vae2aef.flows import Bijection
+from vae2aef.flows import Bijection, Identity
 from vae2aef.modes import parameters
 from vae2aef.parts import VAEParts
 from vae2aef.program import VAEProgram
@@ -155,6 +155,20 @@ class Wrapper(Saved):
             for key in [key for key in state_dict if key.startswith(prefix + old)]:
                 state_dict[prefix + new + key[len(prefix + old) :]] = state_dict.pop(key)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Load as any module does; where core flows differ the error says so.
+
+        Raises:
+            RuntimeError: if the weights do not fit.
+        """
+        try:
+            return super().load_state_dict(state_dict, *args, **kwargs)
+        except RuntimeError as error:
+            if any(".flow." in key or key.startswith("core_flow.") for key in state_dict.keys() - self.state_dict()):
+                hint = 'the weights are of an AEF with another core flow; until 0.1 wrap took core_flow="coupling"'
+                raise RuntimeError(f"{error}\n\t{hint}") from None
+            raise
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Wrapper":
         """Move or convert everything; refuse half precision before anything is changed.

@@ -43,7 +43,7 @@ class Options:
     preprocess: str = "logit"
     lam: float = 0.05
     prior: str = "vae"
-    core_flow: str = "coupling"
+    core_flow: str = "none"
     importance_samples: int = 128
     test_limit: int = 1000
     bins: int | None = None

@@ -18,7 +18,7 @@ def from_pyro(
     guide: Any,
     *args: Any,
     core: CoreOption = "linear",
-    core_flow: FlowOption = "coupling",
+    core_flow: FlowOption = None,
     prior: PriorOption = None,
     likelihood: Any = None,
     residual: Any = None,

@@ -12,7 +12,7 @@ CoreName = Literal["linear", "normalized", "patch", "noise", "center", "corner",
 CoreOption = CoreName | nn.Module | Tensor | Mapping[str, Any] | None
 
 FlowName = Literal["none", "coupling", "maf"]
-FlowOption = FlowName | nn.Module | Transform | Mapping[str, Any]
+FlowOption = FlowName | nn.Module | Transform | Mapping[str, Any] | None
 
 PriorOption = Literal["coupling", "maf"] | nn.Module | Distribution | Transform | Callable[[Tensor], Tensor] | None
 

@@ -84,6 +84,11 @@ def _of_latent(option: Any, name: str, what: str, several: bool) -> Any:
     return option[name]
 
 
+def flow_of(core_flow: Any, core: Any) -> Any:
+    """Return the core flow as given; without one `"coupling"` in the partition family, else `"none"`."""
+    return core_flow if core_flow is not None else "coupling" if is_partition(core) else "none"
+
+
 def resolve_core(core: Any, parts: VAEParts, seen: Seen) -> tuple[Any, Seen]:
     """Say which features None stands for: local ones for a latent that is a grid, else the dense map of the paper.
 

@@ -13,7 +13,7 @@ from vae2aef.parts import VAEParts
 from vae2aef.registry import unwrap
 from vae2aef.wrapping.choices import KL, CoreOption, FlowOption, PreprocessOption, PriorOption, ScaleName, Start
 from vae2aef.wrapping.contract import prove
-from vae2aef.wrapping.cores import build_sites, is_partition, read_core, resolve_core
+from vae2aef.wrapping.cores import build_sites, flow_of, is_partition, read_core, resolve_core
 from vae2aef.wrapping.entry import enter
 from vae2aef.wrapping.example import example_rows, naming_labels, read_example
 from vae2aef.wrapping.find_parts import find_parts
@@ -45,7 +45,7 @@ def wrap(
     output: Callable[[Any], Any] | None = None,
     forward: Callable[..., Any] | None = None,
     core: CoreOption = None,
-    core_flow: FlowOption = "coupling",
+    core_flow: FlowOption = None,
     prior: PriorOption = None,
     likelihood: "str | float | nn.Module | Callable[..., Any] | None" = None,
     residual: "str | float | nn.Module | None" = None,
@@ -81,7 +81,9 @@ def wrap(
             `"random"` or a boolean mask of the event's shape. For several latents, one for all or a dict by name.
         core_flow: n^-1: `"none"`, `"coupling"` (of a grid, but with a dense core: of channels and of a checkerboard's
             colours, with convolutions), `"maf"`, a `vae2aef.Bijection`, or a transform of torch, Pyro, zuko or nflows,
-            applied in its own forward direction. For several latents, one for all or a dict by name.
+            applied in its own forward direction. For several latents, one for all or a dict by name. None is `"none"`
+            in the expanded family, where a flow did not win at equal seconds (docs/results.md), and `"coupling"` in the
+            partition family, whose core has no other map.
         prior: None for the VAE's own, `"coupling"`, `"maf"`, a module with `log_prob` and `sample`, a
             `torch.distributions` object, a transform or flow of Pyro, zuko or nflows, or a function `z -> log p(z)`,
             `(batch, *latent)` to `(batch,)` in nats, of which nothing can be sampled.
@@ -186,8 +188,9 @@ def _wrapped(
     the_prior, takes_conditions = build_prior(options["prior"], parts, seen, batch.kwargs)
     if options["prior"] is None:
         warn_of_prior(vae, parts, batch, seen, whole=given["encoder"] is given["decoder"] is None)
-    sites = build_sites(core, options["core_flow"], noise, parts, seen, batch.x, the_likelihood)
-    said = {**options, "core": core, "likelihood": choice.option}
+    core_flow = flow_of(options["core_flow"], core)
+    sites = build_sites(core, core_flow, noise, parts, seen, batch.x, the_likelihood)
+    said = {**options, "core": core, "core_flow": core_flow, "likelihood": choice.option}
     aef = AEF(
         vae,
         parts,

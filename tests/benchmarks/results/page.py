@@ -117,6 +117,23 @@ def best_seconds(run: dict[str, Any]) -> str:
     return f"{run['validation_nats'][-1][2]:.1f}" if run["graph"] else ""
 
 
+def equal_seconds(all_runs: dict[str, Runs], arm: str, other: str) -> str:
+    """Held-out log p(x) of an arm after all its steps, and of another after as many seconds and as many steps.
+
+    Of first seeds, on the GPU; after a time that lies between two looks the later one is taken.
+    """
+    rows = [f"| nats of held-out data | {ARMS[arm].text} | {ARMS[other].text}: as many seconds | as many steps |"]
+    rows.append("|---|---:|---:|---:|")
+    for name, runs in all_runs.items():
+        if all(0 in runs.get(one, {}) for one in (arm, other)):
+            first, second = (runs[one][0]["validation_nats"] for one in (arm, other))
+            seconds = first[-1][2]
+            then = next((look for look in second if look[2] >= seconds), second[-1])
+            shown = (f"{number(-nats, 1)} ({after:.1f} s)" for _, nats, after in (first[-1], then, second[-1]))
+            rows.append(f"| {CELLS[name].about} | " + " | ".join(shown) + " |")
+    return "\n".join(rows)
+
+
 def front(all_runs: dict[str, Runs]) -> str:
     """The table of differences to the VAE, a row an arm, a column a cell."""
     cells = list(all_runs)
@@ -178,6 +195,7 @@ def main() -> None:
     all_runs = read(options.runs)
     (options.docs / "results").mkdir(exist_ok=True)
     parts = [(Path(__file__).parent / "text.md").read_text().replace("{front}", front(all_runs))]
+    parts[0] = parts[0].replace("{core_flow}", equal_seconds(all_runs, "aef-noise", "noise-flow"))
     for name, runs in all_runs.items():
         cell = CELLS[name]
         parts.append(f"### {cell.about}\n\n{cell.steps} steps.\n\n{table(lines(cell, runs), cell, runs)}\n")
