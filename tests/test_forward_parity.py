@@ -478,6 +478,12 @@ generated = hypothesis_given(
 )
 
 
+def test_a_gate_after_the_draw_is_seen_whatever_the_order_of_few_rows():
+    """With these weights the rows of forward's output stand in the order of the decoder's, by chance."""
+    drawn = {"style": "pair", "scale": "log_std", "after": "gate", "output": "affine", "draws": "one", "norm": False}
+    examine("callables", 4, leak="none", prior="standard", **drawn)
+
+
 @settings(max_examples=25)
 @generated
 def test_wrapped_means_parity_and_refused_that_none_was_possible(way, seed, **drawn):

@@ -86,7 +86,7 @@ class _Comparison:
         self.mean = self.decode(self.z)
         shaped = [v for v in self.seen.outputs if alike(v, self.mean)] if isinstance(self.mean, Tensor) else []
         same_z = self.is_latent(self.z)
-        same_output = any(self.is_output(v, self.mean) for v in shaped)
+        same_output = any(self.is_output(v, self.mean) and self.stays_so(v) for v in shaped)
         if same_z and (same_output or not shaped):
             what = "this z" if not shaped else "this z and this output"
             return f"compared: of the same noise, its own forward makes {what}"
@@ -122,6 +122,22 @@ class _Comparison:
         value = at_least_float32(value).reshape(mean.shape)
         written = self.given.get("decoder") is not None or not isinstance(self.parts, CallableParts)
         return close(value, mean) or (written and of_one_order(value, mean))
+
+    def stays_so(self, value: Tensor) -> bool:
+        """Whether forward's output is a function of the decoder's with other noise, too: few rows are so by chance."""
+        index = next(i for i, one in enumerate(self.seen.outputs) if one is value)
+        values, means = [at_least_float32(value).reshape(self.mean.shape)], [self.mean]
+        if close(values[0], self.mean):
+            return True
+        signs = torch.where(self.u == self.seen.u.reshape(self.u.shape).to(self.u), 1.0, -1.0).to(self.u)
+        for size in (1.0, 1.0, 3.0, 3.0):
+            u = size * torch.randn_like(self.seen.u)
+            again = known_pass(self.vae, self.batch, self.parts, u)
+            if len(again.outputs) != len(self.seen.outputs) or not alike(again.outputs[index], self.mean):
+                return False
+            values.append(at_least_float32(again.outputs[index]).reshape(self.mean.shape))
+            means.append(self.decode(self.posterior.push(signs * u.reshape(self.u.shape).to(self.u))[0]))
+        return of_one_order(torch.cat(values), torch.cat(means))
 
     def latents(self) -> Iterator[tuple[str, Tensor]]:
         """Yield those of z, and of what it would be for another kind of scale, that forward has made; and the kind."""
