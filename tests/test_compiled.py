@@ -14,15 +14,17 @@ import vae2aef
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning", "ignore::FutureWarning")
 
+FIRST = {"encoder_scale": "log_std", "noise": 0.0, "core_flow": "coupling"}
+
 
 def dense(**options) -> tuple[vae2aef.AEF, Tensor]:
     x = torch.rand(16, 2, 3)
-    return vae2aef.wrap(SmallVAE((2, 3), (3,)), example=x, **{"encoder_scale": "log_std", "noise": 0.0, **options}), x
+    return vae2aef.wrap(SmallVAE((2, 3), (3,)), example=x, **{**FIRST, **options}), x
 
 
 def spatial(**options) -> tuple[vae2aef.AEF, Tensor]:
     x = torch.rand(16, 1, 4, 4)
-    return vae2aef.wrap(GridVAE((2, 2)), example=x, **{"encoder_scale": "log_std", "noise": 0.0, **options}), x
+    return vae2aef.wrap(GridVAE((2, 2)), example=x, **{**FIRST, **options}), x
 
 
 both = pytest.mark.parametrize("make", [dense, spatial])

@@ -25,8 +25,8 @@ class VAE(nn.Module):
 
 def test_a_copy_of_an_aef_with_methods_is_its_own() -> None:
     x, vae = torch.randn(8, 6), VAE()
-    options = {"encoder": vae.encode, "decoder": vae.decode, "encoder_scale": "log_var", "noise": 0.0}
-    aef = vae2aef.wrap(vae, example=x, **options).eval()
+    options = {"encoder": vae.encode, "decoder": vae.decode, "encoder_scale": "log_var", "core_flow": "coupling"}
+    aef = vae2aef.wrap(vae, example=x, noise=0.0, **options).eval()
     other = copy.deepcopy(aef)
     torch.testing.assert_close(other(x), aef(x))
     with torch.no_grad():

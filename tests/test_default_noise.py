@@ -16,7 +16,7 @@ import vae2aef
 from vae2aef.comparison.arms import Recipe
 from vae2aef.core import DEFAULT_NOISE
 from vae2aef.features import NoFeatures
-from vae2aef.flows import Identity
+from vae2aef.flows import Chain, Identity
 from vae2aef.wrapping.sigma import SAID
 
 N, D = 6, 2
@@ -50,6 +50,30 @@ def test_each_family_has_its_own(core, sigma):
     for options in ({}, {"noise": None}):
         aef = small(core=core, **options)
         assert aef.noise == sigma and aef.core.exact == (sigma == 0)
+
+
+@pytest.mark.parametrize(("core", "flow"), [(None, Identity), ("noise", Identity), ("center", Chain), (MASK, Chain)])
+def test_each_family_has_a_core_flow_of_its_own(core, flow):
+    """None in the expanded family; in the partition family the core has no other map."""
+    for options in ({}, {"core_flow": None}):
+        aef = small(core=core, **options)
+        assert type(aef.core_flow) is flow
+        assert f"core flow {'none' if flow is Identity else 'coupling'}" in repr(aef)
+    assert type(small(core_flow="coupling").core_flow) is Chain
+    assert type(small(core="center", core_flow="none").core_flow) is Identity
+    assert {type(one) for one in vae2aef.wrap(TwoLevels(), example=torch.randn(6, 4)).core_flow.values()} == {Identity}
+
+
+def test_weights_with_a_core_flow_say_which_option_to_pass():
+    with_flow = small(core_flow="coupling").state_dict()
+    old = {key.replace("sites.z.flow.", "core_flow."): value for key, value in with_flow.items()}
+    for state in (with_flow, old):
+        with pytest.raises(RuntimeError, match=r'(?s)Unexpected key.*wrap took core_flow="coupling"$'):
+            small().load_state_dict(dict(state))
+    with pytest.raises(RuntimeError) as caught:
+        small().load_state_dict({})
+    assert "core_flow" not in str(caught.value)
+    assert small().load_state_dict(with_flow, strict=False).unexpected_keys
 
 
 def test_it_is_a_name_to_import():

@@ -30,7 +30,7 @@ class VAE(nn.Module):
 
 
 def single(x, **options):
-    return vae2aef.wrap(VAE(), example=x, encoder_scale="log_std", **options)
+    return vae2aef.wrap(VAE(), example=x, encoder_scale="log_std", **{"core_flow": "coupling", **options})
 
 
 MAKERS = {"one": (single, 6), "torch": (torch_aef, N), "pyro": (pyro_aef, N)}

@@ -67,7 +67,7 @@ def by_hand(vae, x, **options):
         return loc, raw
 
     options |= {"encoder": encoder, "decoder": vae.decoder, "encoder_scale": "log_std"}
-    return vae2aef.wrap(vae, example=x, **{"noise": 0.0, **options})
+    return vae2aef.wrap(vae, example=x, **{"noise": 0.0, "core_flow": "coupling", **options})
 
 
 @pytest.mark.parametrize("event", [(N,), (2, 2)])

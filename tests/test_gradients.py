@@ -20,6 +20,7 @@ def make(x: Tensor, **options) -> vae2aef.AEF:
     own_scale = options.get("residual") == "decoder"
     options = {"encoder_scale": "log_std", **options}
     options |= {"decoder_scale": "std"} if own_scale else {}
+    options = {"core_flow": "coupling", **options}
     return vae2aef.wrap(SmallVAE((2, 3), (3,), own_scale=own_scale), example=x, **options)
 
 

@@ -74,6 +74,7 @@ def x() -> Tensor:
 
 
 def make(x: Tensor, vae: nn.Module | None = None, **options) -> vae2aef.AEF:
+    options = {"core_flow": "coupling", **options}
     return vae2aef.wrap(vae or SmallVAE((2, 3), (3,)), example=x, encoder_scale="log_std", **options)
 
 

@@ -70,7 +70,7 @@ def make(name: str, latent: int = 1, **options) -> tuple[vae2aef.AEF, Tensor]:
     torch.manual_seed(0)
     x = data(name)
     vae = VAE(name, latent)
-    options = {"encoder_scale": "log_std", "noise": 0.0, **options}
+    options = {"encoder_scale": "log_std", "noise": 0.0, "core_flow": "coupling", **options}
     return vae2aef.wrap(vae, example=x, likelihood=name, **options).eval(), x
 
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 def make(rows: int = 6, **options) -> tuple[vae2aef.AEF, Tensor]:
     x = torch.rand(rows, 5)
     options = {"encoder_scale": "log_std", "preprocess": "logit", "noise": 0.0, **options}
-    return vae2aef.wrap(SmallVAE((5,), (2,)), example=x, **options), x
+    return vae2aef.wrap(SmallVAE((5,), (2,)), example=x, **{"core_flow": "coupling", **options}), x
 
 
 @given(aefs(cores=EXPANDED))

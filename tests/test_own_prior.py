@@ -93,7 +93,7 @@ def test_a_density_of_its_own_is_named_and_the_line_works(cls, options):
 def test_a_function_in_the_place_of_a_prior():
     vae, x = zoo_wild.OwnPrior(), data()
     aef = vae2aef.wrap(vae, example=x, prior=vae.log_p_z, noise=0.3)
-    assert "added: core linear, core flow coupling, residual learned, prior log_p_z" in repr(aef)
+    assert "added: core linear, core flow none, residual learned, prior log_p_z" in repr(aef)
     assert aef.log_prob(x, num_samples=300, seed=0).value.isfinite().all()  # without draws from the prior
     with pytest.raises(ValueError, match=r"given as a function of z, from which nothing can be sampled"):
         aef.sample(3)

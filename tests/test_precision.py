@@ -13,6 +13,8 @@ from zoo_core import SmallVAE
 
 import vae2aef
 
+FIRST = {"encoder_scale": "log_std", "noise": 0.0, "core_flow": "coupling"}
+
 
 @pytest.fixture
 def x() -> Tensor:
@@ -20,7 +22,7 @@ def x() -> Tensor:
 
 
 def make(x: Tensor, **options) -> vae2aef.AEF:
-    return vae2aef.wrap(SmallVAE((2, 3), (3,)), example=x, **{"encoder_scale": "log_std", "noise": 0.0, **options})
+    return vae2aef.wrap(SmallVAE((2, 3), (3,)), example=x, **{**FIRST, **options})
 
 
 @given(aefs(batches=st.integers(1, 3)))

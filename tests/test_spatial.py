@@ -25,7 +25,9 @@ EVENTS = {(2,): (6,), (2, 2): (4, 6), (4, 1): (8, 3), (2, 2, 1): (4, 2, 2)}
 
 
 def wrap(vae, x, **options) -> vae2aef.AEF:
-    return vae2aef.wrap(vae, example=x, **{"encoder_scale": "log_std", "noise": 0.0, **options})
+    return vae2aef.wrap(
+        vae, example=x, **{"encoder_scale": "log_std", "noise": 0.0, "core_flow": "coupling", **options}
+    )
 
 
 # ------------------------------------------------------------------ which latent is a grid
@@ -275,7 +277,9 @@ def test_several_latents_on_grids():
 
 
 @pytest.mark.parametrize("make", [GridVAE, TracedGridVAE])
-@pytest.mark.parametrize("options", [{}, {"prior": "coupling", "noise": 0.5}, {"core": "noise"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"core_flow": "coupling", "prior": "coupling", "noise": 0.5}, {"core": "noise"}]
+)
 def test_data_on_other_grids(make, options):
     x = torch.rand(8, 1, 4, 4)
     vae = make((2, 2))

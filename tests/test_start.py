@@ -24,6 +24,7 @@ def trained() -> tuple[SmallVAE, torch.Tensor]:
 
 
 def wrap(vae, x, **options) -> vae2aef.AEF:
+    options = {"core_flow": "coupling", **options}
     return vae2aef.wrap(vae, example=x, encoder_scale="log_std", likelihood=0.7, **options)
 
 

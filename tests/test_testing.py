@@ -16,7 +16,8 @@ from vae2aef import testing
 def make(**options):
     torch.manual_seed(0)
     x = 0.02 + 0.96 * torch.rand(3, 2, 2)
-    aef = vae2aef.wrap(SmallVAE((2, 2), (2,)), example=x, encoder_scale="log_std", preprocess="logit", **options)
+    options = {"core_flow": "coupling", "preprocess": "logit", **options}
+    aef = vae2aef.wrap(SmallVAE((2, 2), (2,)), example=x, encoder_scale="log_std", **options)
     shake(aef)
     return aef, x
 

@@ -28,14 +28,14 @@ def make(cls: type[nn.Module], **options) -> tuple[nn.Module, tuple, vae2aef.AEF
     vae = cls()
     x = zoo.example(vae)
     torch.manual_seed(1)
-    aef = vae2aef.wrap(vae, example=x, **{"noise": 0.0, **options})
+    aef = vae2aef.wrap(vae, example=x, **{"noise": 0.0, "core_flow": "coupling", **options})
     assert isinstance(aef.parts, TracedParts)
     return vae, x, aef
 
 
 def described(vae: nn.Module, x: tuple, **options) -> vae2aef.AEF:
     torch.manual_seed(1)
-    return vae2aef.wrap(vae, example=x, **vae.described(), **{"noise": 0.0, **options})
+    return vae2aef.wrap(vae, example=x, **vae.described(), **{"noise": 0.0, "core_flow": "coupling", **options})
 
 
 def gradients(aef: vae2aef.AEF, x: tuple) -> dict[str, Tensor | None]:
@@ -85,7 +85,7 @@ def test_equals_the_described_vae_with_other_options(cls, options):
     vae, x, traced = make(cls, **options)
     given = {k: v for k, v in vae.described().items() if k != "likelihood" or options != {"residual": "decoder"}}
     torch.manual_seed(1)
-    by_hand = vae2aef.wrap(vae, example=x, **given, **{"noise": 0.0, **options})
+    by_hand = vae2aef.wrap(vae, example=x, **given, **{"noise": 0.0, "core_flow": "coupling", **options})
     for aef in (traced, by_hand):
         torch.manual_seed(2)
         aef.result = aef(*x, terms=True)

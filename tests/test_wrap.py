@@ -24,7 +24,7 @@ def vae() -> SmallVAE:
 
 def test_what_print_says(x, vae):
     aef = vae2aef.wrap(
-        vae, example=x, encoder_scale="log_std", core="linear", prior="maf", preprocess="logit", noise=0.5
+        vae, example=x, encoder_scale="log_std", core_flow="coupling", prior="maf", preprocess="logit", noise=0.5
     )
     said = repr(aef)
     for part in (

@@ -21,19 +21,20 @@ ROWS = 4
 """Of each process."""
 
 FLAT, GRID = (2, 3), (2, 4, 4)
+FIRST = {"encoder_scale": "log_std", "noise": 0.0, "core_flow": "coupling"}
 
 
 def flat(**options: Any) -> tuple[vae2aef.AEF, Tensor]:
     own = options.get("likelihood") == "decoder"
     x = torch.rand(2 * ROWS, *FLAT)
     vae = SmallVAE(FLAT, (2,), own_scale=own)
-    options = {"encoder_scale": "log_std", "decoder_scale": "std" if own else None, "noise": 0.0, **options}
+    options = {**FIRST, "decoder_scale": "std" if own else None, **options}
     return vae2aef.wrap(vae, example=x, **options), x
 
 
 def grid(**options: Any) -> tuple[vae2aef.AEF, Tensor]:
     x = torch.rand(2 * ROWS, *GRID)
-    return vae2aef.wrap(GridVAE((2, 2), 2), example=x, **{"encoder_scale": "log_std", "noise": 0.0, **options}), x
+    return vae2aef.wrap(GridVAE((2, 2), 2), example=x, **{**FIRST, **options}), x
 
 
 def counts(likelihood: Any, make: Callable[..., Any] = flat) -> tuple[vae2aef.AEF, Tensor]:

@@ -116,13 +116,15 @@ def adapt(vae: TwoLevels, x: Tensor, *cond: Any, encoder_scale: str | None = Non
 
 def torch_aef(x: Tensor, vae: TwoLevels | None = None, **options: Any) -> vae2aef.AEF:
     """Wrap the torch VAE; residual scale and sigma are the fixed ones of the closed form unless said otherwise."""
-    return vae2aef.wrap(vae or TwoLevels(), example=x, **{"residual": SCALE_X, "noise": 0.0, **options})
+    return vae2aef.wrap(
+        vae or TwoLevels(), example=x, **{"residual": SCALE_X, "noise": 0.0, "core_flow": "coupling", **options}
+    )
 
 
 def pyro_aef(x: Tensor, vae: TwoLevels | None = None, **options: Any) -> vae2aef.AEF:
     """Convert the Pyro pair, likewise."""
     vae = vae or TwoLevels()
-    return vae2aef.from_pyro(vae.model, vae.guide, x, **{"noise": 0.0, **options})
+    return vae2aef.from_pyro(vae.model, vae.guide, x, **{"noise": 0.0, "core_flow": "coupling", **options})
 
 
 ENTROPY = 0.5 * math.log(2 * math.pi * math.e)

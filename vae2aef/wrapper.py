@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vae2aef.chain import Site
 from vae2aef.core import DEFAULT_NOISE, Expansion, NoFeatures, Partition
 from vae2aef.errors import describe
-from vae2aef.flows import Bijection, Identity
+from vae2aef.flows import Bijection
 from vae2aef.modes import parameters
 from vae2aef.parts import VAEParts
 from vae2aef.program import VAEProgram

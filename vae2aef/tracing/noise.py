@@ -77,8 +77,8 @@ class Follow(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self.floor = floor
-        if u is not None and not u.requires_grad:
-            u = u.detach().requires_grad_()
+        if u is not None and not (u.requires_grad and torch.is_grad_enabled()):
+            u = u.detach().clone().requires_grad_()  # of its own: a view made without gradients cannot be followed
         self.given, self.latent_call, self.replacement = u, latent_call, replacement
         self.grad = torch.is_grad_enabled()
         self.drew = self.done = False
