@@ -77,7 +77,7 @@ def test_it_begins_with_the_verdict(pages):
     assert read.text[0][0] == "h1" and read.text[0][1].startswith(
         "The AEF with σ = 0.3 (aef-noise) is better than the VAE"
     )
-    assert page.own_loop == 'vae2aef.wrap(vae, example=x, noise=0.3, core_flow="coupling")'
+    assert page.own_loop == 'vae2aef.wrap(vae, example=x, noise=0.3, core_flow="none")'
     assert page.best == 1
     assert "In your own loop:" in [text for _, text in read.text]
 
