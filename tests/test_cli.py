@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from vae2aef import __main__ as entry
 from vae2aef.cli import app
+from vae2aef.comparison.device import require_device
 
 pytestmark = pytest.mark.usefixtures("quick_fits", "quick_pictures")
 TINY = """
@@ -125,6 +126,10 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
         (["--out", "tiny.py"], "tiny.py is a file, expected a folder"),
         (["--vae", "tiny:missing"], "tiny has no missing"),
         (["--arms", "gan"], "unknown gan; known are vae, vae+features, aef, aef-noise"),
+        (["--device", "cuda:99"], "--device cuda:99: torch finds"),
+        (["--device", "cuda:x"], "--device must be auto, cpu, cuda, cuda:N or mps, got cuda:x"),
+        (["--device", "cpu:1"], "--device must be auto, cpu, cuda, cuda:N or mps, got cpu:1"),
+        (["--device", ""], "--device must be auto, cpu, cuda, cuda:N or mps, got"),
         (["--data", "wide.npy"], "--preprocess logit takes data within 0 and 1"),
         (["--data", "nan.npy"], "NaN"),
     ],
@@ -139,6 +144,17 @@ def test_wrong_input_is_one_line_and_leaves_nothing(folder, args, message):
     assert message in err
     assert err.count("\n") == 1
     assert contents(folder) == before
+
+
+def test_a_device_that_is_not_there(folder, monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for device, found in (("mps", "torch finds no Apple GPU"), ("cuda:2", "2 CUDA devices, cuda:0 to cuda:1; use")):
+        code, out, err = invoke("compare", *SMALL, "--device", device, "--out", "result")
+        assert (code, out) == (2, "") and found in err
+        assert not (folder / "result").exists()
+    require_device("cuda")
+    require_device("cuda:1")
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc, where nobody can make folders")

@@ -17,6 +17,7 @@ from vae2aef.comparison.batches import continuous
 from vae2aef.comparison.conditions import read_conditions
 from vae2aef.comparison.damage import damage
 from vae2aef.comparison.data import Dataset, load
+from vae2aef.comparison.device import require_device
 from vae2aef.comparison.display import Display
 from vae2aef.comparison.errors import InputError
 from vae2aef.comparison.factory import find_factory, takes_latents
@@ -57,6 +58,7 @@ def compare(options: Options, out: Path, console: Console, overwrite: bool = Fal
         NonFiniteError: training diverged; names arm and seed.
         KeyboardInterrupt: Ctrl-C or, as `Terminated`, SIGTERM; the same call goes on from there.
     """
+    require_device(options.device)
     find_factory(options.vae)
     check_out(out, overwrite)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
