@@ -80,6 +80,9 @@ def test_conditions_reach_the_vae_with_their_own_rows(tmp_path, labelled):
 def test_conditions_that_are_not_there(tmp_path, labelled):
     with pytest.raises(InputError, match="photographs holds no labels; expected y_train"):
         run(tmp_path, condition="labels", vae="test_compare_data:conditional")
+    np.savez(tmp_path / "n.npz", x=RNG.rand(40, 3), y=np.where(RNG.rand(40) < 0.5, 1.0, np.nan))
+    with pytest.raises(InputError, match=r"holds no labels; .*labels are left out: those of the data are missing in"):
+        run(tmp_path, condition="labels", vae="test_compare_data:conditional", data=str(tmp_path / "n.npz"))
     with pytest.raises(InputError, match="mlp takes no conditions; give a conditional VAE"):
         run(tmp_path, condition="labels", data=labelled, preprocess="standardize")
 
