@@ -2,10 +2,12 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ pytest.importorskip("typer")
 
 from typer.testing import CliRunner
 
+import vae2aef
 from vae2aef import __main__ as entry
 from vae2aef.cli import app
 from vae2aef.comparison.device import require_device
@@ -167,6 +170,71 @@ def test_a_folder_that_cannot_be_made(folder):
 
 def contents(folder):
     return {p.name: p.stat().st_mtime_ns for p in folder.iterdir() if p.name != "__pycache__"}
+
+
+SCRIPT = """
+import sys
+import vae2aef
+from beside import HIDDEN
+from vae2aef.comparison.nets import MLPVAE
+
+print("run")
+
+def make(event_shape, latents):
+    vae = MLPVAE(event_shape, latents, hidden=HIDDEN)
+    return {"vae": vae, "encoder": vae.encode, "decoder": vae.decode, "encoder_scale": "log_var"}
+
+if __name__ == "__main__":
+    vae2aef.compare(
+        make, "digits", "out", steps=1, latents=2, core_flow="none", importance_samples=4, test_limit=4,
+        arms="aef", device="cpu",
+    )
+"""
+
+
+@pytest.mark.parametrize("where", [".", "scripts"])
+def test_a_script_writes_a_command_that_can_be_run(folder, where):
+    """From the folder of the script and from another; the script is not run a second time to find its own function."""
+    (folder / where).mkdir(exist_ok=True)
+    (folder / where / "script.py").write_text(SCRIPT)
+    (folder / where / "beside.py").write_text("HIDDEN = 6")
+    done = subprocess.run(
+        [sys.executable, os.path.join(where, "script.py")], cwd=folder, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines().count("run") == 1
+    command = json.loads((folder / "out" / "results.json").read_text())["command"]
+    words = shlex.split(command)
+    assert words[words.index("--vae") + 1] == os.path.normpath(os.path.join(where, "script.py:make"))
+    code, out, err = invoke(*words[1:])
+    assert (code, err) == (0, "") and "(from before)" in out  # the same comparison
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("none.py:make", "importing none.py failed: FileNotFoundError: there is no file"),
+        ("tiny.py:other", "tiny.py has no other"),
+        ("tiny.py", "expected mlp, conv, package.module:factory, or file.py:factory"),
+        ("broken.py:make", "importing broken.py failed: ZeroDivisionError"),
+    ],
+)
+def test_factories_of_files(folder, spec, said):
+    (folder / "broken.py").write_text("1 / 0")
+    code, out, err = invoke("compare", *SMALL, "--vae", spec, "--out", "result")
+    assert (code, out) == (2, "") and said in err and err.count("\n") == 1
+
+
+def test_a_factory_of_a_notebook_is_named(folder, monkeypatch):
+    """It has no file: the comparison runs, and a note says that its command line does not."""
+    main = types.ModuleType("__main__")
+    exec(TINY, main.__dict__)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    options = {"steps": 1, "latents": 2, "core_flow": "none", "importance_samples": 4, "test_limit": 4}
+    vae2aef.compare(main.make, "digits", "out", arms="aef", device="cpu", quiet=True, **options)
+    notes = json.loads((folder / "out" / "results.json").read_text())["notes"]
+    assert any("make was defined in a notebook" in note and "--vae file.py:make" in note for note in notes)
 
 
 def test_other_options_in_the_same_folder_are_refused(folder):

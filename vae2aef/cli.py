@@ -18,6 +18,7 @@ from vae2aef.comparison.readers import ACCEPTED
 INTERRUPTED, TERMINATED = 130, 143  # 128 + SIGINT and SIGTERM, as shells count
 FAILED = 2
 DEFAULTS = Options()
+YOURS = "mlp, conv, or your own as package.module:factory or file.py:factory."
 CHECKED = 128  # rows of the data that `check` looks at
 
 app = typer.Typer(
@@ -48,7 +49,7 @@ def main(
 @app.command()
 def compare(
     data: Annotated[str, typer.Option(help=f"What to train on: {ACCEPTED}.")] = DEFAULTS.data,
-    vae: Annotated[str, typer.Option(help="mlp, conv, or your own as package.module:factory.")] = DEFAULTS.vae,
+    vae: Annotated[str, typer.Option(help=YOURS)] = DEFAULTS.vae,
     latents: Annotated[int, typer.Option(help="Latent variables.")] = DEFAULTS.latents,
     steps: Annotated[int, typer.Option(help="Training steps of each run.")] = DEFAULTS.steps,
     batch_size: Annotated[int, typer.Option(help="Samples of a training batch.")] = DEFAULTS.batch_size,
@@ -127,7 +128,7 @@ def _compare(options: Options, out: Path, console: Console, overwrite: bool) -> 
 
 @app.command()
 def check(
-    vae: Annotated[str, typer.Argument(help="mlp, conv, or your own as package.module:factory.")],
+    vae: Annotated[str, typer.Argument(help=YOURS)],
     data: Annotated[str, typer.Option(help=f"What it is for: {ACCEPTED}.")] = DEFAULTS.data,
     latents: Annotated[int, typer.Option(help="Latent variables, if the factory takes them.")] = DEFAULTS.latents,
     preprocess: Annotated[str, typer.Option(help="logit, standardize or none.")] = DEFAULTS.preprocess,
@@ -167,7 +168,7 @@ def check(
 
 @app.command()
 def evaluate(
-    vae: Annotated[str, typer.Option(help="mlp, conv, or your own as package.module:factory.")],
+    vae: Annotated[str, typer.Option(help=YOURS)],
     data: Annotated[str, typer.Option(help=f"What to score, its test part: {ACCEPTED}.")],
     weights: Annotated[Path | None, typer.Option(help="A state_dict to load into it (weights only).")] = None,
     likelihood: Annotated[
@@ -188,7 +189,8 @@ def evaluate(
     ] = DEFAULTS.importance_samples,
     seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
     fid_extractor: Annotated[
-        str | None, typer.Option(help="For FID: a TorchScript file of yours, or package.module:factory.")
+        str | None,
+        typer.Option(help="For FID: a TorchScript file of yours, package.module:factory or file.py:factory."),
     ] = None,
     out: Annotated[Path, typer.Option(help="File for the result.")] = Path("vae2aef-evaluate.json"),
 ) -> None:
