@@ -187,6 +187,13 @@ def test_palettes_are_read_as_colours(tmp_path):
     assert grey.event_shape == (1, 5, 4) and all_of(grey) == sorted(GREY.reshape(12, -1).astype(int).tolist())
 
 
+def test_colours_of_printing_are_converted_and_named(tmp_path):
+    for i, array in enumerate(COLOUR):
+        Image.fromarray(array).convert("CMYK").save(tmp_path / f"{i:03}.tif")
+    data = load(str(tmp_path))
+    assert data.event_shape == (3, 5, 4) and "CMYK images are read as RGB" in data.notes
+
+
 def test_sixteen_bits_are_read_or_asked_for(tmp_path):
     deep = (GREY.astype(np.uint16) * 256 + 3 * GREY).astype(np.uint16)
     deep[0, 0, 0] = 40_000

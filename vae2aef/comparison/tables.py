@@ -11,7 +11,7 @@ import numpy as np
 from vae2aef.comparison.errors import InputError
 from vae2aef.comparison.found import Found, split_of, without_test
 from vae2aef.comparison.header import LABELS, SPLIT, read_header
-from vae2aef.comparison.images import as_array
+from vae2aef.comparison.images import as_array, conversions
 
 TABLES = {".csv": "read_csv", ".parquet": "read_parquet"}
 
@@ -169,8 +169,9 @@ def _pictures(part: Any, column: str, path: Path) -> Found:
     if len(shapes) > 1:
         raise InputError(f"{path}: images of sizes {', '.join(map(str, sorted(shapes)[:4]))}; bring all to one size")
     label = next((name for name in part.column_names if name.lower() in LABELS), None)
-    bits = all(kind == "bits" for _, kind in made)
-    found = Found({"all": np.stack([array for array, _ in made])}, bins=2 if bits else None)
+    kinds = {kind for _, kind in made}
+    found = Found({"all": np.stack([array for array, _ in made])}, bins=2 if kinds == {"bits"} else None)
+    found.notes += conversions(kinds)
     if label is not None:
         found.labels = {"all": np.asarray(part[label])}
     return found
