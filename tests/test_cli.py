@@ -17,6 +17,7 @@ import torch
 pytest.importorskip("lightning")
 pytest.importorskip("typer")
 
+from rich.console import Console
 from typer.testing import CliRunner
 
 import vae2aef
@@ -278,6 +279,24 @@ def test_version_and_help():
         "--core-flow",
     ):
         assert option in out
+
+
+@pytest.mark.parametrize("command", ["compare", "check", "evaluate"])
+def test_it_says_at_once_what_it_does(folder, monkeypatch, command):
+    """Before anything is read, whatever fails then."""
+    said = []
+    status = Console.status
+    monkeypatch.setattr(
+        Console, "status", lambda self, text, **more: (said.append(text), status(self, text, **more))[1]
+    )
+    words = ["tiny:make"] if command == "check" else ["--vae", "tiny:make"]
+    assert invoke(command, *words, "--data", "nowhere.npz")[0] == 2
+    assert said and said[0].startswith(("loading", "reading nowhere.npz"))
+    said.clear()
+    monkeypatch.setattr(sys, "argv", ["vae2aef", "--version"])
+    with pytest.raises(SystemExit):
+        entry.main()
+    assert said == ["loading torch and Lightning"]
 
 
 def test_missing_packages_are_named(monkeypatch, capsys):

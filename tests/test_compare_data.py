@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import time
 
 import numpy as np
 import pytest
@@ -98,6 +100,37 @@ def test_the_factory_is_called_once_a_seed(tmp_path):
     CALLS.clear()
     run(tmp_path, vae="test_compare_data:counted", seeds=2)
     assert CALLS == [0, 1]
+
+
+def slow(event_shape, latents):
+    time.sleep(0.5)
+    return counted(event_shape, latents)
+
+
+def failing(event_shape):
+    time.sleep(0.5)
+    raise ZeroDivisionError
+
+
+def test_what_is_done_first_is_said_while_it_lasts(tmp_path):
+    """On a terminal, also before an error; where output is kept, one line with the seconds of each step."""
+    for name in ("slow", "failing"):
+        console = Console(file=io.StringIO(), force_terminal=True, width=200)
+        options = Options(**SMALL, vae=f"test_compare_data:{name}", arms=("vae",))
+        if name == "slow":
+            compare(options, tmp_path / name, console)
+        else:
+            with pytest.raises(InputError, match="calling the factory failed"):
+                compare(options, tmp_path / name, console)
+        shown = console.file.getvalue()
+        assert shown.index("calling test_compare_data") < shown.index("\x1b[?25h")  # the cursor is back
+    _, said, _ = run(tmp_path, vae="test_compare_data:slow", arms=("vae",))
+    (line,) = [line for line in said.splitlines() if line.startswith("importing test_compare_data:slow: ")]
+    assert re.fullmatch(
+        r"importing \S+: \d+\.\d s, reading photographs: \d+\.\d s, calling \S+: 0\.[5-9] s, a loss of every arm: "
+        r"\d+\.\d s", line
+    )  # fmt: skip
+    assert "\x1b" not in said
 
 
 def test_arms_share_their_first_weights_and_nothing_else():

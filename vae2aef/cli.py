@@ -117,7 +117,8 @@ def compare(
 
 
 def _compare(options: Options, out: Path, console: Console, overwrite: bool) -> None:
-    from vae2aef.comparison.compare import compare as run
+    with console.status("loading Lightning and what draws"):
+        from vae2aef.comparison.compare import compare as run
     from vae2aef.errors import NonFiniteError
 
     try:
@@ -141,26 +142,27 @@ def check(
 
     Exits with 0 if there is no error, with 1 if there is one, and with 2 if the VAE or the data cannot be loaded.
     """
+    console = Console(highlight=False)
     try:
-        import torch
+        with console.status(f"reading {data}, importing and calling {vae}"):
+            import torch
 
-        from vae2aef.comparison.data import load
-        from vae2aef.comparison.factory import make_vae
-        from vae2aef.diagnostics import check as run
-        from vae2aef.preprocess import dequantize
+            from vae2aef.comparison.data import load
+            from vae2aef.comparison.factory import make_vae
+            from vae2aef.diagnostics import check as run
+            from vae2aef.preprocess import dequantize
 
-        dataset = load(data, bins)
-        torch.manual_seed(0)
-        made = make_vae(vae, dataset.event_shape, latents)
-        x = dataset.x_train[:CHECKED]
-        x = x if dataset.bins == 1 else dequantize(x, dataset.bins)
-        report = run(
-            made.pop("vae"), example=x, preprocess=None if preprocess == "none" else preprocess,
-            prior=None if prior == "vae" else prior, **made,
-        )  # fmt: skip
+            dataset = load(data, bins)
+            torch.manual_seed(0)
+            made = make_vae(vae, dataset.event_shape, latents)
+            x = dataset.x_train[:CHECKED]
+            x = x if dataset.bins == 1 else dequantize(x, dataset.bins)
+            report = run(
+                made.pop("vae"), example=x, preprocess=None if preprocess == "none" else preprocess,
+                prior=None if prior == "vae" else prior, **made,
+            )  # fmt: skip
     except InputError as problem:
         _fail(problem)
-    console = Console(highlight=False)
     for line, style in report.styled():
         console.print(Text(line, style=style), soft_wrap=True)
     raise typer.Exit(0 if report.ok else 1)
@@ -199,14 +201,16 @@ def evaluate(
     Exits with 2 if the VAE, its weights or the data cannot be used.
     """
     try:
-        from vae2aef.comparison.evaluation_report import run
-        from vae2aef.comparison.subject import EvaluateOptions
+        console = Console(highlight=False)
+        with console.status("loading torchmetrics"):
+            from vae2aef.comparison.evaluation_report import run
+            from vae2aef.comparison.subject import EvaluateOptions
 
         options = EvaluateOptions(
             vae, data, weights, likelihood, fit_scale, bins, latents, test_limit, importance_samples, seed,
             fid_extractor,
         )  # fmt: skip
-        run(options, out, Console(highlight=False))
+        run(options, out, console)
     except InputError as problem:
         _fail(problem)
 
