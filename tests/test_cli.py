@@ -2,10 +2,12 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +17,13 @@ import torch
 pytest.importorskip("lightning")
 pytest.importorskip("typer")
 
+from rich.console import Console
 from typer.testing import CliRunner
 
+import vae2aef
 from vae2aef import __main__ as entry
 from vae2aef.cli import app
+from vae2aef.comparison.device import require_device
 
 pytestmark = pytest.mark.usefixtures("quick_fits", "quick_pictures")
 TINY = """
@@ -125,6 +130,10 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
         (["--out", "tiny.py"], "tiny.py is a file, expected a folder"),
         (["--vae", "tiny:missing"], "tiny has no missing"),
         (["--arms", "gan"], "unknown gan; known are vae, vae+features, aef, aef-noise"),
+        (["--device", "cuda:99"], "--device cuda:99: torch finds"),
+        (["--device", "cuda:x"], "--device must be auto, cpu, cuda, cuda:N or mps, got cuda:x"),
+        (["--device", "cpu:1"], "--device must be auto, cpu, cuda, cuda:N or mps, got cpu:1"),
+        (["--device", ""], "--device must be auto, cpu, cuda, cuda:N or mps, got"),
         (["--data", "wide.npy"], "--preprocess logit takes data within 0 and 1"),
         (["--data", "nan.npy"], "NaN"),
     ],
@@ -141,6 +150,17 @@ def test_wrong_input_is_one_line_and_leaves_nothing(folder, args, message):
     assert contents(folder) == before
 
 
+def test_a_device_that_is_not_there(folder, monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for device, found in (("mps", "torch finds no Apple GPU"), ("cuda:2", "2 CUDA devices, cuda:0 to cuda:1; use")):
+        code, out, err = invoke("compare", *SMALL, "--device", device, "--out", "result")
+        assert (code, out) == (2, "") and found in err
+        assert not (folder / "result").exists()
+    require_device("cuda")
+    require_device("cuda:1")
+
+
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc, where nobody can make folders")
 def test_a_folder_that_cannot_be_made(folder):
     code, out, err = invoke("compare", *SMALL, "--out", "/proc/vae2aef/out")
@@ -151,6 +171,71 @@ def test_a_folder_that_cannot_be_made(folder):
 
 def contents(folder):
     return {p.name: p.stat().st_mtime_ns for p in folder.iterdir() if p.name != "__pycache__"}
+
+
+SCRIPT = """
+import sys
+import vae2aef
+from beside import HIDDEN
+from vae2aef.comparison.nets import MLPVAE
+
+print("run")
+
+def make(event_shape, latents):
+    vae = MLPVAE(event_shape, latents, hidden=HIDDEN)
+    return {"vae": vae, "encoder": vae.encode, "decoder": vae.decode, "encoder_scale": "log_var"}
+
+if __name__ == "__main__":
+    vae2aef.compare(
+        make, "digits", "out", steps=1, latents=2, core_flow="none", importance_samples=4, test_limit=4,
+        arms="aef", device="cpu",
+    )
+"""
+
+
+@pytest.mark.parametrize("where", [".", "scripts"])
+def test_a_script_writes_a_command_that_can_be_run(folder, where):
+    """From the folder of the script and from another; the script is not run a second time to find its own function."""
+    (folder / where).mkdir(exist_ok=True)
+    (folder / where / "script.py").write_text(SCRIPT)
+    (folder / where / "beside.py").write_text("HIDDEN = 6")
+    done = subprocess.run(
+        [sys.executable, os.path.join(where, "script.py")], cwd=folder, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines().count("run") == 1
+    command = json.loads((folder / "out" / "results.json").read_text())["command"]
+    words = shlex.split(command)
+    assert words[words.index("--vae") + 1] == os.path.normpath(os.path.join(where, "script.py:make"))
+    code, out, err = invoke(*words[1:])
+    assert (code, err) == (0, "") and "(from before)" in out  # the same comparison
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("none.py:make", "importing none.py failed: FileNotFoundError: there is no file"),
+        ("tiny.py:other", "tiny.py has no other"),
+        ("tiny.py", "expected mlp, conv, package.module:factory, or file.py:factory"),
+        ("broken.py:make", "importing broken.py failed: ZeroDivisionError"),
+    ],
+)
+def test_factories_of_files(folder, spec, said):
+    (folder / "broken.py").write_text("1 / 0")
+    code, out, err = invoke("compare", *SMALL, "--vae", spec, "--out", "result")
+    assert (code, out) == (2, "") and said in err and err.count("\n") == 1
+
+
+def test_a_factory_of_a_notebook_is_named(folder, monkeypatch):
+    """It has no file: the comparison runs, and a note says that its command line does not."""
+    main = types.ModuleType("__main__")
+    exec(TINY, main.__dict__)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    options = {"steps": 1, "latents": 2, "core_flow": "none", "importance_samples": 4, "test_limit": 4}
+    vae2aef.compare(main.make, "digits", "out", arms="aef", device="cpu", quiet=True, **options)
+    notes = json.loads((folder / "out" / "results.json").read_text())["notes"]
+    assert any("make was defined in a notebook" in note and "--vae file.py:make" in note for note in notes)
 
 
 def test_other_options_in_the_same_folder_are_refused(folder):
@@ -194,6 +279,24 @@ def test_version_and_help():
         "--core-flow",
     ):
         assert option in out
+
+
+@pytest.mark.parametrize("command", ["compare", "check", "evaluate"])
+def test_it_says_at_once_what_it_does(folder, monkeypatch, command):
+    """Before anything is read, whatever fails then."""
+    said = []
+    status = Console.status
+    monkeypatch.setattr(
+        Console, "status", lambda self, text, **more: (said.append(text), status(self, text, **more))[1]
+    )
+    words = ["tiny:make"] if command == "check" else ["--vae", "tiny:make"]
+    assert invoke(command, *words, "--data", "nowhere.npz")[0] == 2
+    assert said and said[0].startswith(("loading", "reading nowhere.npz"))
+    said.clear()
+    monkeypatch.setattr(sys, "argv", ["vae2aef", "--version"])
+    with pytest.raises(SystemExit):
+        entry.main()
+    assert said == ["loading torch and Lightning"]
 
 
 def test_missing_packages_are_named(monkeypatch, capsys):

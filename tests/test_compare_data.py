@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import time
 
 import numpy as np
 import pytest
@@ -80,6 +82,9 @@ def test_conditions_reach_the_vae_with_their_own_rows(tmp_path, labelled):
 def test_conditions_that_are_not_there(tmp_path, labelled):
     with pytest.raises(InputError, match="photographs holds no labels; expected y_train"):
         run(tmp_path, condition="labels", vae="test_compare_data:conditional")
+    np.savez(tmp_path / "n.npz", x=RNG.rand(40, 3), y=np.where(RNG.rand(40) < 0.5, 1.0, np.nan))
+    with pytest.raises(InputError, match=r"holds no labels; .*labels are left out: those of the data are missing in"):
+        run(tmp_path, condition="labels", vae="test_compare_data:conditional", data=str(tmp_path / "n.npz"))
     with pytest.raises(InputError, match="mlp takes no conditions; give a conditional VAE"):
         run(tmp_path, condition="labels", data=labelled, preprocess="standardize")
 
@@ -95,6 +100,37 @@ def test_the_factory_is_called_once_a_seed(tmp_path):
     CALLS.clear()
     run(tmp_path, vae="test_compare_data:counted", seeds=2)
     assert CALLS == [0, 1]
+
+
+def slow(event_shape, latents):
+    time.sleep(0.5)
+    return counted(event_shape, latents)
+
+
+def failing(event_shape):
+    time.sleep(0.5)
+    raise ZeroDivisionError
+
+
+def test_what_is_done_first_is_said_while_it_lasts(tmp_path):
+    """On a terminal, also before an error; where output is kept, one line with the seconds of each step."""
+    for name in ("slow", "failing"):
+        console = Console(file=io.StringIO(), force_terminal=True, width=200)
+        options = Options(**SMALL, vae=f"test_compare_data:{name}", arms=("vae",))
+        if name == "slow":
+            compare(options, tmp_path / name, console)
+        else:
+            with pytest.raises(InputError, match="calling the factory failed"):
+                compare(options, tmp_path / name, console)
+        shown = console.file.getvalue()
+        assert shown.index("calling test_compare_data") < shown.index("\x1b[?25h")  # the cursor is back
+    _, said, _ = run(tmp_path, vae="test_compare_data:slow", arms=("vae",))
+    (line,) = [line for line in said.splitlines() if line.startswith("importing test_compare_data:slow: ")]
+    assert re.fullmatch(
+        r"importing \S+: \d+\.\d s, reading photographs: \d+\.\d s, calling \S+: 0\.[5-9] s, a loss of every arm: "
+        r"\d+\.\d s", line
+    )  # fmt: skip
+    assert "\x1b" not in said
 
 
 def test_arms_share_their_first_weights_and_nothing_else():

@@ -244,6 +244,46 @@ def test_a_result_that_is_no_result(tmp_path, whole, what):
     assert len(damage(tmp_path, 5 if what == "count" else 4)) == 1
 
 
+SPOILED = {
+    "an empty curve": ("validation_bits_per_dim", []),
+    "a curve of words": ("validation_bits_per_dim", [[5, "two"]]),
+    "a curve that is NaN": ("validation_bits_per_dim", [[5, float("nan")]]),
+    "no losses": ("training_loss", []),
+    "losses of one number each": ("training_loss", [1.0, 2.0]),
+    "an empty certificate": ("certificate", {}),
+    "no certificate": ("certificate", None),
+    "half a certificate": ("certificate", {"gap": 0.5}),
+    "a certificate of NaN": ("certificate", {"gap": float("nan"), "std_error": 0.1}),
+    "no parameters": ("parameters", {}),
+    "no step": ("best_step", None),
+    "no error of reconstruction": ("reconstruction_mse", None),
+    "no seconds": ("seconds", None),
+}
+
+
+@pytest.mark.parametrize("what", SPOILED)
+def test_a_result_whose_parts_are_spoiled(tmp_path, whole, what):
+    """What the table and the report read is there, and numbers; without this they fail at the end of a comparison."""
+    run = tmp_path / "seed0-aef"
+    copy_of(whole[1] / "runs" / "seed0-aef", run)
+    assert damage(run, 4) == []
+    key, value = SPOILED[what]
+    result = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps({**result, key: value}))
+    (said,) = damage(run, 4)
+    assert said.startswith(f"{run / 'result.json'} is damaged (") and not (run / "result.json").exists()
+
+
+@pytest.mark.parametrize("what", ["std_error", "effective_sample_size", "uncertain"])
+def test_a_result_whose_test_is_spoiled(tmp_path, whole, what):
+    run = tmp_path / "seed0-aef"
+    copy_of(whole[1] / "runs" / "seed0-aef", run)
+    result = json.loads((run / "result.json").read_text())
+    result["test"][what] = None if what == "uncertain" else ["x"] * 4
+    (run / "result.json").write_text(json.dumps(result))
+    assert len(damage(run, 4)) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "harm"), [("result.json", cut), ("pictures.npz", Path.unlink), ("last.ckpt", pickled)]

@@ -155,8 +155,8 @@ def test_labels_and_validation_of_npz(tmp_path):
     data = load(str(tmp_path / "a.npz"))
     assert data.split_labels()[1].tolist() == [1, 2] and data.labels["test"].tolist() == [3, 4]
     np.savez(tmp_path / "b.npz", x_train=GREY[:8], y_train=np.eye(8), x_test=GREY[10:], y_test=np.eye(8)[:2])
-    with pytest.raises(InputError, match=r"y_train has shape \(8, 8\), expected one label a row"):
-        load(str(tmp_path / "b.npz"))
+    data = load(str(tmp_path / "b.npz"))
+    assert data.labels["train"].tolist() == list(range(8)) and data.labels["test"].tolist() == [0, 1]
 
 
 # ---------------------------------------------------------------- kinds of images
@@ -185,6 +185,13 @@ def test_palettes_are_read_as_colours(tmp_path):
     assert data.event_shape == (3, 5, 4) and all_of(data) == sorted(true) and "palette" in data.notes[0]
     grey = load(str(tmp_path / "g"))
     assert grey.event_shape == (1, 5, 4) and all_of(grey) == sorted(GREY.reshape(12, -1).astype(int).tolist())
+
+
+def test_colours_of_printing_are_converted_and_named(tmp_path):
+    for i, array in enumerate(COLOUR):
+        Image.fromarray(array).convert("CMYK").save(tmp_path / f"{i:03}.tif")
+    data = load(str(tmp_path))
+    assert data.event_shape == (3, 5, 4) and "CMYK images are read as RGB" in data.notes
 
 
 def test_sixteen_bits_are_read_or_asked_for(tmp_path):

@@ -299,7 +299,7 @@ def test_compare_from_python(tmp_path, capsys):
     rows = vae2aef.compare(factory, "digits", tmp_path / "out", arms="vae,aef", device="cpu", quiet=True, **options)
     assert [row.arm for row in rows] == ["vae", "aef"] and capsys.readouterr().out == ""
     command = (tmp_path / "out" / "results.json").read_text()
-    assert "test_ergonomics:factory" in command and "--device cpu" in command
+    assert "test_ergonomics.py:factory" in command and "--device cpu" in command
     with pytest.raises(ValueError, match=r"can be imported by its name.*package\.module:factory"):
         vae2aef.compare(lambda: None, out=tmp_path / "b", quiet=True)
     with pytest.raises(ValueError, match="--device must be auto, cpu"):

@@ -104,8 +104,8 @@ def test_a_dict_holds_arguments_for_wrap(module):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("resnet", "expected mlp, conv, or package.module:factory"),
-        (":f", "expected mlp, conv, or package.module:factory"),
+        ("resnet", "expected mlp, conv, package.module:factory, or file.py:factory"),
+        (":f", "expected mlp, conv, package.module:factory, or file.py:factory"),
         ("no_such_module_here:f", "No module named 'no_such_module_here'"),
         ("broken_vaes:f", "No module named 'no_such_package'"),
         ("my_vaes:missing", "my_vaes has no missing"),

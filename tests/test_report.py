@@ -16,7 +16,6 @@ from vae2aef.comparison import report, wording
 from vae2aef.comparison.options import Options
 from vae2aef.comparison.plots import save_comparison, save_curves, tile
 from vae2aef.comparison.summary import mean_and_error, summarise
-from vae2aef.comparison.verdict import verdict
 
 
 def run(arm, seed, log_prob, ess=64.0, best_step=5):
@@ -94,50 +93,6 @@ def test_when_an_arm_reached_the_first_ones_best():
     results[2]["validation_bits_per_dim"] = [[5, 9.4], [10, 2.6]]
     first, quick, slow = summarise(results, ["vae", "aef", "slow"], (1,), 1, 128)
     assert (first.reached, quick.reached, slow.reached) == (1.0, 0.5, None)
-
-
-def made(arm, difference, interval=0.01, **more):
-    row = summarise([run(arm, 0, [-NATS, -2 * NATS])], [arm], (2,), 1, 128)[0]
-    change = {} if difference is None else {"difference": difference, "difference_interval": interval}
-    return replace(
-        row, **{"bits_per_dim": 3.0 + (difference or 0.0), "reached": 0.38, "uncertain": 0.0, **change, **more}
-    )
-
-
-def test_the_verdict_of_a_gain():
-    rows = [made("vae", None), made("vae+features", -0.09), made("aef", -0.05), made("aef-noise", -0.13)]
-    headline, *more = verdict(rows, Options(steps=100, core_flow="none", likelihood="discretized_logistic"))
-    assert headline == (
-        "The AEF with σ = 0.3 (aef-noise) is better than the VAE by 0.130 ± 0.010 bits per dimension "
-        "(95 % interval, one seed)."
-    )
-    assert more == [
-        "It was as good as the VAE ever was after 38% of the steps.",
-        "Most of the gain (69%) comes with the linear features alone.",
-        "To try next: --seeds 3: one seed says nothing of others.",
-        "In your own loop: "
-        'vae2aef.wrap(vae, example=x, noise=0.3, core_flow="none", likelihood="discretized_logistic")',
-    ]
-
-
-def test_the_verdict_of_a_loss_or_of_nothing():
-    worse = verdict([made("vae", None), made("aef", 0.03)], Options(seeds=3))
-    assert worse == [
-        "The VAE is the best: the next, the AEF with σ = 0 (aef), is worse by 0.030 ± 0.010 bits per dimension "
-        "(95 % interval)."
-    ]
-    within = verdict([made("vae", None), made("aef", -0.005)], Options(seeds=3))[0]
-    assert within.startswith("No arm is better than the VAE: the best, the AEF with σ = 0 (aef), differs by 0.005")
-    assert "nothing" not in within and "within the error" in within
-    alone = verdict([made("aef", None)], Options(seeds=3))
-    assert len(alone) == 1 and "no other arm" in alone[0]
-
-
-def test_the_verdict_names_what_stands_against_it():
-    rows = [made("vae", None, best_steps=[100], uncertain=0.9), made("aef", -0.05)]
-    (next_,) = [line for line in verdict(rows, Options(steps=100, seeds=2, importance_samples=50)) if "next" in line]
-    assert "(--steps 200): not every arm had converged" in next_ and "--importance-samples 200" in next_
-    assert "seed" not in next_
 
 
 def test_seeds_are_paired_whatever_their_order():

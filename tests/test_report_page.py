@@ -18,7 +18,9 @@ from report_material import finished, nothing_drawn
 
 from vae2aef.comparison import gallery, sections
 from vae2aef.comparison.figures import LATENTS
+from vae2aef.comparison.options import Options
 from vae2aef.comparison.outcome import Material
+from vae2aef.comparison.own_loop import own_loop
 from vae2aef.comparison.page import render, typeset
 from vae2aef.comparison.portrait import EXTREMES, REACH, STEPS, WALKED, portrait, quantiles
 from vae2aef.wrapping import wrap
@@ -77,7 +79,7 @@ def test_it_begins_with_the_verdict(pages):
     assert read.text[0][0] == "h1" and read.text[0][1].startswith(
         "The AEF with σ = 0.3 (aef-noise) is better than the VAE"
     )
-    assert page.own_loop == 'vae2aef.wrap(vae, example=x, noise=0.3, core_flow="none")'
+    assert page.own_loop == own_loop("aef-noise", Options(), 16) and "Dequantize(16)" in page.own_loop
     assert page.best == 1
     assert "In your own loop:" in [text for _, text in read.text]
 

@@ -14,7 +14,10 @@ def main() -> None:
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         print(f'vae2aef needs {", ".join(missing)}: pip install "vae2aef[demo]"', file=sys.stderr)
         sys.exit(2)
-    from vae2aef.cli import app
+    from rich.console import Console
+
+    with Console().status("loading torch and Lightning"):  # on a terminal; gone when it is done
+        from vae2aef.cli import app
 
     app()
 

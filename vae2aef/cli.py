@@ -18,6 +18,7 @@ from vae2aef.comparison.readers import ACCEPTED
 INTERRUPTED, TERMINATED = 130, 143  # 128 + SIGINT and SIGTERM, as shells count
 FAILED = 2
 DEFAULTS = Options()
+YOURS = "mlp, conv, or your own as package.module:factory or file.py:factory."
 CHECKED = 128  # rows of the data that `check` looks at
 
 app = typer.Typer(
@@ -48,7 +49,7 @@ def main(
 @app.command()
 def compare(
     data: Annotated[str, typer.Option(help=f"What to train on: {ACCEPTED}.")] = DEFAULTS.data,
-    vae: Annotated[str, typer.Option(help="mlp, conv, or your own as package.module:factory.")] = DEFAULTS.vae,
+    vae: Annotated[str, typer.Option(help=YOURS)] = DEFAULTS.vae,
     latents: Annotated[int, typer.Option(help="Latent variables.")] = DEFAULTS.latents,
     steps: Annotated[int, typer.Option(help="Training steps of each run.")] = DEFAULTS.steps,
     batch_size: Annotated[int, typer.Option(help="Samples of a training batch.")] = DEFAULTS.batch_size,
@@ -116,7 +117,8 @@ def compare(
 
 
 def _compare(options: Options, out: Path, console: Console, overwrite: bool) -> None:
-    from vae2aef.comparison.compare import compare as run
+    with console.status("loading Lightning and what draws"):
+        from vae2aef.comparison.compare import compare as run
     from vae2aef.errors import NonFiniteError
 
     try:
@@ -127,7 +129,7 @@ def _compare(options: Options, out: Path, console: Console, overwrite: bool) -> 
 
 @app.command()
 def check(
-    vae: Annotated[str, typer.Argument(help="mlp, conv, or your own as package.module:factory.")],
+    vae: Annotated[str, typer.Argument(help=YOURS)],
     data: Annotated[str, typer.Option(help=f"What it is for: {ACCEPTED}.")] = DEFAULTS.data,
     latents: Annotated[int, typer.Option(help="Latent variables, if the factory takes them.")] = DEFAULTS.latents,
     preprocess: Annotated[str, typer.Option(help="logit, standardize or none.")] = DEFAULTS.preprocess,
@@ -140,26 +142,27 @@ def check(
 
     Exits with 0 if there is no error, with 1 if there is one, and with 2 if the VAE or the data cannot be loaded.
     """
+    console = Console(highlight=False)
     try:
-        import torch
+        with console.status(f"reading {data}, importing and calling {vae}"):
+            import torch
 
-        from vae2aef.comparison.data import load
-        from vae2aef.comparison.factory import make_vae
-        from vae2aef.diagnostics import check as run
-        from vae2aef.preprocess import dequantize
+            from vae2aef.comparison.data import load
+            from vae2aef.comparison.factory import make_vae
+            from vae2aef.diagnostics import check as run
+            from vae2aef.preprocess import dequantize
 
-        dataset = load(data, bins)
-        torch.manual_seed(0)
-        made = make_vae(vae, dataset.event_shape, latents)
-        x = dataset.x_train[:CHECKED]
-        x = x if dataset.bins == 1 else dequantize(x, dataset.bins)
-        report = run(
-            made.pop("vae"), example=x, preprocess=None if preprocess == "none" else preprocess,
-            prior=None if prior == "vae" else prior, **made,
-        )  # fmt: skip
+            dataset = load(data, bins)
+            torch.manual_seed(0)
+            made = make_vae(vae, dataset.event_shape, latents)
+            x = dataset.x_train[:CHECKED]
+            x = x if dataset.bins == 1 else dequantize(x, dataset.bins)
+            report = run(
+                made.pop("vae"), example=x, preprocess=None if preprocess == "none" else preprocess,
+                prior=None if prior == "vae" else prior, **made,
+            )  # fmt: skip
     except InputError as problem:
         _fail(problem)
-    console = Console(highlight=False)
     for line, style in report.styled():
         console.print(Text(line, style=style), soft_wrap=True)
     raise typer.Exit(0 if report.ok else 1)
@@ -167,7 +170,7 @@ def check(
 
 @app.command()
 def evaluate(
-    vae: Annotated[str, typer.Option(help="mlp, conv, or your own as package.module:factory.")],
+    vae: Annotated[str, typer.Option(help=YOURS)],
     data: Annotated[str, typer.Option(help=f"What to score, its test part: {ACCEPTED}.")],
     weights: Annotated[Path | None, typer.Option(help="A state_dict to load into it (weights only).")] = None,
     likelihood: Annotated[
@@ -188,7 +191,8 @@ def evaluate(
     ] = DEFAULTS.importance_samples,
     seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
     fid_extractor: Annotated[
-        str | None, typer.Option(help="For FID: a TorchScript file of yours, or package.module:factory.")
+        str | None,
+        typer.Option(help="For FID: a TorchScript file of yours, package.module:factory or file.py:factory."),
     ] = None,
     out: Annotated[Path, typer.Option(help="File for the result.")] = Path("vae2aef-evaluate.json"),
 ) -> None:
@@ -197,14 +201,16 @@ def evaluate(
     Exits with 2 if the VAE, its weights or the data cannot be used.
     """
     try:
-        from vae2aef.comparison.evaluation_report import run
-        from vae2aef.comparison.subject import EvaluateOptions
+        console = Console(highlight=False)
+        with console.status("loading torchmetrics"):
+            from vae2aef.comparison.evaluation_report import run
+            from vae2aef.comparison.subject import EvaluateOptions
 
         options = EvaluateOptions(
             vae, data, weights, likelihood, fit_scale, bins, latents, test_limit, importance_samples, seed,
             fid_extractor,
         )  # fmt: skip
-        run(options, out, Console(highlight=False))
+        run(options, out, console)
     except InputError as problem:
         _fail(problem)
 

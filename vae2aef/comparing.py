@@ -26,7 +26,8 @@ def compare(
     """Train a VAE and its AEFs on the same data and say which is better: `vae2aef compare` from Python.
 
     Args:
-        vae: `"mlp"`, `"conv"`, `"package.module:factory"`, or the factory itself, if it can be imported by its name.
+        vae: `"mlp"`, `"conv"`, `"package.module:factory"`, `"file.py:factory"`, or the factory itself, if it stands at
+            the top of a module, of a script (which the command line then names by its file) or of a notebook.
         data: as `--data`; None for the command's default.
         out: folder for tables, pictures and the report; the same call goes on with what is there.
         arms: which, all by default; differences are to the first.
@@ -74,4 +75,6 @@ def _named(vae: str | Callable[..., Any]) -> str:
             f"expected a factory that can be imported by its name, so that a comparison can be gone on with; {vae!r} "
             'cannot: define it at the top of a module, or pass "package.module:factory"'
         )
-    return f"{module}:{name}"
+    from vae2aef.comparison.factory import name_of
+
+    return name_of(vae)

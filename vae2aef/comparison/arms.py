@@ -120,9 +120,7 @@ class Recipe:
         Raises:
             InputError: the VAE cannot be made.
         """
-        again = seed in self.made
-        made = self.made[seed] if again else self._make(seed)
-        self.made.setdefault(seed, made)  # as the factory made it: it is copied, and never handed out
+        made = self.make(seed)  # as the factory made it: it is copied, and never handed out
         if not any(isinstance(part, FunctionType) and holds_module(part) for part in made.values()):
             with contextlib.suppress(Exception):  # some modules cannot be copied
                 return copy.deepcopy(made)
@@ -130,6 +128,12 @@ class Recipe:
         other = self._make(seed)
         shared = {id(p) for p in parameters(made["vae"])} & {id(p) for p in parameters(other["vae"])}
         return copy.deepcopy(other) if shared else other  # a factory may hand out the same networks each time
+
+    def make(self, seed: int) -> dict[str, Any]:
+        """Return what the factory made, which is called at the first time alone; see `wrap_arguments`."""
+        if seed not in self.made:
+            self.made[seed] = self._make(seed)
+        return self.made[seed]
 
     def _make(self, seed: int) -> dict[str, Any]:
         torch.manual_seed(seed)

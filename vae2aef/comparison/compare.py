@@ -17,7 +17,8 @@ from vae2aef.comparison.batches import continuous
 from vae2aef.comparison.conditions import read_conditions
 from vae2aef.comparison.damage import damage
 from vae2aef.comparison.data import Dataset, load
-from vae2aef.comparison.display import Display
+from vae2aef.comparison.device import require_device
+from vae2aef.comparison.display import Beginning, Display
 from vae2aef.comparison.errors import InputError
 from vae2aef.comparison.factory import find_factory, takes_latents
 from vae2aef.comparison.folder import check_out, opened
@@ -57,19 +58,27 @@ def compare(options: Options, out: Path, console: Console, overwrite: bool = Fal
         NonFiniteError: training diverged; names arm and seed.
         KeyboardInterrupt: Ctrl-C or, as `Terminated`, SIGTERM; the same call goes on from there.
     """
-    find_factory(options.vae)
+    require_device(options.device)
     check_out(out, overwrite)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        dataset = load(options.data, options.bins)
-        found = remarks.of_data(dataset, options)
-        with remarks.naming(dataset.notes):
-            data, recipe = _conditioned(dataset, options, *_prepare(dataset, options))
-            # "look" names the random stream of these rows, and stays what it was.
-            found += inspect_vae(recipe, options, continuous(data.train[:INSPECTED_ROWS], data.bins, "look"))
-            weights, shared, of_latents = _check(recipe, options)
-        found += of_latents
+        with Beginning(console) as doing:
+            doing(f"importing {options.vae}")
+            find_factory(options.vae)
+            doing(f"reading {options.data}")
+            dataset = load(options.data, options.bins)
+            found = remarks.of_data(dataset, options)
+            with remarks.naming(dataset.notes):
+                data, recipe = _conditioned(dataset, options, *_prepare(dataset, options))
+                doing(f"calling {options.vae}")
+                recipe.make(0)
+                doing("a loss of every arm")
+                # "look" names the random stream of these rows, and stays what it was.
+                found += inspect_vae(recipe, options, continuous(data.train[:INSPECTED_ROWS], data.bins, "look"))
+                weights, shared, of_latents = _check(recipe, options)
+            found += of_latents
         digests = {"data": dataset.digest(), "initial weights of the VAE": weights}
         with opened(out, options, digests, overwrite):
+            console.print(doing.said(), highlight=False, soft_wrap=True)
             remarks.say(found, console)
             if options.latents != Options.latents and not takes_latents(options.vae):
                 console.print(f"--latents is not used: {options.vae} does not take it", highlight=False)

@@ -12,7 +12,7 @@ import torch
 from vae2aef.comparison.files import Damaged, read_json
 
 OF_A_RESULT = ("arm", "seed", "parameters", "best_step", "certificate", "seconds", "reconstruction_mse")
-MORE = ("validation_bits_per_dim", "training_loss", "test")
+CURVES = ("validation_bits_per_dim", "training_loss")
 PICTURES = ("reconstructions", "samples", "draws")
 
 
@@ -52,16 +52,25 @@ def _of(read: Any, *args: Any) -> str:
 
 
 def _read_result(path: Path, tested: int) -> None:
-    found = read_json(path, *OF_A_RESULT, *MORE)
+    """Read all that table and report are made of."""
+    found = read_json(path, *OF_A_RESULT, *CURVES, "test")
     try:
-        test = found["test"]
-        sound = all(math.isfinite(value) for value in test["log_prob"])
+        test, certificate = found["test"], found["certificate"]
+        curves = [*found["validation_bits_per_dim"], *found["training_loss"]]
+        numbers = [float(value) for _, value in curves] + [float(step) for step, _ in curves]
+        numbers += [float(found[key]) for key in ("best_step", "seconds", "reconstruction_mse")]
+        numbers += [float(certificate["gap"]), float(certificate["std_error"]), float(test["uncertain"])]
+        numbers += [float(found["parameters"]["total"]), *map(float, dict(found["parameters"]["added"]).values())]
+        numbers += [float(value) for key in ("log_prob", "effective_sample_size") for value in test[key]]
+        numbers += [float(value) for value in test["std_error"] if value is not None]  # None: not known
         sizes = {len(test[key]) for key in ("log_prob", "std_error", "effective_sample_size")}
-        int(test["uncertain"]), dict(found["parameters"]), list(found["training_loss"])
-        numbers = [float(v) for _, v in found["validation_bits_per_dim"]] + [float(found["seconds"])]
     except (TypeError, KeyError, ValueError) as problem:
         raise Damaged(f"{path} is damaged ({type(problem).__name__}: {problem})") from problem
-    if not sound or sizes != {tested} or not numbers:
+    if empty := [key for key in CURVES if not found[key]]:
+        raise Damaged(f"{path} is damaged ({empty[0]} is empty)")
+    if not all(map(math.isfinite, numbers)):
+        raise Damaged(f"{path} is damaged (it holds NaN or infinities)")
+    if sizes != {tested}:
         raise Damaged(f"{path} is damaged (it is not of {tested} test samples)")
 
 

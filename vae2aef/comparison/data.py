@@ -19,6 +19,7 @@ from vae2aef.comparison.constants import require_no_discrete_columns, without_co
 from vae2aef.comparison.errors import InputError
 from vae2aef.comparison.found import Found
 from vae2aef.comparison.grey_levels import to_levels
+from vae2aef.comparison.labels import clean_labels, number_labels
 from vae2aef.comparison.readers import ACCEPTED
 from vae2aef.comparison.sources import read_source
 
@@ -129,6 +130,7 @@ def load(source: str, bins: int | None = None) -> Dataset:
         if not path.exists():
             raise InputError(f"no such file or folder: {source}. Accepted: {ACCEPTED}")
         name, found = path.name, read_source(path)
+    clean_labels(found)
     found.parts = {part: _channels_first(array, source) for part, array in found.parts.items()}
     if "all" in found.parts:
         _split(found, source)
@@ -142,7 +144,7 @@ def load(source: str, bins: int | None = None) -> Dataset:
     found.notes += notes
     if bins == 1 and asked is None:
         require_no_discrete_columns(arrays, found.columns, source)
-    labels, classes = _numbered(found.labels)
+    labels, classes = number_labels(found.labels)
     tensors = dict(zip(parts, map(torch.from_numpy, arrays), strict=True))
     return Dataset(
         name, tensors["train"], tensors["test"], bins, tensors.get("validation"), labels, classes, tuple(found.notes)
@@ -164,16 +166,6 @@ def _require_enough(found: Found, source: str) -> None:
                 f"{source}: {len(array)} {what} samples of shape {array.shape[1:]}, "
                 f"at least {smallest} that are not empty are needed"
             )
-
-
-def _numbered(labels: Mapping[str, np.ndarray]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Count the classes through; numbers in their order, text in that of the alphabet."""
-    if not labels:
-        return {}, ()
-    values, numbers = np.unique(np.concatenate(list(labels.values())), return_inverse=True)
-    ends = np.cumsum([len(part) for part in labels.values()])[:-1]
-    found = dict(zip(labels, map(torch.from_numpy, np.split(numbers.astype(np.int64), ends)), strict=True))
-    return found, tuple(str(value) for value in values)
 
 
 def _require_moderate(source: str, *arrays: np.ndarray) -> None:

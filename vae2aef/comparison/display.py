@@ -2,12 +2,46 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vae2aef.comparison.run import RunProgress
+
+
+class Beginning:
+    """What is being done before training, on the terminal while it lasts; a context manager.
+
+    Args:
+        console: where to say it.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.status = console.status("")
+        self.steps: list[tuple[str, float]] = []
+
+    def __enter__(self) -> Beginning:
+        self.status.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.status.stop()
+        self.steps.append(("", time.perf_counter()))
+
+    def __call__(self, what: str) -> None:
+        """Say what is done from now on."""
+        self.steps.append((what, time.perf_counter()))
+        self.status.update(what)
+
+    def said(self) -> str:
+        """What was done, and how many seconds each step took."""
+        pairs = itertools.pairwise(self.steps)
+        return ", ".join(f"{what}: {after - before:.1f} s" for (what, before), (_, after) in pairs)
 
 
 class Display:

@@ -54,8 +54,12 @@ def run(options: EvaluateOptions, out: Path, console: Console) -> None:
         InputError: something cannot be used; nothing was written.
     """
     _check_out(out)
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with (
+        torch.random.fork_rng(devices=range(torch.cuda.device_count())),
+        console.status(f"reading {options.data}, importing {options.vae}") as doing,
+    ):
         dataset = load(options.data, options.bins)
+        doing.update(f"scoring {options.vae} on {options.data}")
         found = evaluate(options, dataset)
     write_json(out, content(found, options, dataset))
     console.print(Text(f"{verdict(found)}.", style="bold"), soft_wrap=True)

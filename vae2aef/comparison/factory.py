@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import importlib.util
 import inspect
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -15,7 +19,7 @@ from vae2aef.comparison.errors import InputError
 from vae2aef.comparison.nets import MLPVAE, ConvVAE
 
 BUILT_IN: dict[str, Callable[..., nn.Module]] = {"mlp": MLPVAE, "conv": ConvVAE}
-EXPECTED = "mlp, conv, or package.module:factory"
+EXPECTED = "mlp, conv, package.module:factory, or file.py:factory"
 # What the comparison varies or sets itself; a factory that fixed them would make the arms differ in more.
 OURS = {"core", "core_flow", "prior", "likelihood", "residual", "preprocess", "noise", "example"}
 
@@ -24,7 +28,8 @@ def find_factory(spec: str) -> Callable[..., Any]:
     """Find the callable that `spec` names.
 
     Args:
-        spec: `"mlp"`, `"conv"` or `"package.module:factory"`, looked up from the working folder too.
+        spec: `"mlp"`, `"conv"`, `"package.module:factory"`, looked up from the working folder too, or
+            `"file.py:factory"`.
 
     Raises:
         InputError: no such module or name, or it cannot be called.
@@ -33,9 +38,11 @@ def find_factory(spec: str) -> Callable[..., Any]:
 
 
 def load_factory(
-    spec: str, flag: str, expected: str = "package.module:factory", what: str = "a module"
+    spec: str, flag: str, expected: str = "package.module:factory or file.py:factory", what: str = "a module"
 ) -> Callable[..., Any]:
-    """Import the callable `"package.module:factory"`, looked up from the working folder too.
+    """Import the callable `"package.module:factory"`, looked up from the working folder too, or `"file.py:factory"`.
+
+    A file is run as a module of its own, once, unless a module of this process was made of it: a script finds itself.
 
     Args:
         spec: its name.
@@ -46,13 +53,13 @@ def load_factory(
     Raises:
         InputError: no such module or name, or it cannot be called.
     """
-    module_name, _, name = spec.partition(":")
+    module_name, _, name = spec.rpartition(":")
     if not module_name or not name:
         raise InputError(f"{flag} {spec}: expected {expected}")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        found: Any = importlib.import_module(module_name)
+        found: Any = _of_file(module_name) if module_name.endswith(".py") else importlib.import_module(module_name)
     except Exception as problem:  # the user's module may fail in any way
         raise InputError(f"{flag} {spec}: importing {module_name} failed: {_say(problem)}") from problem
     for part in name.split("."):
@@ -65,6 +72,48 @@ def load_factory(
             f"returns {what} when called"
         )
     return found
+
+
+def _of_file(name: str) -> ModuleType:
+    path = Path(name).expanduser().resolve()
+    for module in list(sys.modules.values()):
+        if (file := getattr(module, "__file__", None)) and file.endswith(path.name) and Path(file).resolve() == path:
+            return module
+    own = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(own, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    if str(path.parent) not in sys.path:  # as for a script: it may import what lies beside it
+        sys.path.insert(0, str(path.parent))
+    module = sys.modules[own] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[own]
+        raise
+    return module
+
+
+def name_of(factory: Callable[..., Any]) -> str:
+    """Return the spec by which the command line finds a factory from the working folder: by module or by file.
+
+    Args:
+        factory: that can be reached from its module by its name.
+
+    Returns:
+        `"module:name"` of what is in the working folder or installed; else, as of a script that is run, the file; and
+        `"__main__:name"` where there is no file, as in a notebook.
+    """
+    module, name = sys.modules[factory.__module__], factory.__qualname__
+    file = getattr(module, "__file__", None)
+    if file is None:
+        return f"{module.__name__}:{name}"
+    path, within = Path(file).resolve(), module.__name__.split(".")
+    root = path.parents[len(within) - 1 + (path.name == "__init__.py")]
+    if module.__name__ != "__main__" and (len(within) > 1 or root == Path.cwd() or "site-packages" in path.parts):
+        return f"{module.__name__}:{name}"
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return f"{shown}:{name}"
 
 
 def make_vae(spec: str, event_shape: tuple[int, ...], latents: int, classes: int = 0) -> dict[str, Any]:

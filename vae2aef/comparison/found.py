@@ -21,10 +21,11 @@ class Found:
 
     Attributes:
         parts: by `"train"`, `"validation"` and `"test"`, or `"all"` where the source does not say; each (n, *event).
-        labels: of some of these parts, (n,): numbers or text.
+        labels: of some of these parts, as they were read; see `labels.clean_labels`.
         bins: number of levels of a value, where the source says it.
         notes: what whoever reads the numbers must know of how the data were read.
         columns: names of the features of a table.
+        labels_problem: why labels that are there could not be read.
     """
 
     parts: dict[str, np.ndarray]
@@ -32,6 +33,7 @@ class Found:
     bins: int | None = None
     notes: list[str] = field(default_factory=list)
     columns: list[str] = field(default_factory=list)
+    labels_problem: str = ""
 
 
 def split_of(name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Folders of images: what is in a file is read as it is, or refused by name; nothing is guessed silently."""
+"""Folders of images: grey, colours, bits and floats as they are; what is converted is said, all else refused."""
 
 from __future__ import annotations
 
@@ -16,10 +16,15 @@ ARCHIVER = "__MACOSX"  # what macOS leaves in archives
 
 
 def read_folder(path: Path) -> Found:
-    """Read a folder of images of one size: itself, or `train`, `val` and `test` within; class folders give labels.
+    """Read a folder of images of one size: all within it or, where there are `train` and another part, these parts.
+
+    Folders within, one level down, are classes where all images of every part lie in one and each part has several.
+
+    Args:
+        path: the folder. `val`, `test` and other names of parts count beside `train` alone.
 
     Raises:
-        InputError: there are no images, or they cannot be read, or not as 8-bit, 16-bit or 1-bit pictures.
+        InputError: there are no images, one cannot be read (see `as_array`), or their sizes or depths differ.
     """
     folders = {p: split_of(p.name) for p in sorted(path.iterdir()) if p.is_dir() and not _hidden(p.name)}
     splits = {part: p for p, part in folders.items() if part}
@@ -70,8 +75,7 @@ def _joined(folders: dict[str, _Folder], notes: list[str]) -> Found:
     if hidden := sum(folder.hidden for folder in folders.values()):
         found.notes.append(f"{hidden} hidden files left out (names that begin with a dot, {ARCHIVER})")
     kinds = set().union(*(folder.kinds for folder in folders.values()))
-    if "palette" in kinds:
-        found.notes.append("palette images are read as the colours that they show")
+    found.notes += conversions(kinds)
     if "bits" in kinds:
         found.bins = 2
     if "16-bit" in kinds and max(int(part.max()) for part in found.parts.values()) >= 2**15:
@@ -80,6 +84,12 @@ def _joined(folders: dict[str, _Folder], notes: list[str]) -> Found:
     if all(all(names) and len(set(names)) > 1 for names in classes.values()):
         found.labels = {part: np.array(names) for part, names in classes.items()}
     return found
+
+
+def conversions(kinds: set[str]) -> list[str]:
+    """Say which kinds of images, from `as_array`, were not read as they are stored."""
+    said = {"palette": "palette images are read as the colours that they show", "CMYK": "CMYK images are read as RGB"}
+    return [text for kind, text in said.items() if kind in kinds]
 
 
 def _images(folder: Path) -> tuple[list[Path], int]:
@@ -114,7 +124,8 @@ def as_array(image: Any, name: str) -> tuple[np.ndarray, str]:
         name: for messages.
 
     Returns:
-        (height, width) or (height, width, channels), and `"bits"`, `"16-bit"`, `"palette"`, `"floats"` or `"8-bit"`.
+        (height, width) or (height, width, channels), and `"bits"`, `"16-bit"`, `"palette"`, `"CMYK"`, `"floats"` or
+        `"8-bit"`. Grey with an alpha is returned as RGBA; palettes are the colours that they show, or grey if all are.
 
     Raises:
         InputError: for animations, colours of 16 bits (Pillow reads 8 of them without a word) and other modes.
@@ -141,7 +152,9 @@ def as_array(image: Any, name: str) -> tuple[np.ndarray, str]:
         return array.astype(np.uint16), "16-bit"
     if mode == "F":
         return np.asarray(image), "floats"
-    mode = {"LA": "RGBA", "CMYK": "RGB", "PA": "RGBA"}.get(mode, mode)
+    if mode == "CMYK":
+        return np.asarray(image.convert("RGB")), "CMYK"
+    mode = {"LA": "RGBA", "PA": "RGBA"}.get(mode, mode)
     if mode not in ("L", "RGB", "RGBA"):
         raise InputError(f"{name}: image mode {image.mode}, expected 8-bit grey or colour, 16-bit grey, or bits")
     return np.asarray(image.convert(mode)), "8-bit"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -67,7 +68,7 @@ class Options:
             problems.append(f"--lr must be positive, got {self.lr}")
         if not 0 < self.lam < 0.5:
             problems.append(f"--lam must lie between 0 and 0.5, got {self.lam}")
-        if self.device.split(":")[0] not in ("auto", "cpu", "cuda", "mps"):
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
             problems.append(f"--device must be auto, cpu, cuda, cuda:N or mps, got {self.device}")
         return problems
 

@@ -49,7 +49,7 @@ class Outcome:
     @property
     def verdict(self) -> list[str]:
         """What to take away, and what to try next."""
-        return verdict(self.rows, self.options)
+        return verdict(self.rows, self.options, self.dataset.bins)
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -109,7 +109,7 @@ class Page:
         verdict: sentences, the first of which is the heading of the page.
         own_loop: a line of code for the reader's own loop; empty for none.
         table: heading and rows, an arm each.
-        best: the row that is best.
+        best: the row that the verdict is for; -1 if it is open.
         key: what the table's columns mean.
         arms: name and text of each.
         notes: what stands against taking the table at its word.

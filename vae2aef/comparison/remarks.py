@@ -23,6 +23,12 @@ def of_data(dataset: Dataset, options: Options) -> list[str]:
     said = list(dataset.notes)
     if options.data == Options.data and options.vae not in BUILT_IN:
         said.append(f"--data is {options.data}, the default: {options.vae} is trained on scikit-learn's, not on yours")
+    if options.vae.startswith("__main__:"):
+        name = options.vae.removeprefix("__main__:")
+        said.append(
+            f"{name} was defined in a notebook or at a prompt, where no other process finds it: to give the command "
+            f"line of this comparison, write it to a file and name that, --vae file.py:{name}"
+        )
     if dataset.labels and options.condition == "none":
         said.append(
             f"labels of {len(dataset.classes)} classes are there and not used; --condition labels, or one_hot, hands "

@@ -68,7 +68,7 @@ def load_extractor(spec: str) -> nn.Module:
     """Load a feature extractor from the user's disk; nothing is downloaded.
 
     Args:
-        spec: a TorchScript file, or `package.module:factory`.
+        spec: a TorchScript file, `package.module:factory` or `file.py:factory`.
 
     Raises:
         InputError: if there is none, or it is no module.
@@ -86,7 +86,8 @@ def load_extractor(spec: str) -> nn.Module:
                 made = torch.jit.load(spec, map_location="cpu")
         except (RuntimeError, ValueError, OSError) as problem:
             raise InputError(
-                f"--fid-extractor {spec}: not a TorchScript file ({problem}); expected one, or package.module:factory"
+                f"--fid-extractor {spec}: not a TorchScript file ({problem}); expected one, package.module:factory or "
+                "file.py:factory"
             ) from problem
     if not isinstance(made, nn.Module):
         raise InputError(f"--fid-extractor {spec}: expected an nn.Module, got {type(made).__name__}")

@@ -14,8 +14,7 @@ from vae2aef.comparison.charts import Spec
 from vae2aef.comparison.latent_use import ACTIVE
 from vae2aef.comparison.outcome import Material, Outcome
 from vae2aef.comparison.page import Page, Part
-from vae2aef.comparison.summary import Row
-from vae2aef.comparison.verdict import OWN_LOOP
+from vae2aef.comparison.verdict import OWN_LOOP, winner
 
 Table = list[list[str]]
 
@@ -40,13 +39,13 @@ def page(outcome: Outcome, out: Path, command: str, made_with: str) -> Page:
         Part("meaning", "What the number means", text=wording.MEANING),
     ]
     elsewhere = {*wording.certificates(outcome.rows), *_drifts(outcome)}
-    said = outcome.verdict
+    said, best = outcome.verdict, winner(outcome.rows)
     return Page(
         title=outcome.title,
         verdict=[line for line in said if not line.startswith(OWN_LOOP)],
         own_loop=next((line.removeprefix(OWN_LOOP) for line in said if line.startswith(OWN_LOOP)), ""),
         table=report.page_table(outcome.rows, [_reached_seconds(outcome, row.arm) for row in outcome.rows]),
-        best=_best(outcome.rows),
+        best=-1 if best is None else outcome.rows.index(best),
         key=wording.key(outcome.rows, outcome.options),
         arms=wording.arms(outcome.options),
         notes=[note for note in outcome.notes if note not in elsewhere],
@@ -57,13 +56,6 @@ def page(outcome: Outcome, out: Path, command: str, made_with: str) -> Page:
         specs=specs,
         test=figures.data_rows(material),
     )
-
-
-def _best(rows: list[Row]) -> int:
-    """The row that is better than the first or, if that is the first itself, than all others; -1 if that is open."""
-    best = int(np.argmin([row.bits_per_dim for row in rows]))
-    rivals = [row for row in rows[1:] if best == 0 or row is rows[best]]
-    return best if all(abs(row.difference or 0.0) > (row.difference_interval or 0.0) for row in rivals) else -1
 
 
 def _curves(outcome: Outcome, specs: dict[str, Spec]) -> list[Part]:

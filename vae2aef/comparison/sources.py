@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from vae2aef.comparison.errors import InputError
 from vae2aef.comparison.found import Found, without_test
 from vae2aef.comparison.images import read_folder
-from vae2aef.comparison.readers import read
+from vae2aef.comparison.readers import UNREADABLE, read
 from vae2aef.comparison.tables import TABLES, is_saved_dataset, read_saved_dataset, read_table
 
 VALIDATION = ("x_val", "x_valid", "x_validation", "val", "valid", "validation")
@@ -48,9 +47,10 @@ def _more_of_npz(path: Path, found: Found) -> None:
             names = LABELS[part]
             name = next((name for name in names if name in file.files), None)
             if name is not None:
-                found.labels[part] = _labels(file[name], f"{path}: {name}", len(found.parts[part]))
-    if set(found.labels) != set(found.parts):
-        found.labels = {}
+                try:
+                    found.labels[part] = file[name]
+                except UNREADABLE:
+                    found.labels_problem = f"{name} holds Python objects, never unpickled, or is damaged"
 
 
 def _take_validation(file: Any, found: Found) -> None:
@@ -63,9 +63,3 @@ def _take_validation(file: Any, found: Found) -> None:
         used, notes = without_test(found.parts)
         found.parts = {used[part]: array for part, array in found.parts.items()}
         found.notes += notes
-
-
-def _labels(labels: np.ndarray, name: str, rows: int) -> np.ndarray:
-    if labels.shape != (rows,):
-        raise InputError(f"{name} has shape {labels.shape}, expected one label a row: ({rows},)")
-    return labels

@@ -10,12 +10,9 @@ import numpy as np
 
 from vae2aef.comparison.errors import InputError
 from vae2aef.comparison.found import Found, split_of, without_test
-from vae2aef.comparison.images import as_array
+from vae2aef.comparison.header import LABELS, SPLIT, read_header
+from vae2aef.comparison.images import as_array, conversions
 
-LABELS = ("label", "labels", "target", "class", "y")
-"""Columns that are labels, and no features, whatever they hold."""
-
-SPLIT = "split"
 TABLES = {".csv": "read_csv", ".parquet": "read_parquet"}
 
 
@@ -31,10 +28,21 @@ def read_table(path: Path) -> Found:
     if path.suffix == ".parquet":
         _import("pyarrow", "tables")
     try:
-        frame = getattr(pandas, TABLES[path.suffix])(path)
+        first = [] if path.suffix != ".csv" else _first_line(path, pandas)
+        header, notes = read_header(first, str(path))
+        frame = getattr(pandas, TABLES[path.suffix])(path, **({} if header else {"header": None}))
+    except InputError:
+        raise
     except Exception as problem:  # parsers have many ways to fail
         raise InputError(f"{path}: not a readable {path.suffix[1:]} table ({problem})") from problem
-    return _of_frame(frame, str(path), pandas)
+    found = _of_frame(frame, str(path), pandas)
+    found.notes = notes + found.notes
+    return found
+
+
+def _first_line(path: Path, pandas: Any) -> list[str]:
+    line = pandas.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False)
+    return [str(cell) for cell in line.iloc[0]]
 
 
 def _of_frame(frame: Any, name: str, pandas: Any) -> Found:
@@ -43,13 +51,18 @@ def _of_frame(frame: Any, name: str, pandas: Any) -> Found:
     frame.columns = [str(column) for column in frame.columns]
     frame, notes = _without_row_numbers(frame)
     labels, split = _column(frame, LABELS), _column(frame, (SPLIT,))
+    if split is not None and pandas.api.types.is_numeric_dtype(frame[split]):
+        notes.append(f"column {split} holds numbers, names no parts of the data, and is a feature")
+        split = None
     features = frame.drop(columns=[c for c in (labels, split) if c is not None])
     _require_numbers(features, name, pandas)
-    rows, more = _splits(None if split is None else frame[split].astype(str).tolist(), len(frame), name)
+    rows, more = _splits(None if split is None else frame[split], len(frame), name)
     found = Found({part: features.to_numpy()[at] for part, at in rows.items()}, notes=notes + more)
     found.columns = list(features.columns)
     if labels is not None:
         found.notes.append(f"column {labels} holds labels and is no feature")
+        if others := [c for c in features.columns if c.lower() in LABELS]:
+            found.notes.append(f"columns named like labels, and features: {', '.join(others)}")
         found.labels = {part: frame[labels].to_numpy()[at] for part, at in rows.items()}
     return found
 
@@ -66,10 +79,13 @@ def _without_row_numbers(frame: Any) -> tuple[Any, list[str]]:
     return frame.drop(columns=column), [f"column {column} numbers the rows and is left out"]
 
 
-def _splits(said: list[str] | None, size: int, name: str) -> tuple[dict[str, Any], list[str]]:
+def _splits(column: Any, size: int, name: str) -> tuple[dict[str, Any], list[str]]:
     """Which rows belong to which part."""
-    if said is None:
+    if column is None:
         return {"all": slice(None)}, []
+    if empty := int(column.isna().sum()):
+        raise InputError(f"{name}: column split has {empty} empty cells, expected train, validation or test")
+    said = [str(value) for value in column]
     parts = [split_of(value) for value in said]
     if unknown := sorted({value for value, part in zip(said, parts, strict=True) if part is None}):
         raise InputError(f"{name}: column split says {', '.join(unknown[:5])}, expected train, validation or test")
@@ -131,6 +147,14 @@ def _joined(parts: dict[str, Any], path: Path, datasets: Any, notes: list[str]) 
         pandas = _import("pandas", "tables")
         read = lambda part: _of_frame(part.to_pandas(), str(path), pandas)  # noqa: E731
     found = {part: read(data) for part, data in parts.items()}
+    if "all" in found:
+        found["all"].notes = notes + found["all"].notes
+        return found["all"]
+    if named := [part for part, one in found.items() if "all" not in one.parts]:
+        raise InputError(
+            f"{path}: the {named[0]} data have a column split of their own, beside the splits of the data set; "
+            "remove it"
+        )
     first = next(iter(found.values()))
     joined = Found({part: one.parts["all"] for part, one in found.items()}, notes=notes + first.notes)
     joined.columns, joined.bins = first.columns, first.bins
@@ -145,8 +169,9 @@ def _pictures(part: Any, column: str, path: Path) -> Found:
     if len(shapes) > 1:
         raise InputError(f"{path}: images of sizes {', '.join(map(str, sorted(shapes)[:4]))}; bring all to one size")
     label = next((name for name in part.column_names if name.lower() in LABELS), None)
-    bits = all(kind == "bits" for _, kind in made)
-    found = Found({"all": np.stack([array for array, _ in made])}, bins=2 if bits else None)
+    kinds = {kind for _, kind in made}
+    found = Found({"all": np.stack([array for array, _ in made])}, bins=2 if kinds == {"bits"} else None)
+    found.notes += conversions(kinds)
     if label is not None:
         found.labels = {"all": np.asarray(part[label])}
     return found
