@@ -1,5 +1,6 @@
 """The command line as a user meets it, interruption included."""
 
+import importlib.machinery
 import json
 import os
 import shlex
@@ -24,6 +25,7 @@ import vae2aef
 from vae2aef import __main__ as entry
 from vae2aef.cli import app
 from vae2aef.comparison.device import require_device
+from vae2aef.comparison.factory import name_of
 
 pytestmark = pytest.mark.usefixtures("quick_fits", "quick_pictures")
 TINY = """
@@ -191,6 +193,16 @@ if __name__ == "__main__":
         arms="aef", device="cpu",
     )
 """
+
+
+def test_a_factory_of_a_module_that_is_run_is_named_by_the_module(monkeypatch):
+    """`python -m package.module`: as a file it could not import relatively."""
+    main = types.ModuleType("__main__")
+    main.__spec__ = importlib.machinery.ModuleSpec("package.module", None)
+    main.__file__ = "package/module.py"
+    exec(TINY, main.__dict__)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    assert name_of(main.make) == "package.module:make"
 
 
 @pytest.mark.parametrize("where", [".", "scripts"])

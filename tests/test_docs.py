@@ -1,6 +1,9 @@
 """The Python examples of README and docs run as they stand; tables say a thing once."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,6 +76,32 @@ def test_examples_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         made = names["make_vae"]((4,), 2)  # type: ignore[operator]
         names["aef"] = vae2aef.wrap(**made, example=torch.rand(16, 4))
     assert any(type(value).__name__ == "AEF" for value in names.values())
+
+
+NOTEBOOK = DOCS / "tutorials" / "mnist_to_report.py"
+MNIST = ROOT.parent / "shared" / "data" / "mnist.npz"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not MNIST.exists(), reason="shared/data/mnist.npz is not on this machine")
+def test_the_notebook_prints_what_its_page_shows(tmp_path: Path) -> None:
+    """All but the figures, after fewer steps; as a script, so that the command that it writes is its own."""
+    shown = subprocess.run(
+        [sys.executable, str(NOTEBOOK)], cwd=tmp_path, capture_output=True, text=True, check=True,
+        env={**os.environ, "MNIST": str(MNIST), "STEPS": "20", "OMP_NUM_THREADS": "1"},
+    ).stdout  # fmt: skip
+    page = NOTEBOOK.with_suffix(".txt").read_text(encoding="utf-8")
+    mask = r"[+-]?\d+(\.\d+)?"
+    assert re.sub(mask, "#", shown) == re.sub(mask, "#", page)
+    assert "mnist_to_report.py:make_vae" in (tmp_path / "report" / "results.json").read_text()
+
+
+def test_the_notebook_is_whole() -> None:
+    """It is cells of code and text, each of which compiles, and its page shows it."""
+    cells = re.split(r"^# %%.*\n", NOTEBOOK.read_text(encoding="utf-8"), flags=re.M)[1:]
+    assert len(cells) == 10 and all(compile(cell, NOTEBOOK.name, "exec") for cell in cells)
+    page = (DOCS / "mnist.md").read_text(encoding="utf-8")
+    assert f"tutorials/{NOTEBOOK.name}" in page and f"tutorials/{NOTEBOOK.stem}.txt" in page
 
 
 def test_no_page_with_code_is_left_out() -> None:

@@ -105,6 +105,8 @@ def name_of(factory: Callable[..., Any]) -> str:
         `"__main__:name"` where there is no file, as in a notebook.
     """
     module, name = sys.modules[factory.__module__], factory.__qualname__
+    if module.__name__ == "__main__" and module.__spec__ is not None:  # python -m package.module
+        return f"{module.__spec__.name}:{name}"
     file = getattr(module, "__file__", None)
     if file is None:
         return f"{module.__name__}:{name}"

@@ -54,7 +54,7 @@ def _preprocess(options: Options, bins: int) -> list[str]:
     steps = [] if bins == 1 else [f"vae2aef.Dequantize({levels})"]
     seen = "x" if bins == 1 else f"vae2aef.dequantize(x{', ' * bool(levels)}{levels})"
     if options.preprocess == "logit":
-        steps.append(f"vae2aef.Logit({options.lam:g})")
+        steps.append(f"vae2aef.Logit({options.lam})")
         seen = f"{steps[-1]}({seen})[0]"
     if options.preprocess != "none":
         steps.append(f'vae2aef.Standardize.fit({seen}, per="feature")')
