@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from pyro.distributions.torch_distribution import MaskedDistribution
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
@@ -85,6 +86,14 @@ def is_deterministic(site: Any) -> bool:
     return bool((site["infer"] or {}).get("_deterministic"))
 
 
+def is_masked(msg: dict[str, Any]) -> bool:
+    """Whether a site has a mask, around it or of its distribution."""
+    fn = msg["fn"]
+    while hasattr(fn, "base_dist") and not isinstance(fn, MaskedDistribution):
+        fn = fn.base_dist
+    return msg["mask"] is not None or isinstance(fn, MaskedDistribution)
+
+
 class SitePrior:
     """The density of a site of the model, row by row. See `vae2aef.protocols.Density`."""
 
@@ -93,11 +102,23 @@ class SitePrior:
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density in nats of each row, masks honoured, weights not."""
-        value = scale_and_mask(density(self.msg["fn"], z), 1.0, self.msg["mask"])
+        return self._by_row(self._terms(z))
+
+    def log_prob_of_label(self, value: Tensor) -> Tensor:
+        """Log probability of a discrete latent, likewise; its values share 1 also where a mask leaves none of it."""
+        if not is_masked(self.msg):
+            return self.log_prob(value)
+        every = torch.stack([self._terms(one) for one in self.msg["fn"].enumerate_support(expand=True)])
+        return self._by_row(self._terms(value) - every.logsumexp(0))
+
+    def _terms(self, z: Tensor) -> Tensor:
+        return scale_and_mask(density(self.msg["fn"], z), 1.0, self.msg["mask"])
+
+    def _by_row(self, terms: Tensor) -> Tensor:
         axis = self.axis
-        if axis is None or value.dim() < -axis or axis >= 0 or value.shape[axis] != self.rows:
+        if axis is None or terms.dim() < -axis or axis >= 0 or terms.shape[axis] != self.rows:
             raise outside_plate(self.msg["name"])
-        return sum_event(value.movedim(axis, 0))
+        return sum_event(terms.movedim(axis, 0))
 
     @property
     def axis(self) -> int | None:
