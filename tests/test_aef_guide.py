@@ -373,6 +373,27 @@ def test_predictive_uses_the_trained_guide():
     assert not torch.allclose(plain.reshape(3, B, D)[0], plain.reshape(3, B, D)[1])
 
 
+def test_the_guide_of_aef_elbo_has_the_density_of_z():
+    """Fault: it has AEF_ELBO's own mean over epsilon, with which the weights of Importance and RenyiELBO are wrong."""
+    pair, x = Pair(), torch.randn(B, N)
+    elbo = vae2aef.AEF_ELBO(noise=0.5)
+    elbo.loss(pair.model, pair.guide, x)
+    aef = vae2aef.aef_guide(pair.model, pair.guide, noise=0.5, **elbo.trained())
+    loss = RenyiELBO(alpha=0.0, num_particles=4)
+    expected = run(loss, pair, aef, x)
+    equal(expected, run(loss, pair, elbo.guide(pair.model, pair.guide), x))
+    weights = [Importance(pair.model, guide, num_samples=4) for guide in (aef, elbo.guide(pair.model, pair.guide))]
+    found = []
+    for importance in weights:
+        torch.manual_seed(1)
+        found.append(importance.run(x).get_log_normalizer())
+    torch.testing.assert_close(*found)
+    torch.manual_seed(1)
+    sampled = Trace_ELBO().loss(pair.model, elbo.guide(pair.model, pair.guide), x)
+    torch.manual_seed(1)
+    assert abs(elbo.loss(pair.model, pair.guide, x) - sampled) > 1e-3  # whose own convention is the closed one
+
+
 @pytest.mark.slow
 def test_importance_finds_the_marginal():
     """Linear and Gaussian: log p(x) is known; the weights of noise > 0 find it, with a flow too."""

@@ -69,7 +69,7 @@ class AEF_ELBO(Trace_ELBO):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self._maps = GuideMaps(core, core_flow, noise, data, plate, observed, name, entropy="closed")
+        self._maps = GuideMaps(core, core_flow, noise, data, plate, observed, name)
         self.core, self.core_flow, self.data, self.plate, self.observed = core, core_flow, data, plate, observed
         self.name = name
 
@@ -122,7 +122,11 @@ class AEF_ELBO(Trace_ELBO):
         return self._maps.trained()
 
     def guide(self, model: Any, guide: Any) -> AEFGuide:
-        """Return the guide that this loss uses, with what it has added: for `Predictive`, or another loss of Pyro."""
+        """Return the guide with what this loss has added: for `Predictive`, `Importance`, or any other loss of Pyro.
+
+        At `noise > 0` its sites have the log density of z, which such weights need; the loss itself takes its mean
+        over epsilon, with the same gradients and less spread.
+        """
         return AEFGuide(model, guide, self._maps)
 
     def _get_trace(self, model: Any, guide: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[Any, Any]:
@@ -132,7 +136,7 @@ class AEF_ELBO(Trace_ELBO):
                 "the guide is an AEF guide already; ",
                 "use it with Pyro's own losses, or give AEF_ELBO its `.guide`",
             )
-        aef = self.guide(model, guide)
+        aef = AEFGuide(model, guide, self._maps, entropy="closed")
         model_trace, guide_trace = get_importance_trace("flat", self.max_plate_nesting, aef.model, aef, args, kwargs)
         _no_enumeration(guide_trace, model_trace)
         _require_finite(model_trace, guide_trace)

@@ -10,6 +10,7 @@ from vae2aef.errors import WrapError
 from vae2aef.svi.data import as_data
 from vae2aef.svi.elbo_handlers import GuideHandler, ModelHandler
 from vae2aef.svi.guide_maps import GuideMaps
+from vae2aef.svi.mapped import ENTROPIES
 from vae2aef.svi.reading import bind, structure
 from vae2aef.svi.survey import survey
 
@@ -69,8 +70,7 @@ def aef_guide(
         Silvestri, Roos, Ambrogioni, *Deterministic training of generative autoencoders using invertible layers*,
         ICLR 2023.
     """
-    maps = GuideMaps(core, core_flow, noise, data, plate, observed, name, entropy)
-    return AEFGuide(model, guide, maps)
+    return AEFGuide(model, guide, GuideMaps(core, core_flow, noise, data, plate, observed, name), entropy)
 
 
 class AEFGuide(nn.Module):
@@ -83,13 +83,17 @@ class AEFGuide(nn.Module):
         model: the model, which is looked at and not kept as part of this module.
         guide: the guide.
         maps: what is known of its sites.
+        entropy: see `aef_guide`.
     """
 
     guide: Callable[..., Any]
     _model: Callable[..., Any]
 
-    def __init__(self, model: Any, guide: Any, maps: GuideMaps) -> None:
+    def __init__(self, model: Any, guide: Any, maps: GuideMaps, entropy: str = "sampled") -> None:
+        if entropy not in ENTROPIES:
+            raise ValueError(f'expected entropy "sampled" or "closed", got {entropy!r}')
         super().__init__()
+        self.entropy = entropy
         if isinstance(guide, nn.Module):
             self.guide = guide
         else:
@@ -144,7 +148,7 @@ class AEFGuide(nn.Module):
                 )
             maps.register()
 
-        with GuideHandler(maps, data, meet):
+        with GuideHandler(maps, data, meet, self.entropy):
             return self.guide(*args, **kwargs)
 
     def _data(self, args: tuple, kwargs: dict[str, Any], named: dict[str, Any]) -> Tensor | None:

@@ -14,7 +14,6 @@ from torch import nn
 from vae2aef.errors import WrapError
 from vae2aef.residual import Residual
 from vae2aef.svi.data import Chosen, Source
-from vae2aef.svi.mapped import ENTROPIES
 from vae2aef.svi.site_map import SiteMap
 
 _owners: "weakref.WeakValueDictionary[str, GuideMaps]" = weakref.WeakValueDictionary()
@@ -69,7 +68,6 @@ class GuideMaps:
         plate: likewise.
         observed: likewise.
         name: likewise.
-        entropy: likewise.
 
     Attributes:
         added: the modules that are added.
@@ -90,16 +88,13 @@ class GuideMaps:
         plate: str | None = None,
         observed: Any = None,
         name: str | None = None,
-        entropy: str = "sampled",
     ) -> None:
         if core == "noise" and noise not in (0.0, 1.0):
             raise ValueError(f'core="noise" is the guide itself, whose noise is 1 by definition; got noise={noise}')
         if observed is not None and not isinstance(observed, Mapping) and observed != "gaussian":
             raise ValueError(f'expected observed None, "gaussian" or a dict by site; got {observed!r}')
-        if entropy not in ENTROPIES:
-            raise ValueError(f'expected entropy "sampled" or "closed", got {entropy!r}')
         self.core, self.core_flow, self.data, self.plate = core, core_flow, data, plate
-        self.observed, self.name, self.entropy = observed, name, entropy
+        self.observed, self.name = observed, name
         self.noise = 1.0 if core == "noise" else noise
         self.added = AddedModules()
         self.maps: dict[str, SiteMap | None] = {}
