@@ -267,6 +267,63 @@ def test_options_are_checked():
         vae2aef.AEF_ELBO().loss(pair.model, vae2aef.aef_guide(pair.model, pair.guide), torch.randn(B, N))
 
 
+class Two:
+    """Two latents, the second given the first."""
+
+    def __init__(self):
+        self.first, self.second, self.dec = nn.Linear(N, 2 * D), nn.Linear(N + D, 2 * D), nn.Linear(2 * D, N)
+
+    def model(self, x):
+        pyro.module("dec", self.dec)
+        with pyro.plate("data", len(x)):
+            z = [pyro.sample(name, dist.Normal(torch.zeros(D), 1.0).to_event(1)) for name in ("z", "w")]
+            pyro.sample("x", dist.Normal(self.dec(torch.cat(z, -1)), 0.7).to_event(1), obs=x)
+
+    def guide(self, x):
+        pyro.module("first", self.first)
+        pyro.module("second", self.second)
+        with pyro.plate("data", len(x)):
+            loc, raw = self.first(x).chunk(2, -1)
+            z = pyro.sample("z", dist.Normal(loc, (0.3 * raw).exp()).to_event(1))
+            loc, raw = self.second(torch.cat([x, z], -1)).chunk(2, -1)
+            pyro.sample("w", dist.Normal(loc, (0.3 * raw).exp()).to_event(1))
+
+
+@pytest.mark.parametrize("make", ["elbo", "guide"])
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_a_site_with_core_noise_is_the_guides_own_at_any_sigma(make, noise):
+    """Fault: sigma of the other sites is that of a site without h too, which is then no site of the VAE's."""
+    pair, x = Two(), torch.randn(B, N)
+    options = {"core": {"z": "noise", "w": "linear"}, "core_flow": {"z": "none", "w": "coupling"}}
+    elbo = vae2aef.AEF_ELBO(noise=noise, **options)
+    aef = vae2aef.aef_guide(pair.model, pair.guide, noise=noise, **options) if make == "guide" else None
+    aef = aef or elbo.guide(pair.model, pair.guide)
+    for change in (None, 0.0, 0.2):
+        aef.noise = noise if change is None else change
+        found = []
+        for guide in (aef, pair.guide):
+            torch.manual_seed(1)
+            trace = poutine.trace(guide).get_trace(x)
+            trace.compute_log_prob()
+            found.append((trace.nodes["z"]["value"], trace.nodes["z"]["log_prob"]))
+        torch.testing.assert_close(*found)
+    assert "the guide's own, sigma = 1" in repr(aef) and aef.trained()["core"]["z"] == "noise"
+    for sigma in (0.0, 0.5):
+        whole = vae2aef.from_pyro(pair.model, pair.guide, x, noise=sigma, **aef.trained())
+        assert whole.noise == {"z": 1.0, "w": sigma}
+
+
+@pytest.mark.parametrize("make", ["elbo", "guide"])
+def test_the_guide_itself_keeps_its_sigma(make):
+    pair = Pair()
+    aef = vae2aef.AEF_ELBO(core="noise") if make == "elbo" else vae2aef.aef_guide(pair.model, pair.guide, core="noise")
+    for value in (0.0, 0.3):
+        with pytest.raises(ValueError, match='core="noise" is the guide itself, whose noise is 1'):
+            aef.noise = value
+    aef.noise = 1.0
+    assert aef.noise == 1.0
+
+
 # ---------------------------------------------------------------- enumeration
 
 

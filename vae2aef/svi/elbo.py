@@ -117,7 +117,7 @@ class AEF_ELBO(Trace_ELBO):
             return self.differentiable_loss(model, guide, *args, **kwargs)
         return _LossModule(model, guide, self)
 
-    def trained(self) -> dict[str, dict[str, nn.Module]]:
+    def trained(self) -> dict[str, dict[str, Any]]:
         """Return h and n of each mapped site, to go on with: `vae2aef.from_pyro(model, guide, x, **elbo.trained())`."""
         return self._maps.trained()
 

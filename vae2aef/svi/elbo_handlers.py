@@ -49,7 +49,8 @@ class GuideHandler(Messenger):
                 "give different sites different names",
             )
         rows = self.rows(site_map.batch.plate)
-        mapped = MappedSite(fn, site, site_map, rows, self.maps.noise, self.entropy)
+        sigma = self.maps.noise if site_map.sigma is None else site_map.sigma
+        mapped = MappedSite(fn, site, site_map, rows, sigma, self.entropy)
         msg["fn"] = mapped if site.mask is None else mapped.mask(mask_of_batch(name, site.mask, len(fn.batch_shape)))
 
     def _pyro_post_sample(self, msg: Any) -> None:

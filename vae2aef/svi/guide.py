@@ -116,7 +116,7 @@ class AEFGuide(nn.Module):
     def noise(self, value: float) -> None:
         self.maps.noise = value
 
-    def trained(self) -> dict[str, dict[str, nn.Module]]:
+    def trained(self) -> dict[str, dict[str, Any]]:
         """Return h and n of each mapped site: `vae2aef.from_pyro(model, guide, x, **aef.trained())`."""
         return self.maps.trained()
 

@@ -89,13 +89,11 @@ class GuideMaps:
         observed: Any = None,
         name: str | None = None,
     ) -> None:
-        if core == "noise" and noise not in (0.0, 1.0):
-            raise ValueError(f'core="noise" is the guide itself, whose noise is 1 by definition; got noise={noise}')
         if observed is not None and not isinstance(observed, Mapping) and observed != "gaussian":
             raise ValueError(f'expected observed None, "gaussian" or a dict by site; got {observed!r}')
         self.core, self.core_flow, self.data, self.plate = core, core_flow, data, plate
         self.observed, self.name = observed, name
-        self.noise = 1.0 if core == "noise" else noise
+        self.noise = 1.0 if self._is_guide and noise == 0 else noise
         self.added = AddedModules()
         self.maps: dict[str, SiteMap | None] = {}
         self.scales: dict[str, Residual] = {}
@@ -108,20 +106,30 @@ class GuideMaps:
 
     @property
     def noise(self) -> float:
-        """The noise sigma on the core variables (Eq. 11). May be changed at any time while training."""
+        """The noise sigma on the core variables (Eq. 11). May be changed at any time while training.
+
+        A site with `core="noise"` in a dict keeps its own, which is 1.
+        """
         return self._noise
 
     @noise.setter
     def noise(self, value: float) -> None:
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(f"expected noise >= 0, got {value}")
+        if self._is_guide and value != 1:
+            raise ValueError(f'core="noise" is the guide itself, whose noise is 1 by definition; got noise={value}')
         self._noise = float(value)
 
-    def trained(self) -> dict[str, dict[str, nn.Module]]:
-        """Return h and n of each mapped site."""
+    @property
+    def _is_guide(self) -> bool:
+        """Whether every site is the guide's own."""
+        return isinstance(self.core, str) and self.core == "noise"
+
+    def trained(self) -> dict[str, dict[str, Any]]:
+        """Return h and n of each mapped site; `"noise"` for an h that is none."""
         maps = {name: site_map for name, site_map in self.maps.items() if site_map is not None}
         return {
-            "core": {name: site_map.features for name, site_map in maps.items()},
+            "core": {name: "noise" if site_map.sigma else site_map.features for name, site_map in maps.items()},
             "core_flow": {name: site_map.flow for name, site_map in maps.items()},
         }
 

@@ -28,6 +28,9 @@ class SiteMap(nn.Module):
         features: h, maps data `(batch, *event)` to `(batch, *latent)`.
         flow: n^-1.
         batch: where the data's batch is in the site.
+
+    Attributes:
+        sigma: 1 where there is no h, and the site is the guide's own; None where the noise may be chosen.
     """
 
     flow: Bijection
@@ -37,6 +40,7 @@ class SiteMap(nn.Module):
         self.features = features
         self.flow = flow
         self.batch = batch
+        self.sigma = 1.0 if isinstance(features, NoFeatures) else None
 
     def core(self, data: Tensor, shape: torch.Size) -> Tensor:
         """Return h(x) in the shape of the site, `(*batch, *core)`.
@@ -122,7 +126,7 @@ def _features(
     if isinstance(core, nn.Module):
         return core, ""
     if core == "noise":
-        return NoFeatures(latent), ""
+        return NoFeatures(latent), "; the guide's own, sigma = 1"
     if core == "linear":
         core = _linear(step, varying)
     _require_readable(core, data, batch.site, step)

@@ -65,7 +65,8 @@ def build_sites(
                 'use core="linear"',
             )
         read = likelihood.features(seen.event_shape) if isinstance(likelihood, Likelihood) else None
-        sigma = sigma_of(own_core, noise, is_partition(own_core))
+        itself = isinstance(core, Mapping) and isinstance(own_core, str) and own_core == "noise"
+        sigma = sigma_of(own_core, None if itself else noise, is_partition(own_core))
         the_core = build_core(own_core, seen, latent, sigma, read, x, grid)
         flow = build_flow(own_flow, numel(latent[outer:]), channels=None if grid is None else (latent[0], grid.dims))
         sites[name] = Site(the_core, Each(flow, outer) if outer else flow)
