@@ -468,6 +468,26 @@ class Markov:
         return pad_sequence(sequences, batch_first=True), torch.tensor([len(v) for v in sequences])
 
 
+class Sums:
+    """One latent for a list of sequences."""
+
+    def __init__(self):
+        self.enc, self.dec = nn.Linear(N, 2 * D), nn.Linear(D, N)
+
+    def model(self, x):
+        padded = pad_sequence(x, batch_first=True)
+        mask = torch.arange(padded.shape[1]) < torch.tensor([len(v) for v in x]).unsqueeze(-1)
+        with pyro.plate("rows", len(x), dim=-2):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1, D), 1.0).to_event(1))
+            with pyro.plate("steps", padded.shape[1], dim=-1), poutine.mask(mask=mask):
+                pyro.sample("x", dist.Normal(self.dec(z), 1.0).to_event(1), obs=padded)
+
+    def guide(self, x):
+        with pyro.plate("rows", len(x), dim=-2):
+            loc, raw = self.enc(torch.stack([v.sum(0) for v in x])).unsqueeze(1).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, (0.1 * raw).exp()).to_event(1))
+
+
 def sequences(*lengths):
     return [torch.randn(n, N) for n in lengths]
 
@@ -491,6 +511,53 @@ def test_ragged_sequences_with_h_for_each_time_step(kind):
     assert all(p.grad is not None for p in aef.maps.maps["z_6"].parameters())
 
 
+LENGTHS = {"equal": (4, 4), "as many steps as rows": (3, 3, 3), "one row": (3,), "different": (1, 4, 2)}
+
+
+@pytest.mark.parametrize("data", [None, "x", lambda x: x], ids=["found", "named", "made"])
+@pytest.mark.parametrize("first", LENGTHS)
+@pytest.mark.parametrize("kind", ["a site", "a site a step"])
+def test_lists_of_sequences_of_any_length(first, kind, data):
+    """Fault: equally long ones, or one row, are taken for a tensor each, of which h reads the first.
+
+    Whatever comes first, the loss of a batch is that of its rows one by one.
+    """
+    pair = Markov("list") if kind == "a site a step" else Sums()
+    aef = vae2aef.aef_guide(pair.model, pair.guide, data=data)
+    loss = Trace_ELBO()
+    loss.loss(pair.model, aef, sequences(*LENGTHS[first]))
+    path = "what data= makes of the arguments" if callable(data) else "x"
+    assert f"h reads {path}: " in repr(aef) and ("time step 0" if kind != "a site" else "sum over time steps") in repr(
+        aef
+    )
+    for lengths in LENGTHS.values():
+        rows = sequences(*lengths)
+        whole = loss.loss(pair.model, aef, rows)
+        assert whole == pytest.approx(sum(loss.loss(pair.model, aef, [row]) for row in rows), rel=1e-4)
+
+
+@pytest.mark.parametrize("data", [None, "batch"])
+@pytest.mark.parametrize("beside", ["nothing", "a condition", "another that is scored"])
+def test_a_list_of_plain_tensors_is_none_of_sequences(beside, data):
+    """`[x]` and `[x, c]`, as a DataLoader gives them, whatever their shape; here as many rows as there are tensors."""
+    pair = Simple()
+
+    def model(batch):
+        pair.model(batch[0])
+        if beside == "another that is scored":
+            with pyro.plate("others", len(batch[1])):
+                pyro.sample("y", dist.Normal(0.0, 1.0).expand([N]).to_event(1), obs=batch[1])
+
+    for rows in (2, 1, 5):
+        pyro.clear_param_store()
+        x = torch.randn(rows, N)
+        batch = [x] if beside == "nothing" else [x, torch.randn(rows, N)]
+        aef = vae2aef.aef_guide(model, lambda batch: pair.guide(batch[0]), data=data)
+        assert math.isfinite(Trace_ELBO().loss(model, aef, batch))
+        assert aef.maps.maps["z"].features.linear.in_features == N
+        assert not aef.maps.source.ragged
+
+
 def test_step_features_where_asked_and_where_there_are_none():
     pair, single = Markov("padded"), Simple()
     elbo = vae2aef.AEF_ELBO(core="step")
@@ -502,24 +569,10 @@ def test_step_features_where_asked_and_where_there_are_none():
 
 def test_one_latent_of_a_ragged_sequence_reads_its_sum():
     """Fault: h of padded values, whose number is that of the longest row."""
-    enc, dec = nn.Linear(N, 2 * D), nn.Linear(D, N)
-
-    def model(x):
-        padded = pad_sequence(x, batch_first=True)
-        mask = torch.arange(padded.shape[1]) < torch.tensor([len(v) for v in x]).unsqueeze(-1)
-        with pyro.plate("rows", len(x), dim=-2):
-            z = pyro.sample("z", dist.Normal(torch.zeros(1, D), 1.0).to_event(1))
-            with pyro.plate("steps", padded.shape[1], dim=-1), poutine.mask(mask=mask):
-                pyro.sample("x", dist.Normal(dec(z), 1.0).to_event(1), obs=padded)
-
-    def guide(x):
-        with pyro.plate("rows", len(x), dim=-2):
-            loc, raw = enc(torch.stack([v.sum(0) for v in x])).unsqueeze(1).chunk(2, -1)
-            pyro.sample("z", dist.Normal(loc, (0.1 * raw).exp()).to_event(1))
-
+    pair = Sums()
     elbo = vae2aef.AEF_ELBO()
-    assert math.isfinite(elbo.loss(model, guide, sequences(2, 5, 3)))
-    assert math.isfinite(elbo.loss(model, guide, sequences(7, 1)))
+    assert math.isfinite(elbo.loss(pair.model, pair.guide, sequences(2, 5, 3)))
+    assert math.isfinite(elbo.loss(pair.model, pair.guide, sequences(7, 1)))
     assert "h reads the sum over time steps" in repr(elbo)
 
 

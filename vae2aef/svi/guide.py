@@ -11,7 +11,7 @@ from vae2aef.svi.data import as_data
 from vae2aef.svi.elbo_handlers import GuideHandler, ModelHandler
 from vae2aef.svi.guide_maps import GuideMaps
 from vae2aef.svi.mapped import ENTROPIES
-from vae2aef.svi.reading import bind, structure
+from vae2aef.svi.reading import bind
 from vae2aef.svi.survey import survey
 
 
@@ -128,11 +128,10 @@ class AEFGuide(nn.Module):
         """
         maps = self.maps
         named = bind(self.guide, args, kwargs)
-        called = structure(named)
         start = torch.get_rng_state()
-        if called not in maps.structures:
+        if maps.structure(named) not in maps.structures:
             survey(maps, self._model, self.guide, args, kwargs)
-            maps.structures.add(called)
+            maps.structures.add(maps.structure(named))
         data = self._data(args, kwargs, named)
         if data is None:
             return self.guide(*args, **kwargs)

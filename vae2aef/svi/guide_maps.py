@@ -14,6 +14,7 @@ from torch import nn
 from vae2aef.errors import WrapError
 from vae2aef.residual import Residual
 from vae2aef.svi.data import Chosen, Source
+from vae2aef.svi.reading import structure
 from vae2aef.svi.site_map import SiteMap
 
 _owners: "weakref.WeakValueDictionary[str, GuideMaps]" = weakref.WeakValueDictionary()
@@ -124,6 +125,10 @@ class GuideMaps:
     def _is_guide(self) -> bool:
         """Whether every site is the guide's own."""
         return isinstance(self.core, str) and self.core == "noise"
+
+    def structure(self, named: dict[str, Any]) -> Any:
+        """Return what tells calls of different structure apart."""
+        return structure(named, ragged=None if self.source is None else self.source.list_at)
 
     def trained(self) -> dict[str, dict[str, Any]]:
         """Return h and n of each mapped site; `"noise"` for an h that is none."""

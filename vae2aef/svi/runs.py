@@ -8,7 +8,7 @@ import pyro.poutine as poutine
 import torch
 from torch import Tensor
 
-from vae2aef.svi.reading import Unit, changed, units
+from vae2aef.svi.reading import Path, Unit, changed, units
 from vae2aef.svi.sites import is_subsample
 
 
@@ -31,7 +31,7 @@ class Runs:
     """
 
     def __init__(self, model: Any, guide: Any, args: tuple, kwargs: dict[str, Any], named: dict[str, Any]) -> None:
-        self.model, self.guide, self.arguments = model, guide, (args, kwargs)
+        self.model, self.guide, self.arguments, self.named = model, guide, (args, kwargs), named
         self.units = list(units(named))
         self._start = torch.get_rng_state()
         self._leaves: dict[int, Tensor] = {}
@@ -62,6 +62,10 @@ class Runs:
         if id(tensor) not in self._leaves:
             self._leaves[id(tensor)] = tensor.detach().clone().requires_grad_()
         return self._leaves[id(tensor)].clone()  # which may be written into
+
+    def group(self, ragged: Path | None) -> None:
+        """Take the list at a path as sequences, one a row."""
+        self.units = list(units(self.named, ragged=ragged))
 
     def leaves(self, unit: Unit) -> list[Tensor]:
         """Return what autograd follows in the place of a unit; empty where it cannot."""

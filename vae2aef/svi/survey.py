@@ -11,7 +11,7 @@ from vae2aef.errors import WrapError
 from vae2aef.svi.batch_axis import find_batch_axis
 from vae2aef.svi.data import Source, as_data, chosen, depends, score_of
 from vae2aef.svi.elbo_handlers import gaussian_scale
-from vae2aef.svi.find_data import device_of, scored_source
+from vae2aef.svi.find_data import device_of, source_of
 from vae2aef.svi.guide_maps import GuideMaps
 from vae2aef.svi.proof import other_values, prove_no_leak
 from vae2aef.svi.quiet import quiet
@@ -56,7 +56,8 @@ def survey(
                 torch.set_rng_state(start)
             runs = Runs(model, guide, args, kwargs, named)
             _same_names(runs)
-            source = given or maps.source or scored_source(runs)
+            source = maps.source or source_of(runs, given)
+            runs.group(None if source is None else source.list_at)
             _look(maps, runs, source, None if source is None else source.read(args, kwargs, named))
     except RuntimeError as error:
         if every and not any(t.is_floating_point() for unit in every for t in unit.tensors):
