@@ -700,6 +700,33 @@ def test_core_module_of_the_wrong_shape():
         vae2aef.AEF_ELBO(core=nn.Linear(N, 5)).loss(model, guide, torch.randn(B, N))
 
 
+@pytest.mark.parametrize("where", ["model", "guide"])
+def test_an_error_of_ones_own_is_no_error_of_the_type(where):
+    """Fault: whatever goes wrong on integers is said to be their type."""
+    model, guide = simple()
+
+    def broken(x):
+        raise RuntimeError("a mistake of the user's")
+
+    pair = {"model": model, "guide": guide, where: broken}
+    pair["guide"] = pair["guide"] if where == "guide" else lambda x: guide(x.float())
+    with pytest.raises(RuntimeError, match="a mistake of the user's"):
+        vae2aef.AEF_ELBO().loss(pair["model"], pair["guide"], torch.randint(3, (B, N)))
+
+
+@pytest.mark.parametrize("layer", [nn.Conv1d(1, N, 1), nn.Bilinear(N, N, N), nn.Embedding(1, 1).weight.__matmul__])
+def test_errors_of_the_type_are_told_from_others(layer):
+    """What torch says where integers come to layers of floats."""
+    model, _ = simple()
+    x = torch.randint(3, (B, 1, N))
+
+    def guide(x):
+        layer(*[x, x][: 1 + isinstance(layer, nn.Bilinear)])
+
+    with pytest.raises(vae2aef.WrapError, match=r"floating point data, got torch.int64"):
+        vae2aef.AEF_ELBO().loss(model, guide, x)
+
+
 def test_no_data_and_integers():
     model, guide = simple()
     with pytest.raises(vae2aef.WrapError, match="gets no tensor to encode"):

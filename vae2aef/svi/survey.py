@@ -1,5 +1,6 @@
 """A look at a Pyro model and guide before the loss is computed: what each site is, and whether it makes an AEF."""
 
+import re
 from typing import Any
 
 import pyro.poutine as poutine
@@ -60,9 +61,14 @@ def survey(
             runs.group(None if source is None else source.list_at)
             _look(maps, runs, source, None if source is None else source.read(args, kwargs, named))
     except RuntimeError as error:
-        if every and not any(t.is_floating_point() for unit in every for t in unit.tensors):
+        if every and _of_dtype(error) and not any(t.is_floating_point() for unit in every for t in unit.tensors):
             as_data(every[0], given is not None)  # says that whole numbers are no data
-        raise error
+        raise
+
+
+def _of_dtype(error: RuntimeError) -> bool:
+    """Whether torch says that whole numbers came where others were expected."""
+    return re.search(r"\bdtype\b|scalar type|[Ii]nput type|'(Long|Int|Short|Char|Byte|Bool)'", str(error)) is not None
 
 
 def _look(maps: GuideMaps, runs: Runs, source: Source | None, unit: Unit | None) -> None:
