@@ -307,6 +307,93 @@ def test_the_condition_is_not_taken_for_the_data():
     assert "h reads ys" in repr(elbo)
 
 
+class Given(nn.Module):
+    """A pair whose data are the default of an argument, and may be left out or replaced."""
+
+    def __init__(self, x):
+        super().__init__()
+        self.pair = Simple()
+        self.enc, self.dec = self.pair.enc, self.pair.dec
+
+        def model(x=x):
+            self.pair.model(x)
+
+        def guide(x=x):
+            self.pair.guide(x)
+
+        self.model, self.guide = model, guide
+
+
+@pytest.mark.parametrize("data", [None, "x"])
+@pytest.mark.parametrize("call", ["left out", "first", "by name"])
+def test_data_that_are_a_default(call, data):
+    """Fault: only what is passed is seen, so that nothing is found to encode; or in `Predictive`, not again."""
+    x = torch.randn(B, N)
+    vae = Given(x)
+    aef = vae2aef.aef_guide(vae.model, vae.guide, data=data)
+    args, kwargs = {"left out": ((), {}), "first": ((x,), {}), "by name": ((), {"x": x})}[call]
+    value = Trace_ELBO().loss(vae.model, aef, *args, **kwargs)
+    assert "h reads x: " in repr(aef) and value == pytest.approx(Trace_ELBO().loss(vae.model, aef))
+    z = poutine.trace(aef).get_trace(x).nodes["z"]["value"]
+    for args, kwargs in (((), {}), ((x,), {}), ((), {"x": x})):
+        drawn = Predictive(vae.model, guide=aef, num_samples=2)(*args, **kwargs)["z"]
+        torch.testing.assert_close(drawn.reshape(2, B, D), z.expand(2, B, D))
+    other = torch.randn(3, N)
+    assert poutine.trace(aef).get_trace(x=other).nodes["z"]["value"].shape == (3, D)
+
+
+def test_a_leak_of_a_default_is_seen():
+    """Fault: what is not passed is not changed either, so that nothing moves with it."""
+    x = torch.randn(B, N)
+    pair = Simple()
+
+    def model(x=x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(pair.dec(z) + 0.9 * x, 0.5).to_event(1), obs=x)
+
+    def guide(x=x):
+        pair.guide(x)
+
+    with pytest.raises(vae2aef.WrapError, match="the very values that it scores"):
+        vae2aef.AEF_ELBO().loss(model, guide)
+
+
+def test_a_default_in_from_pyro():
+    x = torch.randn(B, N)
+    vae = Given(x)
+    model, guide = vae.model, vae.guide
+    vae.model = lambda x=x: (pyro.module("vae", vae), model(x))[1]
+    aef = vae2aef.from_pyro(vae.model, guide, noise=0)
+    torch.testing.assert_close(aef(x), vae2aef.from_pyro(vae.model, guide, x, noise=0, core=aef.core.features,
+                                                         core_flow=aef.core_flow)(x))  # fmt: skip
+
+
+@pytest.mark.parametrize("left_out", [1, 2], ids=["the label", "all"])
+def test_a_model_may_draw_what_it_scores_elsewhere(left_out):
+    """Fault: a prediction by `obs=None` is refused, since the guide has no such site."""
+    pair, classify = Simple(), nn.Linear(D, 3)
+
+    def model(x, y=None, score=True):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+            pyro.sample("x", pair.density(z), obs=x if score else None)
+            pyro.sample("y", dist.Categorical(logits=classify(z)), obs=y)
+
+    def guide(x, y=None, score=True):
+        pair.guide(x)
+
+    x, y = torch.randn(B, N), torch.randint(3, (B,))
+    aef = vae2aef.aef_guide(model, guide)
+    Trace_ELBO().loss(model, aef, x, y)
+    z = poutine.trace(aef).get_trace(x, y).nodes["z"]["value"]
+    drawn = Predictive(model, guide=aef, num_samples=2)(x, None, left_out == 1)
+    assert drawn["y"].shape == (2, B)
+    torch.testing.assert_close(drawn["z"].reshape(2, B, D), z.expand(2, B, D))
+    with pytest.raises(vae2aef.WrapError, match='"y" is in the model and not in the guide'):
+        vae2aef.AEF_ELBO().loss(model, guide, x)
+
+
 @dataclasses.dataclass
 class Batch:
     label: torch.Tensor

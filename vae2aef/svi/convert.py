@@ -7,6 +7,7 @@ from vae2aef.aef import AEF
 from vae2aef.batch import Batch
 from vae2aef.errors import WrapError
 from vae2aef.svi.pair import PyroPair
+from vae2aef.svi.reading import with_defaults
 from vae2aef.svi.single import SinglePyro, read_pair
 from vae2aef.wrapping import wrap
 from vae2aef.wrapping.choices import CoreOption, FlowOption, PriorOption
@@ -54,6 +55,7 @@ def from_pyro(
     Raises:
         WrapError: if model and guide make no AEF; names the site and the fix.
     """
+    args, kwargs = with_defaults(guide, args, kwargs)
     pair = PyroPair(model, guide, args, kwargs, data, observed=observed, plate=plate)
     x, *cond, named = pair.example(args, kwargs)
     likelihood = one_of(likelihood, residual)

@@ -74,6 +74,7 @@ class GuideMaps:
         added: the modules that are added.
         maps: h and n of each latent site that is mapped; None for those left to Pyro.
         scales: the residual of each observed site made Gaussian.
+        observed_names: the sites that have been met as observed ones.
         notes: what became of each site, in words; nothing is decided by it.
         source: where h's data come from; None before the first call that has data.
         discrete: whether an observed site scores the data as whole numbers.
@@ -98,7 +99,7 @@ class GuideMaps:
         self.added = AddedModules()
         self.maps: dict[str, SiteMap | None] = {}
         self.scales: dict[str, Residual] = {}
-        self.scored: set[str] = set()
+        self.observed_names: set[str] = set()
         self.notes: dict[str, str] = {}
         self.source: Source | None = None
         self.discrete = False

@@ -44,17 +44,36 @@ class Unit(NamedTuple):
 
 
 def bind(function: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return arguments by name, those of `**kwargs` among them; by number where the names are not known."""
-    try:
-        function = poutine.unwrap(function)
-        signature = inspect.signature(function.forward if isinstance(function, nn.Module) else function)
-        arguments = dict(signature.bind(*args, **kwargs).arguments)
-    except (TypeError, ValueError):
+    """Return arguments by name, defaults and those of `**kwargs` among them; by number where names are not known."""
+    bound = _bound(function, args, kwargs)
+    if bound is None:
         return {**{str(i): value for i, value in enumerate(args)}, **kwargs}
-    for parameter in signature.parameters.values():
+    bound.apply_defaults()
+    arguments = dict(bound.arguments)
+    for parameter in bound.signature.parameters.values():
         if parameter.kind is parameter.VAR_KEYWORD:
             arguments.update(arguments.pop(parameter.name, {}))
     return arguments
+
+
+def with_defaults(function: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """Return the arguments of a call, with those defaults that hold tensors written out."""
+    bound = _bound(function, args, kwargs)
+    if bound is None:
+        return args, kwargs
+    given = set(bound.arguments)
+    bound.apply_defaults()
+    left_out = {name: value for name, value in bound.arguments.items() if name not in given}
+    return args, {**kwargs, **{name: value for name, value in left_out.items() if any(units(value))}}
+
+
+def _bound(function: Any, args: tuple, kwargs: dict[str, Any]) -> inspect.BoundArguments | None:
+    try:
+        function = poutine.unwrap(function)
+        signature = inspect.signature(function.forward if isinstance(function, nn.Module) else function)
+        return signature.bind(*args, **kwargs)
+    except (TypeError, ValueError):
+        return None
 
 
 def units(value: Any, path: Path = (), ragged: Path | None = None) -> Iterator[Unit]:

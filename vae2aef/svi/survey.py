@@ -47,7 +47,7 @@ def survey(
             "an AEF needs a guide that is a function or PyroModule of the data",
         )
     named = bind(guide, args, kwargs)
-    given = chosen(maps.data, named)
+    given = None if maps.source else chosen(maps.data, named)
     every = list(units(named))
     if not every and given is None and not maps.maps:
         as_data(None, given=False)  # says that there is nothing to encode
@@ -56,7 +56,7 @@ def survey(
             if start is not None:
                 torch.set_rng_state(start)
             runs = Runs(model, guide, args, kwargs, named)
-            _same_names(runs)
+            _same_names(runs, maps.observed_names)
             source = maps.source or source_of(runs, given)
             runs.group(None if source is None else source.list_at)
             _look(maps, runs, source, None if source is None else source.read(args, kwargs, named))
@@ -158,9 +158,11 @@ def _reparameterised_else(fn: Any) -> bool:
 def _note_observed(maps: GuideMaps, observed: dict[str, Any]) -> None:
     for name, site in observed.items():
         fn = site["fn"]
-        if name in maps.scored or not _discrete(fn):
+        if name in maps.observed_names:
             continue
-        maps.scored.add(name)
+        maps.observed_names.add(name)
+        if not _discrete(fn):
+            continue
         choice = maps.observed.get(name) if isinstance(maps.observed, dict) else maps.observed
         if choice in (None, "keep"):
             maps.notes[name] = f"observed {_kind(site)}, kept as it is"
@@ -207,14 +209,16 @@ def _require_mapped(maps: GuideMaps, latent: dict[str, Any]) -> None:
         )
 
 
-def _same_names(runs: Runs) -> None:
+def _same_names(runs: Runs, observed: set[str]) -> None:
+    if not observed_sites(runs.model_trace):
+        return  # a call without data, in which the model draws what it observes in others
     found = latent_sites(runs.guide_trace)
     guide = {name for name, site in found.items() if not site["infer"].get("is_auxiliary")}
     drawn = latent_sites(runs.model_trace)
     model = {n for n, s in drawn.items() if n in found or s["infer"].get("enumerate") != "parallel"}
     problems = [
         f'"{name}" is in the {here} and not in the {there}'
-        for names, here, there in ((guide - model, "guide", "model"), (model - found.keys(), "model", "guide"))
+        for names, here, there in ((guide - model, "guide", "model"), (model - found.keys() - observed, "model", "guide"))
         for name in sorted(names)
     ]
     if problems:
