@@ -474,6 +474,30 @@ def test_counts_are_read_as_numbers():
         vae2aef.AEF_ELBO(core="log").loss(pair.model, pair.guide, torch.randn(B, N))
 
 
+@pytest.mark.parametrize("core", ["linear", "noise", "log", nn.Linear(N, D)], ids=["linear", "noise", "log", "own"])
+@pytest.mark.parametrize("model", [torch.float32, torch.float64])
+@pytest.mark.parametrize("data", [torch.int64, torch.uint8, torch.float32, torch.float64])
+def test_the_dtype_of_the_data_need_not_be_that_of_the_model(data, model, core):
+    """Fault: integers become float32 whatever the model is, and h fails; so do float32 data of a float64 model."""
+    enc, dec = nn.Linear(N, 2 * D).to(model), nn.Linear(D, N).to(model)
+
+    def program(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), D, dtype=model), 1.0).to_event(1))
+            pyro.sample("x", dist.Poisson(dec(z).exp()).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            loc, raw = enc(x.to(model)).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, (0.1 * raw).exp()).to_event(1))
+
+    elbo = vae2aef.AEF_ELBO(core=core, core_flow="coupling")
+    x = torch.randint(5, (B, N)).to(data)
+    assert math.isfinite(elbo.loss_and_grads(program, guide, x))
+    assert elbo._get_trace(program, guide, (x,), {})[1].nodes["z"]["value"].dtype == model
+    assert all(p.dtype == model for p in elbo.added.parameters())
+
+
 def scalars():
     """One number a datum and one latent: without `to_event`, which torch cannot sum over no rows."""
     enc = nn.Linear(1, 2)

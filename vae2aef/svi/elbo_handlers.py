@@ -49,6 +49,8 @@ class GuideHandler(Messenger):
                 "give different sites different names",
             )
         rows = self.rows(site_map.batch.plate)
+        if {rows.dtype, site.loc.dtype} == {torch.float32, torch.float64}:  # h computes as the site does
+            rows = rows.to(site.loc.dtype)
         sigma = self.maps.noise if site_map.sigma is None else site_map.sigma
         mapped = MappedSite(fn, site, site_map, rows, sigma, self.entropy)
         msg["fn"] = mapped if site.mask is None else mapped.mask(mask_of_batch(name, site.mask, len(fn.batch_shape)))
