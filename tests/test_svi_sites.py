@@ -1,6 +1,7 @@
 """What AEF_ELBO does with each kind of site, argument, plate and guide; and what it refuses, with site and fix."""
 
 import math
+import types
 
 import pytest
 import torch
@@ -867,10 +868,110 @@ def test_noise_can_change_and_options_are_checked():
         vae2aef.AEF_ELBO(core="noise", noise=0.5)
     with pytest.raises(ValueError, match='expected observed None, "gaussian"'):
         vae2aef.AEF_ELBO(observed="normal")
-    with pytest.raises(vae2aef.WrapError, match=r'site "z".*from_pyro'):
-        vae2aef.AEF_ELBO(core="center").loss(model, guide, x)
     with pytest.raises(vae2aef.WrapError, match=r'site "z": core= is a dict without it'):
         vae2aef.AEF_ELBO(core={"y": "linear"}).loss(model, guide, x)
+
+
+@pytest.mark.remedy('site "{}": a core that is part of the data i')
+def test_the_partition_family_needs_a_module():
+    model, guide = simple(model_site=lambda n: dist.Normal(torch.zeros(n, D), 1.0).to_event(1))
+    x = torch.randn(B, N)
+    for core in ("center", torch.arange(N) < D):
+        with pytest.raises(vae2aef.WrapError, match=r'site "z".*from_pyro'):
+            vae2aef.AEF_ELBO(core=core).loss(model, guide, x)
+        vae = Both(model, guide)
+        assert vae2aef.from_pyro(vae.model, vae.guide, x, core=core).core.exact
+
+
+class Both(nn.Module):
+    """A pair of functions as methods of a module that holds their networks."""
+
+    def __init__(self, model, guide):
+        super().__init__()
+        cells = [cell.cell_contents for part in (model, guide) for cell in part.__closure__]
+        self.nets = nn.ModuleList([c for c in cells if isinstance(c, nn.Module)])
+        self.own = model, guide
+
+    def model(self, *args):
+        return self.own[0](*args)
+
+    def guide(self, *args):
+        return self.own[1](*args)
+
+
+@pytest.mark.parametrize("core", ["all", "Linear", 3, None])
+def test_words_that_are_no_core(core):
+    """Fault: "all" is taken, which is the inside's own word."""
+    model, guide = simple()
+    with pytest.raises(vae2aef.WrapError, match='expected core "linear", "step", "sum", "log", "noise" or a module, g'):
+        vae2aef.AEF_ELBO(core=core).loss(model, guide, torch.randn(B, N))
+
+
+@pytest.mark.remedy(
+    'site "{}": core="sum" is of the time steps o', 'site "{}": core="log" reads log(1 + x) of co',
+    'site "{}": core="step" is for sites z_1, z_2',
+)  # fmt: skip
+def test_cores_of_sequences_and_counts_where_there_are_none():
+    """Fault: "sum" adds up the features of plain rows, as if they were time steps."""
+    model, guide = simple()
+    x = torch.randn(B, N)
+    for core in ("sum", "log", "step"):
+        with pytest.raises(vae2aef.WrapError, match=f'core="{core}" .*') as error:
+            vae2aef.AEF_ELBO(core=core).loss(model, guide, x)
+        word = error.value.fix.split('core="')[1].split('"')[0]
+        check(vae2aef.AEF_ELBO(core=word), model, guide, x)
+    model, guide = markov(3)
+    elbo = vae2aef.AEF_ELBO(core="sum")  # of sequences of one length
+    check(elbo, model, guide, torch.randn(B, 3, N), torch.full((B,), 3))
+    assert "h reads the sum over time steps" in repr(elbo)
+
+
+@pytest.mark.remedy(
+    "observed= names {}, and the model has no suc", 'observed site "{}": observed="gaussian" is f',
+    'observed site "{}": expected observed "gauss',
+)  # fmt: skip
+@pytest.mark.parametrize("kind", [dict, types.MappingProxyType])
+def test_observed_by_site(kind):
+    """Fault: a name that is no site, or a site that is not discrete, is passed over; other mappings are no dict."""
+    model, guide = simple(observed=lambda m: dist.Bernoulli(logits=m).to_event(1))
+    x = (torch.rand(B, N) > 0.5).float()
+    with pytest.raises(vae2aef.WrapError, match=r"names 'X', and the model has no such site; name one .*: z, x$"):
+        vae2aef.AEF_ELBO(observed=kind({"X": "gaussian"})).loss(model, guide, x)
+    elbo = vae2aef.AEF_ELBO(observed=kind({"x": "gaussian"}))
+    check(elbo, model, guide, x)
+    assert set(elbo.scales) == {"x"}
+    plain, guide = simple()
+    for word, message in (("gaussian", "is for discrete sites, and this is a Normal"), ("gauss", "got 'gauss'")):
+        with pytest.raises(vae2aef.WrapError, match=f'observed site "x": .*{message}; leave'):
+            vae2aef.AEF_ELBO(observed=kind({"x": word})).loss(plain, guide, x)
+    check(vae2aef.AEF_ELBO(observed=kind({"x": "keep"})), plain, guide, x)
+    check(vae2aef.AEF_ELBO(observed="gaussian"), plain, guide, x)  # of discrete sites, if there are any
+    check(vae2aef.AEF_ELBO(), plain, guide, x)
+
+
+def test_observed_of_later_time_steps_may_be_named():
+    model, guide = markov(2)
+    elbo = vae2aef.AEF_ELBO(observed={f"x_{t}": "keep" for t in range(5)})
+    check(elbo, model, guide, torch.randn(B, 2, N), torch.full((B,), 2))
+    with pytest.raises(vae2aef.WrapError, match="names 'y_0', and the model has no such site"):
+        vae2aef.AEF_ELBO(observed={"y_0": "keep"}).loss(model, guide, torch.randn(B, 2, N), torch.full((B,), 2))
+
+
+def test_gaussian_with_another_loss_is_a_change_of_the_model():
+    """As documented: `SVI(aef.model, aef, ...)`; it is AEF_ELBO's own loss, and its scale is trained."""
+    model, guide = simple(observed=lambda m: dist.Bernoulli(logits=m).to_event(1))
+    x = (torch.rand(B, N) > 0.5).float()
+    aef = vae2aef.aef_guide(model, guide, observed="gaussian", noise=0)
+    svi = SVI(aef.model, aef, pyro.optim.Adam({"lr": 1e-2}), loss=Trace_ELBO())
+    elbo = vae2aef.AEF_ELBO(observed="gaussian", noise=0, **aef.trained())
+    first = svi.step(x)
+    before = aef.maps.scales["x"].scale().detach().clone()
+    svi.step(x)
+    assert not torch.equal(before, aef.maps.scales["x"].scale()) and math.isfinite(first)
+    elbo = vae2aef.AEF_ELBO(observed="gaussian", noise=0, **aef.trained())
+    elbo.loss(model, guide, x)
+    elbo.scales["x"].load_state_dict(aef.maps.scales["x"].state_dict())
+    assert elbo.loss(model, guide, x) == pytest.approx(svi.evaluate_loss(x), rel=1e-5)
 
 
 def test_not_finite_names_the_site():

@@ -40,14 +40,16 @@ def from_pyro(
         model: the model.
         guide: the guide.
         *args: an example of their arguments, the data (a mini-batch, all rows of which are used) among them.
-        core: as in `vae2aef.wrap`; a dict by site for several latents.
+        core: as in `vae2aef.wrap`, and not the words for sequences and counts of `vae2aef.aef_guide`; a dict by site
+            for several latents.
         core_flow: likewise.
         prior: None for the model's own; else as in `wrap` (one latent only).
         likelihood: None for the model's own observed density; else as in `wrap` (one latent only).
         residual: the older name of `likelihood`.
         preprocess: as in `wrap` (one latent only).
         noise: sigma of Eq. 11; None as in `wrap`.
-        data: which argument is the data: None for the first tensor, or a name.
+        data: which argument is the data, which h reads: None for what the observed sites score (the largest tensor,
+            if there are several), or a name.
         observed: as in `vae2aef.AEF_ELBO`.
         plate: the name of the data's plate, where sizes do not tell.
         **kwargs: an example of their arguments by name.

@@ -34,16 +34,17 @@ class AEF_ELBO(Trace_ELBO):
     h and n are made at the first call and registered in Pyro's parameter store.
 
     Args:
-        core: `"linear"` (h(x) = W x + b), `"noise"` (the guide itself: the loss is its negative ELBO, with the
-            entropy of the guide in closed form), a module, or a dict of these by site.
+        core: `"linear"`, `"step"`, `"sum"`, `"log"`, `"noise"`, a module, or a dict of these by site, as in
+            `vae2aef.aef_guide`. With `"noise"` and `core_flow="none"` the loss is the guide's negative ELBO, with its
+            entropy in closed form.
         core_flow: `"none"`, `"coupling"`, `"maf"`, a bijection or transform (`vae2aef.wrap`), or a dict by site.
         noise: sigma of Eq. 11. May be changed while training: `elbo.noise = 0.1`.
-        data: what h reads: None for the guide's first tensor argument, the name of an argument, or a callable of
-            the arguments.
+        data: what h reads: None for what the observed sites score (the largest tensor, if there are several), the
+            name of an argument, or a callable of the arguments.
         plate: the name of the data's plate, where sizes do not tell.
         observed: None keeps the densities that the model has, of discrete data too; `"gaussian"` gives discrete
-            observed sites a Gaussian around their mean, with a learned scale a feature; or a dict of `"gaussian"` and
-            `"keep"` by site.
+            observed sites a Gaussian around their mean, with a learned scale a feature; or a dict (any mapping) of
+            `"gaussian"` and `"keep"` by site, of which some may be left out.
         name: prefix in the parameter store; by default "aef", or "aef_2" while another loss uses that.
         **options: `num_particles`, `vectorize_particles`, `max_plate_nesting`, `retain_graph`: as in Pyro's ELBO.
 

@@ -52,16 +52,19 @@ def _one_a_row(runs: Runs, sequences: list[Tensor], found: "list[Scored]", obser
     """Whether a list is one of sequences, one a row, and not of tensors that have a row for each datum."""
     if len({len(s) for s in sequences}) > 1:
         return True
-    sites = [*latent_sites(runs.guide_trace).values(), *observed.values()]
-    plates = {frame.size for site in sites for frame in site["cond_indep_stack"] if frame.vectorized}
+    plates = _plate_sizes(runs)
     if len(sequences) > 1:  # what one site scores together are rows
         ours = {id(s) for s in sequences}
-        scoring = [set(names) for unit, names in found if id(unit.value) in ours]
-        together = any(first & second for i, first in enumerate(scoring) for second in scoring[:i])
-        return together and (not plates or len(sequences) in plates)
-    (alone,) = sequences
-    stacked = any(isinstance(s["value"], Tensor) and s["value"].dim() > alone.dim() for s in observed.values())
-    return 1 in plates and (stacked or len(alone) not in plates)
+        scoring = [name for unit, names in found if id(unit.value) in ours for name in names]
+        return len(set(scoring)) < len(scoring) and (not plates or len(sequences) in plates)
+    values = [s["value"] for s in observed.values() if isinstance(s["value"], Tensor)]
+    stacked = any(value.dim() > sequences[0].dim() for value in values)
+    return 1 in plates and (stacked or len(sequences[0]) not in plates)
+
+
+def _plate_sizes(runs: Runs) -> set[int]:
+    sites = [*latent_sites(runs.guide_trace).values(), *observed_sites(runs.model_trace).values()]
+    return {frame.size for site in sites for frame in site["cond_indep_stack"] if frame.vectorized}
 
 
 def _largest(runs: Runs, observed: dict[str, Any], found: "list[Scored]") -> Source | None:

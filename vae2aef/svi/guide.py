@@ -11,6 +11,7 @@ from vae2aef.svi.data import as_data
 from vae2aef.svi.elbo_handlers import GuideHandler, ModelHandler
 from vae2aef.svi.guide_maps import GuideMaps
 from vae2aef.svi.mapped import ENTROPIES
+from vae2aef.svi.quiet import kept_by_pyro
 from vae2aef.svi.reading import bind
 from vae2aef.svi.survey import survey
 
@@ -47,9 +48,12 @@ def aef_guide(
     Args:
         model: the model.
         guide: the guide, of the same arguments; `config_enumerate` may be around it, or around the result.
-        core: `"linear"` (h(x) = W x + b; of sequences of different length, of the site's own time step), `"step"` (of
-            the site's time step), `"sum"` (of the sum over time steps), `"log"` (of log(1 + x), for large counts),
-            `"noise"` (the guide itself), a module, or a dict of these by site.
+        core: `"linear"`: h(x) = W x + b. Of sequences that come as a list or packed, h reads the time step of the
+            site, where the sites are numbered like the steps (z_1, z_2, ...), else the sum over time steps; of padded
+            ones with a mask around the site, its time step where they are numbered so, else all values.
+            `"step"`: W x_t + b of the site's time step, `"sum"`: of the sum over time steps, the second dimension,
+            `"log"`: W log(1 + x) + b, for large counts, `"noise"`: h = 0 and sigma = 1, the guide itself; a module
+            from data `(rows, *event)` to `(rows, *latent)`; or a dict of these by site.
         core_flow: `"none"`, `"coupling"`, `"maf"`, a bijection or transform (`vae2aef.wrap`), or a dict by site.
         noise: sigma of Eq. 11. May be changed while training: `guide.noise = 0.1`.
         data: what h reads: None for what the observed sites score (the largest tensor, if there are several), the name
@@ -57,7 +61,8 @@ def aef_guide(
             them; packed and ragged sequences are filled up with zeros.
         plate: the name of the data's plate, where sizes do not tell.
         observed: None keeps the densities that the model has; `"gaussian"`, or a dict of `"gaussian"` and `"keep"` by
-            site, as in `vae2aef.AEF_ELBO`. The model is then `guide.model`.
+            site, as in `vae2aef.AEF_ELBO`. It is a change of the model, which a guide cannot make: give the loss, and
+            `Predictive`, `aef.model` in the place of the model, `SVI(aef.model, aef, ...)`.
         name: prefix in the parameter store; by default "aef", or "aef_2" while another uses that.
         entropy: at `noise > 0`, `"sampled"` gives losses the log density of z, `"closed"` its mean over epsilon, with
             less spread: not for `RenyiELBO` and `Importance`, whose weights it would falsify.
@@ -126,6 +131,12 @@ class AEFGuide(nn.Module):
         Raises:
             WrapError: for a call of new structure that makes no AEF; names the site and the fix.
         """
+        try:
+            return self._run(args, kwargs)
+        except WrapError as error:
+            raise kept_by_pyro(error) from error.__cause__
+
+    def _run(self, args: tuple, kwargs: dict[str, Any]) -> Any:
         maps = self.maps
         named = bind(self.guide, args, kwargs)
         start = torch.get_rng_state()

@@ -94,7 +94,8 @@ class GuideMaps:
         if observed is not None and not isinstance(observed, Mapping) and observed != "gaussian":
             raise ValueError(f'expected observed None, "gaussian" or a dict by site; got {observed!r}')
         self.core, self.core_flow, self.data, self.plate = core, core_flow, data, plate
-        self.observed, self.name = observed, name
+        self.observed = dict(observed) if isinstance(observed, Mapping) else observed
+        self.name = name
         self.noise = 1.0 if self._is_guide and noise == 0 else noise
         self.added = AddedModules()
         self.maps: dict[str, SiteMap | None] = {}
