@@ -163,7 +163,7 @@ DETERMINISTIC = [kind for kind in losses() if "MeanField" not in kind]
 def test_every_loss_gives_the_value_and_gradients_of_aef_elbo(kind):
     """At sigma = 0 nothing is drawn, and all are one number; RenyiELBO too, whose particles are all the same."""
     pair, x = Pair(), torch.randn(B, N)
-    elbo = vae2aef.AEF_ELBO()
+    elbo = vae2aef.AEF_ELBO(noise=0)
     expected = run(elbo, pair, pair.guide, x)
     added = {name: p.grad.clone() for name, p in elbo.added.named_parameters()}
     for p in elbo.added.parameters():
@@ -177,7 +177,7 @@ def test_every_loss_gives_the_value_and_gradients_of_aef_elbo(kind):
 @pytest.mark.parametrize("kind", ["TraceMeanField", "JitTraceMeanField"])
 def test_mean_field_without_a_closed_form_is_aef_elbo_too(kind):
     pair, x = Pair(), torch.randn(B, N)
-    elbo = vae2aef.AEF_ELBO()
+    elbo = vae2aef.AEF_ELBO(noise=0)
     expected = run(elbo, pair, pair.guide, x)
     equal(expected, run(losses()[kind], pair, elbo.guide(pair.model, pair.guide), x))
 
@@ -247,7 +247,7 @@ def test_entropy_closed_is_the_mean_of_sampled_with_the_same_gradients():
 
 def test_values_from_elsewhere_have_no_density_at_noise_0():
     pair, x = Pair(), torch.randn(B, N)
-    aef = vae2aef.aef_guide(pair.model, pair.guide)
+    aef = vae2aef.aef_guide(pair.model, pair.guide, noise=0)
     fn = poutine.trace(aef).get_trace(x).nodes["z"]["fn"]
     placed = fn()
     torch.testing.assert_close(fn.log_prob(placed.detach()), fn.log_prob(placed))
@@ -260,11 +260,13 @@ def test_values_from_elsewhere_have_no_density_at_noise_0():
 def test_options_are_checked():
     pair = Pair()
     with pytest.raises(ValueError, match='entropy "sampled" or "closed"'):
-        vae2aef.aef_guide(pair.model, pair.guide, entropy="mean")
+        vae2aef.aef_guide(pair.model, pair.guide, entropy="mean", noise=0)
     with pytest.raises(ValueError, match="noise >= 0"):
-        vae2aef.aef_guide(pair.model, pair.guide).noise = -1.0
+        vae2aef.aef_guide(pair.model, pair.guide, noise=0).noise = -1.0
     with pytest.raises(vae2aef.WrapError, match=r"AEF guide already.*\.guide"):
-        vae2aef.AEF_ELBO().loss(pair.model, vae2aef.aef_guide(pair.model, pair.guide), torch.randn(B, N))
+        vae2aef.AEF_ELBO(noise=0).loss(
+            pair.model, vae2aef.aef_guide(pair.model, pair.guide, noise=0), torch.randn(B, N)
+        )
 
 
 class Two:
@@ -353,10 +355,10 @@ def test_enumerated_labels_are_the_sum_by_hand(how, outside, sized, jit):
         pytest.skip("a queue of traces is not for the jit")
     pair, x = Pair(label=True, plate=sized), torch.randn(B, N)
     if outside:
-        aef = vae2aef.aef_guide(pair.model, pair.guide)
+        aef = vae2aef.aef_guide(pair.model, pair.guide, noise=0)
         guide = config_enumerate(aef, how, expand=True)
     else:
-        guide = aef = vae2aef.aef_guide(pair.model, config_enumerate(pair.guide, how, expand=True))
+        guide = aef = vae2aef.aef_guide(pair.model, config_enumerate(pair.guide, how, expand=True), noise=0)
     kind = JitTraceEnum_ELBO if jit else TraceEnum_ELBO
     value = run(kind(max_plate_nesting=1, ignore_jit_warnings=True), pair, guide, x)
     for p in (*parameters(pair).values(), *aef.added.parameters()):
@@ -378,7 +380,7 @@ def test_enumerated_bridge():
 
 def test_particles_and_enumeration_together():
     pair, x = Pair(label=True), torch.randn(B, N)
-    aef = vae2aef.aef_guide(pair.model, config_enumerate(pair.guide, "parallel", expand=True))
+    aef = vae2aef.aef_guide(pair.model, config_enumerate(pair.guide, "parallel", expand=True), noise=0)
     many = TraceEnum_ELBO(max_plate_nesting=1, num_particles=3, vectorize_particles=True)
     equal(run(TraceEnum_ELBO(max_plate_nesting=1), pair, aef, x), run(many, pair, aef, x))
 
@@ -387,7 +389,7 @@ def test_particles_and_enumeration_together():
 def test_sites_drawn_many_times_by_traceenum(noise):
     """`config_enumerate(guide, num_samples=...)`: each of many values has its density, as without an AEF."""
     pair, x = Pair(), torch.randn(B, N)
-    options = {"core": "noise", "core_flow": "none"} if noise else {}
+    options = {"core": "noise", "core_flow": "none"} if noise else {"noise": 0}
     aef = vae2aef.aef_guide(pair.model, pair.guide, **options)
     loss = TraceEnum_ELBO(max_plate_nesting=1)
     many = [config_enumerate(g, num_samples=7, expand=False) for g in (aef, pair.guide)]
@@ -402,7 +404,7 @@ def test_labels_given_or_not_in_any_order(first):
     """h reads x alike, z is mapped alike, and y is left to Pyro, whichever call comes first."""
     pair, x = Pair(label=True), torch.randn(B, N)
     y = nn.functional.one_hot(torch.arange(B) % K, K).to(x)
-    aef = vae2aef.aef_guide(pair.model, config_enumerate(pair.guide, "parallel", expand=True))
+    aef = vae2aef.aef_guide(pair.model, config_enumerate(pair.guide, "parallel", expand=True), noise=0)
     loss = TraceEnum_ELBO(max_plate_nesting=1, strict_enumeration_warning=False)
     calls = [(x, y), (x,)] if first == "supervised" else [(x,), (x, y)]
     values = {len(args): loss.loss(pair.model, aef, *args) for args in calls}
@@ -418,7 +420,7 @@ def test_labels_given_or_not_in_any_order(first):
 
 def test_predictive_uses_the_trained_guide():
     pair, x = Pair(), torch.randn(B, N)
-    aef = vae2aef.aef_guide(pair.model, pair.guide)
+    aef = vae2aef.aef_guide(pair.model, pair.guide, noise=0)
     svi = SVI(pair.model, aef, pyro.optim.Adam({"lr": 1e-2}), loss=Trace_ELBO())
     losses = [svi.step(x) for _ in range(20)]
     assert losses[-1] < losses[0]
@@ -469,7 +471,7 @@ def test_importance_finds_the_marginal():
 
 def test_a_module_with_copies_and_parameters():
     pair, x = Pair(), torch.randn(B, N)
-    aef = vae2aef.aef_guide(pair.model, pair.guide)
+    aef = vae2aef.aef_guide(pair.model, pair.guide, noise=0)
     module = Trace_ELBO()(nn.Identity(), aef)
     assert not list(aef.parameters())
     aef(x)

@@ -114,10 +114,10 @@ def test_a_plate_without_a_size_is_found_by_name():
         with pyro.plate("parts", B, dim=-2), pyro.plate("rows", dim=-1):
             pyro.sample("z", dist.Normal(loc, raw.exp()))
 
-    elbo = vae2aef.AEF_ELBO(plate="rows")
+    elbo = vae2aef.AEF_ELBO(plate="rows", noise=0)
     assert math.isfinite(elbo.loss(model, guide, torch.randn(B, N))) and elbo.maps["z"].batch.axis == -1
     with pytest.raises(vae2aef.WrapError, match=r'which plate.*"parts".*"rows"|which plate.*"rows".*"parts"'):
-        vae2aef.AEF_ELBO().loss(model, guide, torch.randn(B, N))
+        vae2aef.AEF_ELBO(noise=0).loss(model, guide, torch.randn(B, N))
 
 
 def test_the_sum_is_that_of_the_labelled_conversions():
@@ -375,7 +375,7 @@ def test_a_deterministic_site_of_the_observed_name():
 
     vae, xs, ys = Conditional(), torch.randn(B, N), torch.randn(B, N)
     aef = vae2aef.from_pyro(vae.model, vae.guide, xs, ys, noise=0.0)
-    elbo = vae2aef.AEF_ELBO(core=aef.core.features, core_flow=aef.core_flow)
+    elbo = vae2aef.AEF_ELBO(core=aef.core.features, core_flow=aef.core_flow, noise=0)
     assert aef(ys, xs).item() == pytest.approx(elbo.loss(vae.model, vae.guide, xs, ys) / B, rel=1e-9)
     assert "h reads ys" in repr(elbo)
     w, (loc, raw) = dec.weight.detach(), prior(xs).detach().chunk(2, -1)
@@ -425,4 +425,4 @@ def test_packed_data_are_refused_with_the_remedy():
     x = pack_sequence([torch.randn(n, N) for n in (3, 2)])
     with pytest.raises(vae2aef.WrapError, match=r"x is a PackedSequence of sequences; pad it and mask"):
         vae2aef.from_pyro(model, guide, x)
-    assert math.isfinite(vae2aef.AEF_ELBO().loss(model, guide, x))
+    assert math.isfinite(vae2aef.AEF_ELBO(noise=0).loss(model, guide, x))

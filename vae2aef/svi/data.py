@@ -73,9 +73,10 @@ def as_data(unit: Unit | None, given: bool, discrete: bool = False) -> Tensor:
     found = None if unit is None else unit.padded()
     if found is None or found.dim() < 1:
         raise WrapError(
-            "an AEF needs to see the data, and the guide gets no tensor to encode; pass it to model and guide, or "
-            "name it with data= (an argument's name, or a callable of the arguments); got "
-            + ("no tensor" if given or found is None else "a tensor without rows")
+            "an AEF needs to see the data, and the guide gets "
+            + ("no tensor to encode" if given or found is None else "a tensor without rows")
+            + "; ",
+            "pass it to model and guide, or name it with data= (an argument's name, or a callable of the arguments)",
         )
     if found.is_floating_point():
         return found

@@ -28,8 +28,8 @@ class AEF_ELBO(Trace_ELBO):
     determinants add. Other sites (global ones, discrete ones, other families) keep `Trace_ELBO`'s treatment:
     `print(elbo)` lists what became of each.
 
-    At `noise=0` the loss is the exact negative log-likelihood in the expanded space: a training objective,
-    unbounded below, and **no likelihood of x**. With `noise > 0` it is a bound on -log p(x), like every ELBO.
+    With `noise > 0` the loss is a bound on -log p(x), like every ELBO. At `noise=0` it is the exact negative log-
+    likelihood in the expanded space (Eq. 10): a training objective, unbounded below, and **no likelihood of x**.
 
     h and n are made at the first call and registered in Pyro's parameter store.
 
@@ -38,7 +38,8 @@ class AEF_ELBO(Trace_ELBO):
             `vae2aef.aef_guide`. With `"noise"` and `core_flow="none"` the loss is the guide's negative ELBO, with its
             entropy in closed form.
         core_flow: `"none"`, `"coupling"`, `"maf"`, a bijection or transform (`vae2aef.wrap`), or a dict by site.
-        noise: sigma of Eq. 11. May be changed while training: `elbo.noise = 0.1`.
+        noise: sigma of Eq. 11; None for 0.3, as in `vae2aef.wrap` and `from_pyro` (1 with `core="noise"`). 0 is the
+            paper's loss. May be changed while training: `elbo.noise = 0.1`.
         data: what h reads: None for what the observed sites score (the largest tensor, if there are several), the
             name of an argument, or a callable of the arguments.
         plate: the name of the data's plate, where sizes do not tell.
@@ -61,7 +62,7 @@ class AEF_ELBO(Trace_ELBO):
         self,
         core: Any = "linear",
         core_flow: Any = "coupling",
-        noise: float = 0.0,
+        noise: float | None = None,
         *,
         data: "str | Callable[..., Any] | None" = None,
         plate: str | None = None,

@@ -22,7 +22,7 @@ def aef_guide(
     *,
     core: Any = "linear",
     core_flow: Any = "coupling",
-    noise: float = 0.0,
+    noise: float | None = None,
     data: "str | Callable[..., Any] | None" = None,
     plate: str | None = None,
     observed: "str | dict[str, str] | None" = None,
@@ -39,9 +39,9 @@ def aef_guide(
     All else is the guide's: other sites, plates, enumeration, `infer=`, parameters. A call without observed data, such
     as for a prediction from conditions alone, is the guide itself.
 
-    With `noise=0` a loss is the negative log-likelihood in the expanded space: a training objective, unbounded
-    below, and **no likelihood of x**. With `noise > 0` it is what the loss is for any guide; `RenyiELBO` and
-    `Importance`, whose weights must be of several values, need that.
+    With `noise > 0` a loss is what it is for any guide. With `noise=0` it is the negative log-likelihood in the
+    expanded space: a training objective, unbounded below, and **no likelihood of x**; `RenyiELBO` and `Importance`,
+    whose weights must be of several values, are of no use then.
 
     h and n are made when a site is first met, and registered in Pyro's parameter store.
 
@@ -55,7 +55,8 @@ def aef_guide(
             `"log"`: W log(1 + x) + b, for large counts, `"noise"`: h = 0 and sigma = 1, the guide itself; a module
             from data `(rows, *event)` to `(rows, *latent)`; or a dict of these by site.
         core_flow: `"none"`, `"coupling"`, `"maf"`, a bijection or transform (`vae2aef.wrap`), or a dict by site.
-        noise: sigma of Eq. 11. May be changed while training: `guide.noise = 0.1`.
+        noise: sigma of Eq. 11; None for 0.3, as in `vae2aef.wrap` and `from_pyro` (1 with `core="noise"`). 0 is the
+            paper's loss. May be changed while training: `guide.noise = 0.1`.
         data: what h reads: None for what the observed sites score (the largest tensor, if there are several), the name
             of an argument, or a callable of the arguments. Integers are read as numbers, if a discrete site scores
             them; packed and ragged sequences are filled up with zeros.

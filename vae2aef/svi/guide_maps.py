@@ -11,6 +11,7 @@ import torch
 from pyro.util import ignore_jit_warnings
 from torch import nn
 
+from vae2aef.core import DEFAULT_NOISE
 from vae2aef.errors import WrapError
 from vae2aef.residual import Residual
 from vae2aef.svi.data import Chosen, Source
@@ -85,7 +86,7 @@ class GuideMaps:
         self,
         core: Any = "linear",
         core_flow: Any = "coupling",
-        noise: float = 0.0,
+        noise: float | None = None,
         data: Chosen = None,
         plate: str | None = None,
         observed: Any = None,
@@ -96,7 +97,8 @@ class GuideMaps:
         self.core, self.core_flow, self.data, self.plate = core, core_flow, data, plate
         self.observed = dict(observed) if isinstance(observed, Mapping) else observed
         self.name = name
-        self.noise = 1.0 if self._is_guide and noise == 0 else noise
+        usual = 1.0 if self._is_guide else DEFAULT_NOISE
+        self.noise = usual if noise is None or (self._is_guide and noise == 0) else noise
         self.added = AddedModules()
         self.maps: dict[str, SiteMap | None] = {}
         self.scales: dict[str, Residual] = {}
@@ -141,7 +143,8 @@ class GuideMaps:
         }
 
     def __repr__(self) -> str:
-        lines = [f"noise sigma = {self.noise:g}"]
+        usual = self.noise == DEFAULT_NOISE
+        lines = [f"noise sigma = {self.noise:g}" + (" (the default; noise=0 is the paper's loss)" if usual else "")]
         if self.source is not None:
             lines.append(f"  h reads {self.source}")
         if not self.notes:
@@ -205,7 +208,9 @@ class GuideMaps:
                 _owners[prefix] = self
                 return prefix
             if self.name is not None:
-                raise WrapError(f'the name "{self.name}" is used by another AEF_ELBO: choose another, or leave it out')
+                raise WrapError(
+                    f'the name "{self.name}" is used by another loss: ', "choose another name=, or leave it out"
+                )
         raise AssertionError  # count does not end
 
     def holds(self, prefix: str) -> bool:
@@ -219,6 +224,6 @@ def _require_shape(name: str, stored: torch.Tensor, parameter: nn.Parameter) -> 
     if stored.shape != parameter.shape:
         raise WrapError(
             f'the parameter store holds "{name}" of shape {tuple(stored.shape)}, expected '
-            f"{tuple(parameter.shape)}: it is from another model. Call pyro.clear_param_store(), or pass "
-            "AEF_ELBO(name=...)"
+            f"{tuple(parameter.shape)}: it is from another model. ",
+            "Call pyro.clear_param_store(), or give this one a name=",
         )

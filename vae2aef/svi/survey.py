@@ -192,7 +192,10 @@ def _same_names(runs: Runs, observed: set[str]) -> None:
     model = {n for n, s in drawn.items() if n in found or s["infer"].get("enumerate") != "parallel"}
     problems = [
         f'"{name}" is in the {here} and not in the {there}'
-        for names, here, there in ((guide - model, "guide", "model"), (model - found.keys() - observed, "model", "guide"))
+        for names, here, there in (
+            (guide - model, "guide", "model"),
+            (model - found.keys() - observed, "model", "guide"),
+        )
         for name in sorted(names)
     ]
     if problems:
