@@ -39,10 +39,7 @@ class GuidePlaces(Messenger):
             return
         site, batch = read_site(msg["fn"]), self.axes.get(name)
         if site is None or batch is None:
-            raise WrapError(
-                f'site "{name}" of the guide was not there, or of another kind, when the pair was converted: ',
-                "the example must show every site",
-            )
+            raise _unknown(name, "guide")
         msg["value"] = self.place(name, None, SitePosterior.of(msg, site, batch, self.rows))
         msg["done"] = True
 
@@ -77,8 +74,17 @@ class ModelPlaces(Messenger):
                 self.observed[name] = SitePrior(self.axes, dict(msg), self.rows)
         else:
             prior, label = SitePrior(self.axes, dict(msg), self.rows), self.labels(name, msg["fn"])
+            if label is None and name not in self.axes:
+                raise _unknown(name, "model")
             msg["value"], msg["done"] = self.place(name, prior, None) if label is None else label, True
             self.latent[name] = (prior, msg["value"])
+
+
+def _unknown(name: str, part: str) -> WrapError:
+    return WrapError(
+        f'site "{name}" of the {part} was not there, or of another kind, when the pair was converted: ',
+        "the example must show every site",
+    )
 
 
 def is_deterministic(site: Any) -> bool:
