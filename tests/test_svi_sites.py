@@ -971,9 +971,7 @@ def test_observed_of_later_time_steps_may_be_named():
     elbo = vae2aef.AEF_ELBO(observed={f"x_{t}": "keep" for t in range(5)}, noise=0)
     check(elbo, model, guide, torch.randn(B, 2, N), torch.full((B,), 2))
     with pytest.raises(vae2aef.WrapError, match="names 'y_0', and the model has no such site"):
-        vae2aef.AEF_ELBO(observed={"y_0": "keep"}).loss(
-            model, guide, torch.randn(B, 2, N), torch.full((B,), 2)
-        )
+        vae2aef.AEF_ELBO(observed={"y_0": "keep"}).loss(model, guide, torch.randn(B, 2, N), torch.full((B,), 2))
 
 
 def test_gaussian_with_another_loss_is_a_change_of_the_model():

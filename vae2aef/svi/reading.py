@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import pyro.poutine as poutine
 from torch import Tensor, nn
@@ -97,7 +97,7 @@ def units(value: Any, path: Path = (), ragged: Path | None = None) -> Iterator[U
             yield from units(getattr(value, field.name), (*path, field.name), ragged)
 
 
-def alike(value: Any) -> bool:
+def alike(value: Any) -> TypeGuard[list[Tensor]]:
     """Whether it is a list of tensors that differ in length at most."""
     if not isinstance(value, list) or not value or not all(isinstance(v, Tensor) and v.dim() for v in value):
         return False
