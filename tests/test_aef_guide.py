@@ -163,7 +163,7 @@ DETERMINISTIC = [kind for kind in losses() if "MeanField" not in kind]
 def test_every_loss_gives_the_value_and_gradients_of_aef_elbo(kind):
     """At sigma = 0 nothing is drawn, and all are one number; RenyiELBO too, whose particles are all the same."""
     pair, x = Pair(), torch.randn(B, N)
-    elbo = vae2aef.AEF_ELBO()
+    elbo = vae2aef.AEF_ELBO(noise=0)
     expected = run(elbo, pair, pair.guide, x)
     added = {name: p.grad.clone() for name, p in elbo.added.named_parameters()}
     for p in elbo.added.parameters():
@@ -177,7 +177,7 @@ def test_every_loss_gives_the_value_and_gradients_of_aef_elbo(kind):
 @pytest.mark.parametrize("kind", ["TraceMeanField", "JitTraceMeanField"])
 def test_mean_field_without_a_closed_form_is_aef_elbo_too(kind):
     pair, x = Pair(), torch.randn(B, N)
-    elbo = vae2aef.AEF_ELBO()
+    elbo = vae2aef.AEF_ELBO(noise=0)
     expected = run(elbo, pair, pair.guide, x)
     equal(expected, run(losses()[kind], pair, elbo.guide(pair.model, pair.guide), x))
 
@@ -247,7 +247,7 @@ def test_entropy_closed_is_the_mean_of_sampled_with_the_same_gradients():
 
 def test_values_from_elsewhere_have_no_density_at_noise_0():
     pair, x = Pair(), torch.randn(B, N)
-    aef = vae2aef.aef_guide(pair.model, pair.guide)
+    aef = vae2aef.aef_guide(pair.model, pair.guide, noise=0)
     fn = poutine.trace(aef).get_trace(x).nodes["z"]["fn"]
     placed = fn()
     torch.testing.assert_close(fn.log_prob(placed.detach()), fn.log_prob(placed))
@@ -260,11 +260,70 @@ def test_values_from_elsewhere_have_no_density_at_noise_0():
 def test_options_are_checked():
     pair = Pair()
     with pytest.raises(ValueError, match='entropy "sampled" or "closed"'):
-        vae2aef.aef_guide(pair.model, pair.guide, entropy="mean")
+        vae2aef.aef_guide(pair.model, pair.guide, entropy="mean", noise=0)
     with pytest.raises(ValueError, match="noise >= 0"):
-        vae2aef.aef_guide(pair.model, pair.guide).noise = -1.0
+        vae2aef.aef_guide(pair.model, pair.guide, noise=0).noise = -1.0
     with pytest.raises(vae2aef.WrapError, match=r"AEF guide already.*\.guide"):
-        vae2aef.AEF_ELBO().loss(pair.model, vae2aef.aef_guide(pair.model, pair.guide), torch.randn(B, N))
+        vae2aef.AEF_ELBO(noise=0).loss(
+            pair.model, vae2aef.aef_guide(pair.model, pair.guide, noise=0), torch.randn(B, N)
+        )
+
+
+class Two:
+    """Two latents, the second given the first."""
+
+    def __init__(self):
+        self.first, self.second, self.dec = nn.Linear(N, 2 * D), nn.Linear(N + D, 2 * D), nn.Linear(2 * D, N)
+
+    def model(self, x):
+        pyro.module("dec", self.dec)
+        with pyro.plate("data", len(x)):
+            z = [pyro.sample(name, dist.Normal(torch.zeros(D), 1.0).to_event(1)) for name in ("z", "w")]
+            pyro.sample("x", dist.Normal(self.dec(torch.cat(z, -1)), 0.7).to_event(1), obs=x)
+
+    def guide(self, x):
+        pyro.module("first", self.first)
+        pyro.module("second", self.second)
+        with pyro.plate("data", len(x)):
+            loc, raw = self.first(x).chunk(2, -1)
+            z = pyro.sample("z", dist.Normal(loc, (0.3 * raw).exp()).to_event(1))
+            loc, raw = self.second(torch.cat([x, z], -1)).chunk(2, -1)
+            pyro.sample("w", dist.Normal(loc, (0.3 * raw).exp()).to_event(1))
+
+
+@pytest.mark.parametrize("make", ["elbo", "guide"])
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_a_site_with_core_noise_is_the_guides_own_at_any_sigma(make, noise):
+    """Fault: sigma of the other sites is that of a site without h too, which is then no site of the VAE's."""
+    pair, x = Two(), torch.randn(B, N)
+    options = {"core": {"z": "noise", "w": "linear"}, "core_flow": {"z": "none", "w": "coupling"}}
+    elbo = vae2aef.AEF_ELBO(noise=noise, **options)
+    aef = vae2aef.aef_guide(pair.model, pair.guide, noise=noise, **options) if make == "guide" else None
+    aef = aef or elbo.guide(pair.model, pair.guide)
+    for change in (None, 0.0, 0.2):
+        aef.noise = noise if change is None else change
+        found = []
+        for guide in (aef, pair.guide):
+            torch.manual_seed(1)
+            trace = poutine.trace(guide).get_trace(x)
+            trace.compute_log_prob()
+            found.append((trace.nodes["z"]["value"], trace.nodes["z"]["log_prob"]))
+        torch.testing.assert_close(*found)
+    assert "the guide's own, sigma = 1" in repr(aef) and aef.trained()["core"]["z"] == "noise"
+    for sigma in (0.0, 0.5):
+        whole = vae2aef.from_pyro(pair.model, pair.guide, x, noise=sigma, **aef.trained())
+        assert whole.noise == {"z": 1.0, "w": sigma}
+
+
+@pytest.mark.parametrize("make", ["elbo", "guide"])
+def test_the_guide_itself_keeps_its_sigma(make):
+    pair = Pair()
+    aef = vae2aef.AEF_ELBO(core="noise") if make == "elbo" else vae2aef.aef_guide(pair.model, pair.guide, core="noise")
+    for value in (0.0, 0.3):
+        with pytest.raises(ValueError, match='core="noise" is the guide itself, whose noise is 1'):
+            aef.noise = value
+    aef.noise = 1.0
+    assert aef.noise == 1.0
 
 
 # ---------------------------------------------------------------- enumeration
@@ -296,10 +355,10 @@ def test_enumerated_labels_are_the_sum_by_hand(how, outside, sized, jit):
         pytest.skip("a queue of traces is not for the jit")
     pair, x = Pair(label=True, plate=sized), torch.randn(B, N)
     if outside:
-        aef = vae2aef.aef_guide(pair.model, pair.guide)
+        aef = vae2aef.aef_guide(pair.model, pair.guide, noise=0)
         guide = config_enumerate(aef, how, expand=True)
     else:
-        guide = aef = vae2aef.aef_guide(pair.model, config_enumerate(pair.guide, how, expand=True))
+        guide = aef = vae2aef.aef_guide(pair.model, config_enumerate(pair.guide, how, expand=True), noise=0)
     kind = JitTraceEnum_ELBO if jit else TraceEnum_ELBO
     value = run(kind(max_plate_nesting=1, ignore_jit_warnings=True), pair, guide, x)
     for p in (*parameters(pair).values(), *aef.added.parameters()):
@@ -321,7 +380,7 @@ def test_enumerated_bridge():
 
 def test_particles_and_enumeration_together():
     pair, x = Pair(label=True), torch.randn(B, N)
-    aef = vae2aef.aef_guide(pair.model, config_enumerate(pair.guide, "parallel", expand=True))
+    aef = vae2aef.aef_guide(pair.model, config_enumerate(pair.guide, "parallel", expand=True), noise=0)
     many = TraceEnum_ELBO(max_plate_nesting=1, num_particles=3, vectorize_particles=True)
     equal(run(TraceEnum_ELBO(max_plate_nesting=1), pair, aef, x), run(many, pair, aef, x))
 
@@ -330,7 +389,7 @@ def test_particles_and_enumeration_together():
 def test_sites_drawn_many_times_by_traceenum(noise):
     """`config_enumerate(guide, num_samples=...)`: each of many values has its density, as without an AEF."""
     pair, x = Pair(), torch.randn(B, N)
-    options = {"core": "noise", "core_flow": "none"} if noise else {}
+    options = {"core": "noise", "core_flow": "none"} if noise else {"noise": 0}
     aef = vae2aef.aef_guide(pair.model, pair.guide, **options)
     loss = TraceEnum_ELBO(max_plate_nesting=1)
     many = [config_enumerate(g, num_samples=7, expand=False) for g in (aef, pair.guide)]
@@ -345,7 +404,7 @@ def test_labels_given_or_not_in_any_order(first):
     """h reads x alike, z is mapped alike, and y is left to Pyro, whichever call comes first."""
     pair, x = Pair(label=True), torch.randn(B, N)
     y = nn.functional.one_hot(torch.arange(B) % K, K).to(x)
-    aef = vae2aef.aef_guide(pair.model, config_enumerate(pair.guide, "parallel", expand=True))
+    aef = vae2aef.aef_guide(pair.model, config_enumerate(pair.guide, "parallel", expand=True), noise=0)
     loss = TraceEnum_ELBO(max_plate_nesting=1, strict_enumeration_warning=False)
     calls = [(x, y), (x,)] if first == "supervised" else [(x,), (x, y)]
     values = {len(args): loss.loss(pair.model, aef, *args) for args in calls}
@@ -361,7 +420,7 @@ def test_labels_given_or_not_in_any_order(first):
 
 def test_predictive_uses_the_trained_guide():
     pair, x = Pair(), torch.randn(B, N)
-    aef = vae2aef.aef_guide(pair.model, pair.guide)
+    aef = vae2aef.aef_guide(pair.model, pair.guide, noise=0)
     svi = SVI(pair.model, aef, pyro.optim.Adam({"lr": 1e-2}), loss=Trace_ELBO())
     losses = [svi.step(x) for _ in range(20)]
     assert losses[-1] < losses[0]
@@ -371,6 +430,27 @@ def test_predictive_uses_the_trained_guide():
         torch.testing.assert_close(got.reshape(3, B, D), expected.expand(3, B, D))
     plain = Predictive(pair.model, guide=pair.guide, num_samples=3, return_sites=("z",))(x)["z"]
     assert not torch.allclose(plain.reshape(3, B, D)[0], plain.reshape(3, B, D)[1])
+
+
+def test_the_guide_of_aef_elbo_has_the_density_of_z():
+    """Fault: it has AEF_ELBO's own mean over epsilon, with which the weights of Importance and RenyiELBO are wrong."""
+    pair, x = Pair(), torch.randn(B, N)
+    elbo = vae2aef.AEF_ELBO(noise=0.5)
+    elbo.loss(pair.model, pair.guide, x)
+    aef = vae2aef.aef_guide(pair.model, pair.guide, noise=0.5, **elbo.trained())
+    loss = RenyiELBO(alpha=0.0, num_particles=4)
+    expected = run(loss, pair, aef, x)
+    equal(expected, run(loss, pair, elbo.guide(pair.model, pair.guide), x))
+    weights = [Importance(pair.model, guide, num_samples=4) for guide in (aef, elbo.guide(pair.model, pair.guide))]
+    found = []
+    for importance in weights:
+        torch.manual_seed(1)
+        found.append(importance.run(x).get_log_normalizer())
+    torch.testing.assert_close(*found)
+    torch.manual_seed(1)
+    sampled = Trace_ELBO().loss(pair.model, elbo.guide(pair.model, pair.guide), x)
+    torch.manual_seed(1)
+    assert abs(elbo.loss(pair.model, pair.guide, x) - sampled) > 1e-3  # whose own convention is the closed one
 
 
 @pytest.mark.slow
@@ -391,7 +471,7 @@ def test_importance_finds_the_marginal():
 
 def test_a_module_with_copies_and_parameters():
     pair, x = Pair(), torch.randn(B, N)
-    aef = vae2aef.aef_guide(pair.model, pair.guide)
+    aef = vae2aef.aef_guide(pair.model, pair.guide, noise=0)
     module = Trace_ELBO()(nn.Identity(), aef)
     assert not list(aef.parameters())
     aef(x)

@@ -252,8 +252,8 @@ def test_two_plates_of_the_batchs_size():
             pyro.sample("z", dist.Normal(enc(x).T, 0.5))
 
     with pytest.raises(vae2aef.WrapError, match=r'which plate holds the batch.*"data".*"other".*pass plate='):
-        vae2aef.AEF_ELBO().loss(model, guide, x)
-    elbo = vae2aef.AEF_ELBO(plate="data")
+        vae2aef.AEF_ELBO(noise=0).loss(model, guide, x)
+    elbo = vae2aef.AEF_ELBO(plate="data", noise=0)
     assert torch.tensor(elbo.loss(model, guide, x)).isfinite()
     assert elbo.maps["z"].batch.axis == -1
 

@@ -94,7 +94,7 @@ def test_from_pyro_is_wrap(event):
 def test_loss_equals_aef_elbo():
     vae, x = TutorialVAE(), torch.randn(B, N)
     aef = vae2aef.from_pyro(vae.model, vae.guide, x, noise=0.0)
-    elbo = vae2aef.AEF_ELBO(core=aef.core.features, core_flow=aef.core_flow)
+    elbo = vae2aef.AEF_ELBO(core=aef.core.features, core_flow=aef.core_flow, noise=0)
     assert aef(x).item() == pytest.approx(elbo.loss(vae.model, vae.guide, x) / B, rel=1e-5)
 
 
@@ -102,7 +102,7 @@ def test_loss_equals_aef_elbo():
 def test_matrices_and_posterior_flows(guide):
     vae, x = TutorialVAE(guide=guide), 0.3 * torch.randn(B, N)
     aef = vae2aef.from_pyro(vae.model, vae.guide, x, noise=0.0)
-    elbo = vae2aef.AEF_ELBO(core=aef.core.features, core_flow=aef.core_flow)
+    elbo = vae2aef.AEF_ELBO(core=aef.core.features, core_flow=aef.core_flow, noise=0)
     assert aef(x).item() == pytest.approx(elbo.loss(vae.model, vae.guide, x) / B, rel=1e-5)
     exact = _exact_marginal(vae, x)
     result = aef.log_prob(x, num_samples=3000)
@@ -245,7 +245,7 @@ def test_functions_params_and_conditions():
     model, guide, enc, prior = functions()
     x, y = torch.randn(B, N), torch.randn(B, 1)
     aef = vae2aef.from_pyro(model, guide, y, x, data="x", noise=0.0)
-    elbo = vae2aef.AEF_ELBO(core=aef.core.features, core_flow=aef.core_flow, data="x")
+    elbo = vae2aef.AEF_ELBO(core=aef.core.features, core_flow=aef.core_flow, data="x", noise=0)
     assert aef(x, y).item() == pytest.approx(elbo.loss(model, guide, y, x) / B, rel=1e-5)
     aef(x, y).backward()
     for name, p in aef.named_parameters():
@@ -343,8 +343,7 @@ def test_hierarchy(order):
     aef = vae2aef.from_pyro(vae.model, vae.guide, x, noise=0.0)
     assert isinstance(aef.parts, PyroProgram)
     elbo = vae2aef.AEF_ELBO(
-        core={name: core.features for name, core in aef.core.items()},
-        core_flow=aef.core_flow,
+        core={name: core.features for name, core in aef.core.items()}, core_flow=aef.core_flow, noise=0
     )
     loss = aef(x)
     assert loss.item() == pytest.approx(elbo.loss(vae.model, vae.guide, x) / B, rel=1e-5)
@@ -562,7 +561,7 @@ def test_lightning_trains_it(tmp_path):
 def test_trained_parts_go_on_in_from_pyro():
     for vae, sites in ((TutorialVAE(), {"latent"}), (Linear2(), {"z1", "z2"})):
         x = torch.randn(B, N)
-        elbo = vae2aef.AEF_ELBO()
+        elbo = vae2aef.AEF_ELBO(noise=0)
         loss = elbo.loss(vae.model, vae.guide, x)
         trained = elbo.trained()
         assert set(trained["core"]) == set(trained["core_flow"]) == sites

@@ -8,9 +8,12 @@ from torch import nn
 
 pyro = pytest.importorskip("pyro")
 import pyro.distributions as dist  # noqa: E402
+import pyro.poutine as poutine  # noqa: E402
 from pyro.infer import config_enumerate  # noqa: E402
 
 import vae2aef  # noqa: E402
+from vae2aef.batch import Batch  # noqa: E402
+from vae2aef.chain import Generate  # noqa: E402
 
 B, N, D, K = 6, 4, 2, 3
 
@@ -111,10 +114,10 @@ def test_a_plate_without_a_size_is_found_by_name():
         with pyro.plate("parts", B, dim=-2), pyro.plate("rows", dim=-1):
             pyro.sample("z", dist.Normal(loc, raw.exp()))
 
-    elbo = vae2aef.AEF_ELBO(plate="rows")
+    elbo = vae2aef.AEF_ELBO(plate="rows", noise=0)
     assert math.isfinite(elbo.loss(model, guide, torch.randn(B, N))) and elbo.maps["z"].batch.axis == -1
     with pytest.raises(vae2aef.WrapError, match=r'which plate.*"parts".*"rows"|which plate.*"rows".*"parts"'):
-        vae2aef.AEF_ELBO().loss(model, guide, torch.randn(B, N))
+        vae2aef.AEF_ELBO(noise=0).loss(model, guide, torch.randn(B, N))
 
 
 def test_the_sum_is_that_of_the_labelled_conversions():
@@ -144,6 +147,102 @@ def test_decode_and_sample_with_labels():
     ).softmax(0)
     means = torch.stack([vae.dec(z) + vae.shift(hot(k, B)) for k in range(K)])
     torch.testing.assert_close(aef.decode({"z": z}), (weights.unsqueeze(-1) * means).sum(0))
+
+
+class Parts(nn.Module):
+    """A label for each of a row's parts, in a plate left or right of the data's, masked if asked for."""
+
+    P = 3
+
+    def __init__(self, left=False, hot=False):
+        super().__init__()
+        self.enc, self.dec, self.left, self.hot = nn.Linear(N * self.P, 2 * D), nn.Linear(D, N), left, hot
+        self.means, self.logits = nn.Parameter(torch.randn(2, N)), nn.Parameter(torch.randn(2))
+
+    def turn(self, value):
+        return value.transpose(0, 1) if self.left else value
+
+    def plates(self, x):
+        return (
+            pyro.plate("data", len(x), dim=-1 if self.left else -2),
+            pyro.plate("parts", x.shape[1], dim=-2 if self.left else -1),
+        )
+
+    def label(self, x, mask, logits):
+        fn = dist.OneHotCategorical(logits=logits) if self.hot else dist.Categorical(logits=logits)
+        with poutine.mask(mask=self.turn(mask)):
+            return pyro.sample("y", fn)
+
+    def model(self, x, mask):
+        rows, parts = self.plates(x)
+        with rows:
+            z = pyro.sample("z", dist.Normal(x.new_zeros(D), 1.0).to_event(1))
+            with parts:
+                y = self.label(x, mask, self.logits)
+                mean = self.dec(z) + (y @ self.means if self.hot else self.means[y])
+                with poutine.mask(mask=self.turn(mask)):
+                    pyro.sample("x", dist.Normal(mean, 0.5).to_event(1), obs=self.turn(x))
+
+    def guide(self, x, mask):
+        rows, parts = self.plates(x)
+        with rows:
+            loc, raw = self.enc(x.flatten(1)).chunk(2, -1)
+            loc, scale = (v if self.left else v.unsqueeze(1) for v in (loc, (0.2 * raw).exp()))
+            pyro.sample("z", dist.Normal(loc, scale).to_event(1))
+            with parts:
+                self.label(x, mask, x.new_zeros(2))
+
+    def exact(self, x, mask, z):
+        """log p(x | z): given z, each part is a mixture of its own."""
+        normal = torch.distributions.Normal
+        each = [normal(self.dec(z).unsqueeze(1) + mean, 0.5).log_prob(x).sum(-1) for mean in self.means]
+        each = torch.stack(each, -1) + self.logits.log_softmax(0)
+        return (each.logsumexp(-1) * mask).sum(-1)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("hot", [False, True])
+@pytest.mark.parametrize("left", [False, True])
+def test_a_label_for_each_part_of_a_row_is_summed_out_by_itself(left, hot, masked):
+    """Fault: all parts of a row are given one label; or masked labels count once for each of their values."""
+    vae, x = Parts(left, hot), torch.randn(B, Parts.P, N)
+    mask = torch.ones(B, Parts.P, dtype=torch.bool)
+    mask[0, 0], mask[2, 1:] = not masked, not masked
+    aef = vae2aef.from_pyro(vae.model, vae.guide, x, mask)
+    assert 'site "y": summed out, 2 values for each of 3 elements' in repr(aef)
+    z = torch.randn(B, D)
+    given = Generate(B, {"z": z if left else z.unsqueeze(1)})
+    density = aef.parts.run_model(given, Batch(x, (mask,), {}), {}).density
+    torch.testing.assert_close(density.log_prob(x), vae.exact(x, mask, z))
+
+
+@pytest.mark.remedy('site "{}": a row had {} discrete values when')
+def test_a_row_with_other_parts_than_the_example_is_named():
+    enc, dec = nn.Linear(N, 2 * D), nn.Linear(D, N)
+
+    def labels(parts):
+        with pyro.plate("parts", parts.shape[1], dim=-2):
+            return pyro.sample("y", dist.Bernoulli(parts.t().sigmoid()))
+
+    def model(x, parts):
+        pyro.module("dec", dec)
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(D), 1.0).to_event(1))
+            mean = dec(z) + labels(parts).sum(-2).unsqueeze(-1)
+            pyro.sample("x", dist.Normal(mean, 0.5).to_event(1), obs=x)
+
+    def guide(x, parts):
+        pyro.module("enc", enc)
+        with pyro.plate("data", len(x), dim=-1):
+            loc, raw = enc(x).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, raw.exp()).to_event(1))
+            labels(parts)
+
+    x, parts = torch.randn(B, N), torch.randn(B, 3)
+    aef = vae2aef.from_pyro(model, guide, x, parts)
+    with pytest.raises(vae2aef.WrapError, match=r'"y": a row had \(3,\) discrete values .* has \(2,\) now.*convert'):
+        aef(x, parts[:, :2])
+    assert vae2aef.from_pyro(model, guide, x, parts[:, :2])(x, parts[:, :2]).isfinite()
 
 
 def test_too_many_combinations_and_other_latents_are_refused():
@@ -276,7 +375,7 @@ def test_a_deterministic_site_of_the_observed_name():
 
     vae, xs, ys = Conditional(), torch.randn(B, N), torch.randn(B, N)
     aef = vae2aef.from_pyro(vae.model, vae.guide, xs, ys, noise=0.0)
-    elbo = vae2aef.AEF_ELBO(core=aef.core.features, core_flow=aef.core_flow)
+    elbo = vae2aef.AEF_ELBO(core=aef.core.features, core_flow=aef.core_flow, noise=0)
     assert aef(ys, xs).item() == pytest.approx(elbo.loss(vae.model, vae.guide, xs, ys) / B, rel=1e-9)
     assert "h reads ys" in repr(elbo)
     w, (loc, raw) = dec.weight.detach(), prior(xs).detach().chunk(2, -1)
@@ -326,4 +425,4 @@ def test_packed_data_are_refused_with_the_remedy():
     x = pack_sequence([torch.randn(n, N) for n in (3, 2)])
     with pytest.raises(vae2aef.WrapError, match=r"x is a PackedSequence of sequences; pad it and mask"):
         vae2aef.from_pyro(model, guide, x)
-    assert math.isfinite(vae2aef.AEF_ELBO().loss(model, guide, x))
+    assert math.isfinite(vae2aef.AEF_ELBO(noise=0).loss(model, guide, x))

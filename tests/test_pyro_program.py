@@ -275,7 +275,7 @@ def test_a_batch_that_is_not_the_first_axis():
     z = aef.encode(x)
     assert z["z"].shape == (T, B)
     core = {name: one.features for name, one in aef.core.items()}
-    elbo = vae2aef.AEF_ELBO(core=core, core_flow={"b": aef.core_flow["b"], "z": aef.core_flow["z"].flow})
+    elbo = vae2aef.AEF_ELBO(core=core, core_flow={"b": aef.core_flow["b"], "z": aef.core_flow["z"].flow}, noise=0)
     assert aef(x).item() == pytest.approx(elbo.loss(vae.model, vae.guide, x) / B, rel=1e-9)
     torch.testing.assert_close(aef.decode(z), (z["z"] + z["b"]).T)
     normal = torch.distributions.MultivariateNormal(torch.zeros(T), (1 + R**2) * torch.eye(T) + 1.0)
@@ -298,7 +298,7 @@ def test_one_latent_whose_batch_is_not_the_first_axis(options):
     loss.backward()
     assert aef(x[:0]).item() == 0  # though a plate cannot be empty
     if "core_flow" in options:
-        elbo = vae2aef.AEF_ELBO(core=aef.core.features, core_flow="none")
+        elbo = vae2aef.AEF_ELBO(core=aef.core.features, core_flow="none", noise=0)
         assert loss.item() == pytest.approx(elbo.loss(vae.model, vae.guide, x) / B, rel=1e-9)
         normal = torch.distributions.Normal(0.0, math.sqrt(1 + R**2))
         result = aef.log_prob(x, num_samples=1000, proposal="laplace")
@@ -405,7 +405,7 @@ def test_a_model_that_observes_the_data_in_another_order():
     """Fault: one latent, and its observation taken for the data themselves."""
     vae, x = Families(alone=True), torch.randn(B, 4)
     aef = vae2aef.from_pyro(lambda x: vae.model(x.flip(1)), vae.guide, x, noise=0.0)
-    elbo = vae2aef.AEF_ELBO(core=aef.core["a"].features, core_flow=aef.core_flow["a"])
+    elbo = vae2aef.AEF_ELBO(core=aef.core["a"].features, core_flow=aef.core_flow["a"], noise=0)
     assert aef(x).item() == pytest.approx(elbo.loss(lambda x: vae.model(x.flip(1)), vae.guide, x) / B, rel=1e-9)
     assert aef.reconstruct(x).keys() == {"x"}  # by site: whose columns are the data's is not known
 
@@ -418,7 +418,7 @@ def test_a_site_whose_shape_changes_is_named():
         with pyro.plate("data", len(x), dim=-1), pyro.plate("t", steps[0], dim=-2):
             pyro.sample("z", dist.Normal(pyro.module("enc", vae.enc)(x)[:, : steps[0]].T, 1.0))
 
-    aef, elbo = vae2aef.from_pyro(vae.model, guide, x), vae2aef.AEF_ELBO()
+    aef, elbo = vae2aef.from_pyro(vae.model, guide, x), vae2aef.AEF_ELBO(noise=0)
     elbo.loss(vae.model, guide, x)
     steps[0] = T - 1
     for run in (aef, lambda x: elbo.loss(vae.model, guide, x)):

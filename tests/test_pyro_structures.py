@@ -74,7 +74,7 @@ def test_a_survey_leaves_everything_as_it_was():
     state = {k: v.clone() for net in (pair.enc, pair.dec) for k, v in net.state_dict(prefix=str(id(net))).items()}
     torch.manual_seed(7)
     randoms = random.getstate(), torch.get_rng_state()
-    maps = vae2aef.aef_guide(pair.model, guide).maps
+    maps = vae2aef.aef_guide(pair.model, guide, noise=0).maps
     from vae2aef.svi.survey import survey
 
     survey(maps, pair.model, guide, (x,), {})
@@ -95,7 +95,7 @@ def test_one_survey_for_each_structure_and_one_run_a_call(monkeypatch):
     pair, looks = Simple(norm=True), []
     real = module.survey
     monkeypatch.setattr(module, "survey", lambda *args: looks.append(1) or real(*args))
-    elbo = vae2aef.AEF_ELBO()
+    elbo = vae2aef.AEF_ELBO(noise=0)
     for rows in (B, 3, 8, B):
         elbo.loss(pair.model, pair.guide, torch.randn(rows, N))
     assert len(looks) == 1 and pair.calls == 4
@@ -135,19 +135,19 @@ def test_the_first_call_draws_the_random_numbers_of_a_plain_guide():
 def test_evaluate_loss_first(make):
     """Fault: a survey that needs gradients, which `evaluate_loss` switches off."""
     pair, x = Simple(), torch.randn(B, N)
-    elbo = vae2aef.AEF_ELBO()
-    guide = pair.guide if make == "elbo" else vae2aef.aef_guide(pair.model, pair.guide)
+    elbo = vae2aef.AEF_ELBO(noise=0)
+    guide = pair.guide if make == "elbo" else vae2aef.aef_guide(pair.model, pair.guide, noise=0)
     svi = SVI(pair.model, guide, pyro.optim.Adam({"lr": 1e-3}), loss=elbo if make == "elbo" else Trace_ELBO())
     value = svi.evaluate_loss(x)
     assert value == pytest.approx(svi.evaluate_loss(x)) and svi.step(x) == pytest.approx(value)
     assert svi.evaluate_loss(x) < value
     with torch.inference_mode():
-        again = Trace_ELBO().loss(pair.model, vae2aef.aef_guide(pair.model, pair.guide), x)
+        again = Trace_ELBO().loss(pair.model, vae2aef.aef_guide(pair.model, pair.guide, noise=0), x)
     assert math.isfinite(again)
 
 
 def saved(tmp_path, pair, x, steps=3, **options):
-    elbo = vae2aef.AEF_ELBO(**options)
+    elbo = vae2aef.AEF_ELBO(noise=0, **options)
     svi = SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 1e-2}), loss=elbo)
     for _ in range(steps):
         svi.step(x)
@@ -166,11 +166,11 @@ def test_a_store_loaded_beside_a_living_loss(tmp_path, before):
     """Fault: the new loss takes another prefix, and its own fresh values, because an older loss still lives."""
     pair, x = Simple(), torch.randn(B, N)
     path, value, older, svi = saved(tmp_path, pair, x)
-    newer = vae2aef.AEF_ELBO()
+    newer = vae2aef.AEF_ELBO(noise=0)
     svi.step(x)
     older.added["site_z"].features.linear.weight.data.add_(1.0)  # whatever the older loss did since
     load(path)
-    newer = vae2aef.AEF_ELBO() if before else newer
+    newer = vae2aef.AEF_ELBO(noise=0) if before else newer
     for name, net in (("enc", pair.enc), ("dec", pair.dec)):
         pyro.module(name, net, update_module_params=True)
     assert newer.loss(pair.model, pair.guide, x) == pytest.approx(value, rel=1e-5)
@@ -187,19 +187,19 @@ def test_a_missing_part_of_a_store_is_named(tmp_path):
     with pytest.raises(
         vae2aef.WrapError, match=r"lacks some of them: aef\$\$\$site_z.features.linear.bias. The checkpo"
     ):
-        vae2aef.AEF_ELBO().loss(pair.model, pair.guide, x)
+        vae2aef.AEF_ELBO(noise=0).loss(pair.model, pair.guide, x)
     load(path)
     with pytest.raises(vae2aef.WrapError, match=r"lacks some of them: aef\$\$\$site_z.flow"):
-        vae2aef.AEF_ELBO(core_flow="maf").loss(pair.model, pair.guide, x)
+        vae2aef.AEF_ELBO(core_flow="maf", noise=0).loss(pair.model, pair.guide, x)
 
 
 def test_a_state_dict_before_the_first_call():
     """Into a fresh guide, and into a fresh module of Pyro's ELBO; it comes before what an older store holds."""
     pair, x = Simple(), torch.randn(B, N)
-    aef = vae2aef.aef_guide(pair.model, pair.guide)
+    aef = vae2aef.aef_guide(pair.model, pair.guide, noise=0)
     loss = Trace_ELBO().loss(pair.model, aef, x)
     state = {k: v.clone() for k, v in aef.state_dict().items()}
-    again = vae2aef.aef_guide(pair.model, pair.guide)
+    again = vae2aef.aef_guide(pair.model, pair.guide, noise=0)
     again.load_state_dict(state)
     assert "in the checkpoint, and not met yet: site_z" in repr(again)
     for p in aef.parameters():
@@ -207,14 +207,14 @@ def test_a_state_dict_before_the_first_call():
     for clear in (True, False):
         if clear:
             pyro.clear_param_store()
-        fresh_guide = vae2aef.aef_guide(pair.model, pair.guide)
+        fresh_guide = vae2aef.aef_guide(pair.model, pair.guide, noise=0)
         fresh_guide.load_state_dict(state)
         assert Trace_ELBO().loss(pair.model, fresh_guide, x) == pytest.approx(loss, rel=1e-5)
         del fresh_guide
-    module = vae2aef.AEF_ELBO()(nn.Identity(), nn.Identity())
+    module = vae2aef.AEF_ELBO(noise=0)(nn.Identity(), nn.Identity())
     module.load_state_dict(state)
     part = {k: v for k, v in state.items() if "linear.bias" not in k}
-    partly = vae2aef.aef_guide(pair.model, pair.guide)
+    partly = vae2aef.aef_guide(pair.model, pair.guide, noise=0)
     partly.load_state_dict(part)
     with pytest.raises(vae2aef.WrapError, match=r"lacks some: site_z.features.linear.bias"):
         partly(x)
@@ -249,7 +249,7 @@ def test_a_site_that_appears_by_chance_is_met_where_it_appears():
             pyro.sample("x", dist.Normal(z.repeat(1, 2), 1.0).to_event(1), obs=x)
 
     guide.more = False
-    aef, x = vae2aef.aef_guide(model, guide), torch.randn(B, N)
+    aef, x = vae2aef.aef_guide(model, guide, noise=0), torch.randn(B, N)
     Trace_ELBO().loss(model, aef, x)
     guide.more = True
     Trace_ELBO().loss(model, aef, x)
@@ -291,7 +291,7 @@ def conditional():
 def test_the_condition_is_not_taken_for_the_data():
     """Fault: h reads the first tensor, which is the condition."""
     model, guide, xs, ys = conditional()
-    aef = vae2aef.aef_guide(model, guide)
+    aef = vae2aef.aef_guide(model, guide, noise=0)
     before = Predictive(model, guide=aef, num_samples=2)(xs)["y"]  # no data: the prior network's own draws
     assert before.shape[0] == 2 and not torch.allclose(before[0], before[1]) and aef.maps.source is None
     svi = SVI(model, aef, pyro.optim.Adam({"lr": 1e-2}), loss=Trace_ELBO())
@@ -302,9 +302,96 @@ def test_the_condition_is_not_taken_for_the_data():
     assert [svi.step(xs, ys) for _ in range(30)][-1] < first
     after = Predictive(model, guide=aef, num_samples=2)(xs)["y"]
     assert not torch.allclose(after[0], after[1])
-    elbo = vae2aef.AEF_ELBO()
+    elbo = vae2aef.AEF_ELBO(noise=0)
     elbo.loss(model, guide, xs, ys)
     assert "h reads ys" in repr(elbo)
+
+
+class Given(nn.Module):
+    """A pair whose data are the default of an argument, and may be left out or replaced."""
+
+    def __init__(self, x):
+        super().__init__()
+        self.pair = Simple()
+        self.enc, self.dec = self.pair.enc, self.pair.dec
+
+        def model(x=x):
+            self.pair.model(x)
+
+        def guide(x=x):
+            self.pair.guide(x)
+
+        self.model, self.guide = model, guide
+
+
+@pytest.mark.parametrize("data", [None, "x"])
+@pytest.mark.parametrize("call", ["left out", "first", "by name"])
+def test_data_that_are_a_default(call, data):
+    """Fault: only what is passed is seen, so that nothing is found to encode; or in `Predictive`, not again."""
+    x = torch.randn(B, N)
+    vae = Given(x)
+    aef = vae2aef.aef_guide(vae.model, vae.guide, data=data, noise=0)
+    args, kwargs = {"left out": ((), {}), "first": ((x,), {}), "by name": ((), {"x": x})}[call]
+    value = Trace_ELBO().loss(vae.model, aef, *args, **kwargs)
+    assert "h reads x: " in repr(aef) and value == pytest.approx(Trace_ELBO().loss(vae.model, aef))
+    z = poutine.trace(aef).get_trace(x).nodes["z"]["value"]
+    for args, kwargs in (((), {}), ((x,), {}), ((), {"x": x})):
+        drawn = Predictive(vae.model, guide=aef, num_samples=2)(*args, **kwargs)["z"]
+        torch.testing.assert_close(drawn.reshape(2, B, D), z.expand(2, B, D))
+    other = torch.randn(3, N)
+    assert poutine.trace(aef).get_trace(x=other).nodes["z"]["value"].shape == (3, D)
+
+
+def test_a_leak_of_a_default_is_seen():
+    """Fault: what is not passed is not changed either, so that nothing moves with it."""
+    x = torch.randn(B, N)
+    pair = Simple()
+
+    def model(x=x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(pair.dec(z) + 0.9 * x, 0.5).to_event(1), obs=x)
+
+    def guide(x=x):
+        pair.guide(x)
+
+    with pytest.raises(vae2aef.WrapError, match="the very values that it scores"):
+        vae2aef.AEF_ELBO(noise=0).loss(model, guide)
+
+
+def test_a_default_in_from_pyro():
+    x = torch.randn(B, N)
+    vae = Given(x)
+    model, guide = vae.model, vae.guide
+    vae.model = lambda x=x: (pyro.module("vae", vae), model(x))[1]
+    aef = vae2aef.from_pyro(vae.model, guide, noise=0)
+    torch.testing.assert_close(aef(x), vae2aef.from_pyro(vae.model, guide, x, noise=0, core=aef.core.features,
+                                                         core_flow=aef.core_flow)(x))  # fmt: skip
+
+
+@pytest.mark.parametrize("left_out", [1, 2], ids=["the label", "all"])
+def test_a_model_may_draw_what_it_scores_elsewhere(left_out):
+    """Fault: a prediction by `obs=None` is refused, since the guide has no such site."""
+    pair, classify = Simple(), nn.Linear(D, 3)
+
+    def model(x, y=None, score=True):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+            pyro.sample("x", pair.density(z), obs=x if score else None)
+            pyro.sample("y", dist.Categorical(logits=classify(z)), obs=y)
+
+    def guide(x, y=None, score=True):
+        pair.guide(x)
+
+    x, y = torch.randn(B, N), torch.randint(3, (B,))
+    aef = vae2aef.aef_guide(model, guide, noise=0)
+    Trace_ELBO().loss(model, aef, x, y)
+    z = poutine.trace(aef).get_trace(x, y).nodes["z"]["value"]
+    drawn = Predictive(model, guide=aef, num_samples=2)(x, None, left_out == 1)
+    assert drawn["y"].shape == (2, B)
+    torch.testing.assert_close(drawn["z"].reshape(2, B, D), z.expand(2, B, D))
+    with pytest.raises(vae2aef.WrapError, match='"y" is in the model and not in the guide'):
+        vae2aef.AEF_ELBO(noise=0).loss(model, guide, x)
 
 
 @dataclasses.dataclass
@@ -327,12 +414,12 @@ def test_data_inside_dicts_and_dataclasses(kind):
     def guide(batch, **more):
         pair.guide(more["x"] if kind == "named" else get(batch))
 
-    elbo = vae2aef.AEF_ELBO()
+    elbo = vae2aef.AEF_ELBO(noise=0)
     args, kwargs = ((label,), {"x": x}) if kind == "named" else ((batch,), {})
-    plain = vae2aef.AEF_ELBO()
+    plain = vae2aef.AEF_ELBO(noise=0)
     value = plain.loss(pair.model, pair.guide, x)
     elbo.core, elbo.core_flow = plain.trained()["core"], plain.trained()["core_flow"]
-    elbo = vae2aef.AEF_ELBO(**plain.trained())
+    elbo = vae2aef.AEF_ELBO(**plain.trained(), noise=0)
     assert elbo.loss(model, guide, *args, **kwargs) == pytest.approx(value, rel=1e-5)
     written = {"dict": "batch['x']", "dataclass": "batch['x']", "tuple": "batch[1]", "named": "x"}[kind]
     assert f"h reads {written}: what the observed site" in repr(elbo)
@@ -353,7 +440,7 @@ def test_data_behind_a_threshold_and_in_factors():
             pyro.factor("x", -(pair.dec(z) - x).square().sum(-1))
 
     for each in (model, factors):
-        aef = vae2aef.aef_guide(each, lambda other, x: pair.guide(x))
+        aef = vae2aef.aef_guide(each, lambda other, x: pair.guide(x), noise=0)
         aef(other, x)
         assert aef.maps.source.path == ("x",), each
 
@@ -373,18 +460,42 @@ def test_counts_are_read_as_numbers():
             pyro.sample("z", dist.Normal(loc, (0.1 * raw).exp()).to_event(1))
 
     docs = torch.randint(0, 300, (B, 9))
-    elbo = vae2aef.AEF_ELBO()
+    elbo = vae2aef.AEF_ELBO(noise=0)
     value = elbo.loss(model, guide, docs)
     assert "observed Multinomial, kept" in repr(elbo) and 'core="log" reads log(1 + x)' in repr(elbo)
-    again = vae2aef.AEF_ELBO(**elbo.trained())
+    again = vae2aef.AEF_ELBO(**elbo.trained(), noise=0)
     assert again.loss(model, guide, docs.float()) == pytest.approx(value, rel=1e-5)
-    log = vae2aef.AEF_ELBO(core="log")
+    log = vae2aef.AEF_ELBO(core="log", noise=0)
     log.loss(model, guide, docs)
     features = log.maps["z"].features
     torch.testing.assert_close(features(docs.float()), features.inner.linear(docs.float().log1p()))
     with pytest.raises(vae2aef.WrapError, match=r'site "z": core="log" reads log\(1 \+ x\) of counts, and the data go'):
         pair = Simple()
-        vae2aef.AEF_ELBO(core="log").loss(pair.model, pair.guide, torch.randn(B, N))
+        vae2aef.AEF_ELBO(core="log", noise=0).loss(pair.model, pair.guide, torch.randn(B, N))
+
+
+@pytest.mark.parametrize("core", ["linear", "noise", "log", nn.Linear(N, D)], ids=["linear", "noise", "log", "own"])
+@pytest.mark.parametrize("model", [torch.float32, torch.float64])
+@pytest.mark.parametrize("data", [torch.int64, torch.uint8, torch.float32, torch.float64])
+def test_the_dtype_of_the_data_need_not_be_that_of_the_model(data, model, core):
+    """Fault: integers become float32 whatever the model is, and h fails; so do float32 data of a float64 model."""
+    enc, dec = nn.Linear(N, 2 * D).to(model), nn.Linear(D, N).to(model)
+
+    def program(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), D, dtype=model), 1.0).to_event(1))
+            pyro.sample("x", dist.Poisson(dec(z).exp()).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            loc, raw = enc(x.to(model)).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, (0.1 * raw).exp()).to_event(1))
+
+    elbo = vae2aef.AEF_ELBO(core=core, core_flow="coupling", noise=0)
+    x = torch.randint(5, (B, N)).to(data)
+    assert math.isfinite(elbo.loss_and_grads(program, guide, x))
+    assert elbo._get_trace(program, guide, (x,), {})[1].nodes["z"]["value"].dtype == model
+    assert all(p.dtype == model for p in elbo.added.parameters())
 
 
 def scalars():
@@ -410,8 +521,8 @@ def scalars():
 def test_batches_of_none_and_one(rows, first):
     """First, and after others; the loss of no data is 0."""
     model, guide = scalars()
-    aef, x = vae2aef.aef_guide(model, guide), torch.randn(B)
-    elbo = vae2aef.AEF_ELBO()
+    aef, x = vae2aef.aef_guide(model, guide, noise=0), torch.randn(B)
+    elbo = vae2aef.AEF_ELBO(noise=0)
     for n in (rows, B, rows) if first else (B, rows):
         value = Trace_ELBO().loss_and_grads(model, aef, x[:n])
         assert math.isfinite(value) and (n > 0 or value == 0)
@@ -419,7 +530,7 @@ def test_batches_of_none_and_one(rows, first):
     assert aef.maps.maps["z"].batch.latent_shape == ()
     pyro.clear_param_store()
     pair = Simple()
-    elbo = vae2aef.AEF_ELBO()
+    elbo = vae2aef.AEF_ELBO(noise=0)
     assert math.isfinite(elbo.loss(pair.model, pair.guide, torch.randn(1, N)))
     elbo.loss(pair.model, pair.guide, torch.randn(B, N))
 
@@ -468,6 +579,26 @@ class Markov:
         return pad_sequence(sequences, batch_first=True), torch.tensor([len(v) for v in sequences])
 
 
+class Sums:
+    """One latent for a list of sequences."""
+
+    def __init__(self):
+        self.enc, self.dec = nn.Linear(N, 2 * D), nn.Linear(D, N)
+
+    def model(self, x):
+        padded = pad_sequence(x, batch_first=True)
+        mask = torch.arange(padded.shape[1]) < torch.tensor([len(v) for v in x]).unsqueeze(-1)
+        with pyro.plate("rows", len(x), dim=-2):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1, D), 1.0).to_event(1))
+            with pyro.plate("steps", padded.shape[1], dim=-1), poutine.mask(mask=mask):
+                pyro.sample("x", dist.Normal(self.dec(z), 1.0).to_event(1), obs=padded)
+
+    def guide(self, x):
+        with pyro.plate("rows", len(x), dim=-2):
+            loc, raw = self.enc(torch.stack([v.sum(0) for v in x])).unsqueeze(1).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, (0.1 * raw).exp()).to_event(1))
+
+
 def sequences(*lengths):
     return [torch.randn(n, N) for n in lengths]
 
@@ -476,7 +607,7 @@ def sequences(*lengths):
 def test_ragged_sequences_with_h_for_each_time_step(kind):
     """Longer and shorter batches; the loss of a batch is the sum of those of its rows, which padding does not touch."""
     pair = Markov(kind)
-    aef = vae2aef.aef_guide(pair.model, pair.guide)
+    aef = vae2aef.aef_guide(pair.model, pair.guide, noise=0)
     rows = sequences(3, 1, 4, 2)
     loss = Trace_ELBO()
     whole = loss.loss(pair.model, aef, *pair.batch(rows))
@@ -491,35 +622,68 @@ def test_ragged_sequences_with_h_for_each_time_step(kind):
     assert all(p.grad is not None for p in aef.maps.maps["z_6"].parameters())
 
 
+LENGTHS = {"equal": (4, 4), "as many steps as rows": (3, 3, 3), "one row": (3,), "different": (1, 4, 2)}
+
+
+@pytest.mark.parametrize("data", [None, "x", lambda x: x], ids=["found", "named", "made"])
+@pytest.mark.parametrize("first", LENGTHS)
+@pytest.mark.parametrize("kind", ["a site", "a site a step"])
+def test_lists_of_sequences_of_any_length(first, kind, data):
+    """Fault: equally long ones, or one row, are taken for a tensor each, of which h reads the first.
+
+    Whatever comes first, the loss of a batch is that of its rows one by one.
+    """
+    pair = Markov("list") if kind == "a site a step" else Sums()
+    aef = vae2aef.aef_guide(pair.model, pair.guide, data=data, noise=0)
+    loss = Trace_ELBO()
+    loss.loss(pair.model, aef, sequences(*LENGTHS[first]))
+    path = "what data= makes of the arguments" if callable(data) else "x"
+    assert f"h reads {path}: " in repr(aef) and ("time step 0" if kind != "a site" else "sum over time steps") in repr(
+        aef
+    )
+    for lengths in LENGTHS.values():
+        rows = sequences(*lengths)
+        whole = loss.loss(pair.model, aef, rows)
+        assert whole == pytest.approx(sum(loss.loss(pair.model, aef, [row]) for row in rows), rel=1e-4)
+
+
+@pytest.mark.parametrize("data", [None, "batch"])
+@pytest.mark.parametrize("beside", ["nothing", "a condition", "another that is scored"])
+def test_a_list_of_plain_tensors_is_none_of_sequences(beside, data):
+    """`[x]` and `[x, c]`, as a DataLoader gives them, whatever their shape; here as many rows as there are tensors."""
+    pair = Simple()
+
+    def model(batch):
+        pair.model(batch[0])
+        if beside == "another that is scored":
+            with pyro.plate("others", len(batch[1])):
+                pyro.sample("y", dist.Normal(0.0, 1.0).expand([N]).to_event(1), obs=batch[1])
+
+    for rows in (2, 1, 5):
+        pyro.clear_param_store()
+        x = torch.randn(rows, N)
+        batch = [x] if beside == "nothing" else [x, torch.randn(rows, N)]
+        aef = vae2aef.aef_guide(model, lambda batch: pair.guide(batch[0]), data=data, noise=0)
+        assert math.isfinite(Trace_ELBO().loss(model, aef, batch))
+        assert aef.maps.maps["z"].features.linear.in_features == N
+        assert not aef.maps.source.ragged
+
+
 def test_step_features_where_asked_and_where_there_are_none():
     pair, single = Markov("padded"), Simple()
-    elbo = vae2aef.AEF_ELBO(core="step")
+    elbo = vae2aef.AEF_ELBO(core="step", noise=0)
     elbo.loss(pair.model, pair.guide, *pair.batch(sequences(3, 3)))
     assert elbo.maps["z_1"].features.step == 0
     with pytest.raises(vae2aef.WrapError, match=r'site "z": core="step" is for sites z_1'):
-        vae2aef.AEF_ELBO(core="step").loss(single.model, single.guide, torch.randn(B, N))
+        vae2aef.AEF_ELBO(core="step", noise=0).loss(single.model, single.guide, torch.randn(B, N))
 
 
 def test_one_latent_of_a_ragged_sequence_reads_its_sum():
     """Fault: h of padded values, whose number is that of the longest row."""
-    enc, dec = nn.Linear(N, 2 * D), nn.Linear(D, N)
-
-    def model(x):
-        padded = pad_sequence(x, batch_first=True)
-        mask = torch.arange(padded.shape[1]) < torch.tensor([len(v) for v in x]).unsqueeze(-1)
-        with pyro.plate("rows", len(x), dim=-2):
-            z = pyro.sample("z", dist.Normal(torch.zeros(1, D), 1.0).to_event(1))
-            with pyro.plate("steps", padded.shape[1], dim=-1), poutine.mask(mask=mask):
-                pyro.sample("x", dist.Normal(dec(z), 1.0).to_event(1), obs=padded)
-
-    def guide(x):
-        with pyro.plate("rows", len(x), dim=-2):
-            loc, raw = enc(torch.stack([v.sum(0) for v in x])).unsqueeze(1).chunk(2, -1)
-            pyro.sample("z", dist.Normal(loc, (0.1 * raw).exp()).to_event(1))
-
-    elbo = vae2aef.AEF_ELBO()
-    assert math.isfinite(elbo.loss(model, guide, sequences(2, 5, 3)))
-    assert math.isfinite(elbo.loss(model, guide, sequences(7, 1)))
+    pair = Sums()
+    elbo = vae2aef.AEF_ELBO(noise=0)
+    assert math.isfinite(elbo.loss(pair.model, pair.guide, sequences(2, 5, 3)))
+    assert math.isfinite(elbo.loss(pair.model, pair.guide, sequences(7, 1)))
     assert "h reads the sum over time steps" in repr(elbo)
 
 
@@ -566,7 +730,7 @@ def test_a_model_that_sees_its_data_is_refused(kind, how):
     model, guide = leaky(**options)
     with pytest.raises(vae2aef.WrapError, match=message):
         if how == "elbo":
-            vae2aef.AEF_ELBO().loss(model, guide, torch.randn(B, N))
+            vae2aef.AEF_ELBO(noise=0).loss(model, guide, torch.randn(B, N))
         else:
             vae2aef.from_pyro(model, guide, torch.randn(B, N))
 
@@ -583,7 +747,7 @@ SOUND = {
 @pytest.mark.parametrize("kind", SOUND)
 def test_sound_models_are_taken(kind):
     model, guide = leaky(**SOUND[kind])
-    assert math.isfinite(vae2aef.AEF_ELBO().loss(model, guide, torch.randn(B, N), torch.randn(B, N)))
+    assert math.isfinite(vae2aef.AEF_ELBO(noise=0).loss(model, guide, torch.randn(B, N), torch.randn(B, N)))
 
 
 def test_a_prior_given_earlier_observations_is_sound():
@@ -604,7 +768,7 @@ def test_a_prior_given_earlier_observations_is_sound():
                 loc, raw = enc(x).unbind(-1)
                 pyro.sample(f"z_{t}", dist.Normal(loc, raw.exp()))
 
-    assert math.isfinite(vae2aef.AEF_ELBO().loss(model, guide, torch.randn(B, N)))
+    assert math.isfinite(vae2aef.AEF_ELBO(noise=0).loss(model, guide, torch.randn(B, N)))
 
 
 # ---------------------------------------------------------------- baselines, warnings
@@ -639,7 +803,7 @@ def test_baselines_of_discrete_sites_are_kept():
     assert gradients[0][0].abs().sum() > 0
     torch.testing.assert_close(gradients[0], gradients[1])
     assert "baseline" in repr(aef)
-    elbo = vae2aef.AEF_ELBO()
+    elbo = vae2aef.AEF_ELBO(noise=0)
     elbo.loss(model, guide, x)
     assert 'site "y": Bernoulli, left to Pyro' in repr(elbo) and "TraceGraph_ELBO" in repr(elbo)
 
@@ -662,7 +826,7 @@ def test_a_model_that_enumerates_a_site_of_its_own():
             pyro.sample("z", dist.Normal(loc, raw.exp()).to_event(1))
 
     x = torch.randn(B, N)
-    aef = vae2aef.aef_guide(model, guide)
+    aef = vae2aef.aef_guide(model, guide, noise=0)
     value = TraceEnum_ELBO(max_plate_nesting=1).loss(model, aef, x)
     trace = poutine.trace(aef).get_trace(x)
     trace.compute_log_prob()
@@ -673,4 +837,4 @@ def test_a_model_that_enumerates_a_site_of_its_own():
     assert value == pytest.approx(-(expected - trace.nodes["z"]["log_prob_sum"]).item(), rel=1e-5)
     with warnings.catch_warnings(), pytest.raises(vae2aef.WrapError, match=r'"y".*enumeration.*TraceEnum_ELBO'):
         warnings.simplefilter("ignore")
-        vae2aef.AEF_ELBO().loss(model, guide, x)
+        vae2aef.AEF_ELBO(noise=0).loss(model, guide, x)

@@ -7,9 +7,6 @@ from pathlib import Path
 from remedy_sites import Site, sites
 
 TESTS = Path(__file__).parent
-PYRO = "svi/"
-"""What is said of Pyro's sites has its tests in test_svi_sites.py, test_from_pyro.py and test_pyro_program.py."""
-
 UNREACHED = {
     "its draws come in another order in every pas": "a forward whose order of draws is random: no remedy is printed "
     "but the general one",
@@ -37,7 +34,7 @@ def followed() -> set[str]:
 
 
 def with_remedy() -> list[Site]:
-    return [site for site in sites() if site.fix and not site.file.startswith(PYRO)]
+    return [site for site in sites() if site.fix]
 
 
 def test_every_remedy_is_followed_by_a_test() -> None:
@@ -58,6 +55,6 @@ def test_no_remedy_is_hidden_in_a_reason() -> None:
     """A line to write is a remedy by itself, so that a program, and these tests, can take it."""
     hidden = [
         f"{site.file}:{site.first}: {site.reason}" for site in sites()
-        if not site.fix and not site.file.startswith(PYRO) and re.search(r"\b([Pp]ass|[Uu]se) \w+=", site.reason)
+        if not site.fix and re.search(r"\b([Pp]ass|[Uu]se) \w+=", site.reason)
     ]  # fmt: skip
     assert not hidden, "\n".join(hidden)

@@ -1,6 +1,7 @@
 """What AEF_ELBO does with each kind of site, argument, plate and guide; and what it refuses, with site and fix."""
 
 import math
+import types
 
 import pytest
 import torch
@@ -99,7 +100,7 @@ def test_a_learned_posterior_flow_is_trained():
         base(x)
 
     x = torch.randn(B, N)
-    elbo = vae2aef.AEF_ELBO()
+    elbo = vae2aef.AEF_ELBO(noise=0)
     svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), loss=elbo)
     svi.step(x)
     before = [p.detach().clone() for p in flow.parameters()]
@@ -112,7 +113,7 @@ def test_lognormal_site_stays_positive():
         model_site=lambda n: dist.LogNormal(torch.zeros(n, D), 1.0).to_event(1),
         guide_site=lambda m, s: dist.LogNormal(m, s).to_event(1),
     )
-    check(vae2aef.AEF_ELBO(), model, guide, torch.randn(B, N))
+    check(vae2aef.AEF_ELBO(noise=0), model, guide, torch.randn(B, N))
 
 
 def test_simplex_through_a_transform_that_changes_the_shape():
@@ -131,7 +132,7 @@ def test_simplex_through_a_transform_that_changes_the_shape():
             loc, raw = enc(x).chunk(2, -1)
             pyro.sample("z", dist.TransformedDistribution(dist.Normal(loc, raw.exp()).to_event(1), [stick]))
 
-    elbo, x = vae2aef.AEF_ELBO(), torch.randn(B, N)
+    elbo, x = vae2aef.AEF_ELBO(noise=0), torch.randn(B, N)
     check(elbo, model, guide, x)
     _, trace = elbo._get_trace(model, guide, (x,), {})
     loc, raw = enc(x).chunk(2, -1)
@@ -159,7 +160,7 @@ def test_a_transform_without_log_det_is_refused_by_site():
         guide_site=lambda m, s: dist.TransformedDistribution(dist.Normal(m, s).to_event(1), [NoLogDet()])
     )
     with pytest.raises(vae2aef.WrapError, match=r'site "z": the transform NoLogDet has no known log-determinant; use'):
-        vae2aef.AEF_ELBO().loss(model, guide, torch.randn(B, N))
+        vae2aef.AEF_ELBO(noise=0).loss(model, guide, torch.randn(B, N))
 
 
 # ---------------------------------------------------------------- plates, masks, shapes
@@ -184,7 +185,7 @@ def test_latent_with_plates_of_its_own_and_masks():
             pyro.sample("x", dist.Normal(mean, 1.0).to_event(1), obs=x.unsqueeze(-2))
 
     x = torch.randn(B, N)
-    elbo = vae2aef.AEF_ELBO()
+    elbo = vae2aef.AEF_ELBO(noise=0)
     check(elbo, model, guide, x)
     _, trace = elbo._get_trace(model, guide, (x,), {})
     site = trace.nodes["z"]
@@ -209,7 +210,7 @@ def test_data_plate_on_the_right_of_another():
                 z = pyro.sample("z", dist.Normal(0.0, 1.0))
             pyro.sample("x", dist.Normal(dec(z.t()), 1.0).to_event(1), obs=x)
 
-    elbo = vae2aef.AEF_ELBO()
+    elbo = vae2aef.AEF_ELBO(noise=0)
     check(elbo, model, guide, torch.randn(B, N))
     assert elbo.maps["z"].batch.latent_shape == (3,)
 
@@ -230,7 +231,7 @@ def test_no_plate_but_events(turned):
         z = pyro.sample("z", dist.Normal(turn(torch.zeros(len(x), D)), 1.0).to_event(2))
         pyro.sample("x", dist.Normal(dec(turn(z)), 1.0).to_event(2), obs=x)
 
-    elbo = vae2aef.AEF_ELBO()
+    elbo = vae2aef.AEF_ELBO(noise=0)
     x = torch.randn(B, N)
     check(elbo, model, guide, x)
     _, trace = elbo._get_trace(model, guide, (x,), {})
@@ -251,9 +252,10 @@ def test_batch_dimension_not_found():
             pyro.sample("x", dist.Normal(g, 1.0).to_event(1), obs=x)
 
     with pytest.raises(vae2aef.WrapError, match=r'site "g": the batch dimension is not found.*pyro.plate'):
-        vae2aef.AEF_ELBO().loss(model, guide, torch.randn(B, N))
+        vae2aef.AEF_ELBO(noise=0).loss(model, guide, torch.randn(B, N))
 
 
+@pytest.mark.remedy('site "{}": which plate holds the batch of {}')
 def test_two_plates_of_the_same_size_need_a_name():
     enc = nn.Linear(N, B * 2)
 
@@ -270,10 +272,10 @@ def test_two_plates_of_the_same_size_need_a_name():
 
     x = torch.randn(B, N)
     with pytest.raises(vae2aef.WrapError, match=r'site "z": which plate.*"rows".*"parts".*plate='):
-        vae2aef.AEF_ELBO().loss(model, guide, x)
-    check(vae2aef.AEF_ELBO(plate="rows"), model, guide, x)
+        vae2aef.AEF_ELBO(noise=0).loss(model, guide, x)
+    check(vae2aef.AEF_ELBO(plate="rows", noise=0), model, guide, x)
     with pytest.raises(vae2aef.WrapError, match=r'inside the plate "other"'):
-        vae2aef.AEF_ELBO(plate="other").loss(model, guide, x)
+        vae2aef.AEF_ELBO(plate="other", noise=0).loss(model, guide, x)
 
 
 def test_particles_without_a_given_nesting():
@@ -288,7 +290,7 @@ def test_particles_without_a_given_nesting():
 
 def test_batches_of_several_sizes():
     model, guide = simple(model_site=lambda n: dist.Normal(torch.zeros(n, D), 1.0).to_event(1))
-    elbo = vae2aef.AEF_ELBO()
+    elbo = vae2aef.AEF_ELBO(noise=0)
     for size in (B, 3, 1, 10):
         check(elbo, model, guide, torch.randn(size, N))
 
@@ -313,7 +315,7 @@ def test_conditional_model_with_a_learned_prior():
             loc, raw = enc(torch.cat([x, y], -1)).chunk(2, -1)
             pyro.sample("z", dist.Normal(loc, raw.exp()).to_event(1))
 
-    check(vae2aef.AEF_ELBO(), model, guide, torch.randn(B, N), torch.randn(B, 2))
+    check(vae2aef.AEF_ELBO(noise=0), model, guide, torch.randn(B, N), torch.randn(B, 2))
     assert prior.weight.grad.abs().sum() > 0
 
 
@@ -348,7 +350,7 @@ def markov(steps):
 
 def test_deep_markov_model_with_masks_and_more_steps_later():
     model, guide = markov(3)
-    elbo = vae2aef.AEF_ELBO(core={f"z_{t}": _Summary() for t in range(5)})
+    elbo = vae2aef.AEF_ELBO(core={f"z_{t}": _Summary() for t in range(5)}, noise=0)
     lengths = torch.tensor([3, 1, 2, 3, 3, 2])
     check(elbo, model, guide, torch.randn(B, 3, N), lengths)
     assert len(elbo.maps) == 3
@@ -386,7 +388,7 @@ def test_masks_inside_events_as_in_pyros_dmm_tutorial(discrete):
     x = torch.randn(B, 3, N)
     x = (x > 0).float() if discrete else x
     mask = torch.arange(3) < torch.tensor([3, 1, 2, 3, 3, 2]).unsqueeze(-1)
-    elbo = vae2aef.AEF_ELBO(observed="gaussian" if discrete else None)
+    elbo = vae2aef.AEF_ELBO(observed="gaussian" if discrete else None, noise=0)
     check(elbo, model, guide, x, mask, 0.3)
     model_trace, trace = elbo._get_trace(model, guide, (x, mask, 0.3), {})
     for t in range(3):
@@ -399,7 +401,7 @@ def test_masks_inside_events_as_in_pyros_dmm_tutorial(discrete):
 def test_a_mask_that_differs_inside_an_event_is_refused():
     model, guide = simple(guide_site=lambda m, s: dist.Normal(m, s).mask(torch.tensor([True, False])).to_event(1))
     with pytest.raises(vae2aef.WrapError, match=r'site "z": its mask differs.*to_event\(1\).mask'):
-        vae2aef.AEF_ELBO().loss(model, guide, torch.randn(B, N))
+        vae2aef.AEF_ELBO(noise=0).loss(model, guide, torch.randn(B, N))
 
 
 class _Summary(nn.Module):
@@ -429,7 +431,7 @@ def test_pyro_param_decoder_and_scale():
             loc, raw = enc(x).chunk(2, -1)
             pyro.sample("z", dist.Normal(loc, raw.exp()).to_event(1))
 
-    svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), loss=vae2aef.AEF_ELBO())
+    svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), loss=vae2aef.AEF_ELBO(noise=0))
     x = torch.randn(B, N)
     svi.step(x)
     before = pyro.param("weight").detach().clone(), pyro.param("scale").detach().clone()
@@ -459,7 +461,7 @@ def test_global_site_beside_a_local_one():
             pyro.sample("z", dist.Normal(loc, raw.exp()).to_event(1))
 
     x = torch.randn(B, N)
-    elbo = vae2aef.AEF_ELBO()
+    elbo = vae2aef.AEF_ELBO(noise=0)
     check(elbo, model, guide, x)
     assert '"w": Normal, left to Pyro (a reparameterised draw): it does not see the data' in repr(elbo)
     model_trace, trace = elbo._get_trace(model, guide, (x,), {})
@@ -488,7 +490,7 @@ def test_discrete_latent_beside_a_mapped_one():
             loc, raw = enc(torch.cat([x, hot(y)], -1)).chunk(2, -1)
             pyro.sample("z", dist.Normal(loc, raw.exp()).to_event(1))
 
-    elbo = vae2aef.AEF_ELBO()
+    elbo = vae2aef.AEF_ELBO(noise=0)
     check(elbo, model, guide, torch.randn(B, N))
     assert classify.weight.grad.abs().sum() > 0
     assert '"y": Categorical, left to Pyro (a draw with a score-function gradient)' in repr(elbo)
@@ -507,7 +509,7 @@ def test_enumerated_site_is_refused():
             pyro.sample("z", dist.Normal(x[:, :D], 1.0).to_event(1))
 
     with pytest.raises(vae2aef.WrapError, match=r'site "y": it is marked for enumeration.*remove'):
-        vae2aef.AEF_ELBO().loss(model, guide, torch.randn(B, N))
+        vae2aef.AEF_ELBO(noise=0).loss(model, guide, torch.randn(B, N))
 
 
 def test_only_a_discrete_site_is_refused():
@@ -521,7 +523,7 @@ def test_only_a_discrete_site_is_refused():
             pyro.sample("y", dist.Categorical(logits=x[:, :3]))
 
     with pytest.raises(vae2aef.WrapError, match=r'"y".*Categorical.*Normal, Laplace|"y" \(Categorical\).*amortised'):
-        vae2aef.AEF_ELBO().loss(model, guide, torch.randn(B, N))
+        vae2aef.AEF_ELBO(noise=0).loss(model, guide, torch.randn(B, N))
 
 
 def test_auxiliary_site_with_a_delta_after_it():
@@ -536,7 +538,7 @@ def test_auxiliary_site_with_a_delta_after_it():
             pyro.sample("z", dist.Delta(2 * a, log_density=-D * math.log(2.0), event_dim=1))
 
     x = torch.randn(B, N)
-    elbo = vae2aef.AEF_ELBO()
+    elbo = vae2aef.AEF_ELBO(noise=0)
     loss = check(elbo, model, guide, x)
     _, trace = elbo._get_trace(model, guide, (x,), {})
     total = (trace.nodes["_a"]["log_prob"] + trace.nodes["z"]["log_prob"]).sum()
@@ -548,7 +550,7 @@ def test_auxiliary_site_with_a_delta_after_it():
 def test_autoguide_does_not_see_the_data():
     model, _ = simple(model_site=lambda n: dist.Normal(torch.zeros(n, D), 1.0).to_event(1))
     with pytest.raises(vae2aef.WrapError, match=r'no site of the guide sees the data.*"z".*amortised'):
-        vae2aef.AEF_ELBO().loss(model, AutoNormal(model), torch.randn(B, N))
+        vae2aef.AEF_ELBO(noise=0).loss(model, AutoNormal(model), torch.randn(B, N))
 
 
 def test_guide_that_ignores_the_data_and_one_that_detaches():
@@ -567,15 +569,15 @@ def test_guide_that_ignores_the_data_and_one_that_detaches():
 
     x = torch.randn(B, N)
     with pytest.raises(vae2aef.WrapError, match=r"no site of the guide sees the data"):
-        vae2aef.AEF_ELBO().loss(model, ignores, x)
-    check(vae2aef.AEF_ELBO(), model, detaches, x)
+        vae2aef.AEF_ELBO(noise=0).loss(model, ignores, x)
+    check(vae2aef.AEF_ELBO(noise=0), model, detaches, x)
 
 
 def test_names_that_differ():
     model, guide = simple(name="latent")
     message = r'"latent" is in the guide and not in the model; "z" is in the model and not in the guide.*Rename'
     with pytest.raises(vae2aef.WrapError, match=message):
-        vae2aef.AEF_ELBO().loss(model, guide, torch.randn(B, N))
+        vae2aef.AEF_ELBO(noise=0).loss(model, guide, torch.randn(B, N))
 
 
 def test_a_guide_that_only_has_the_site_as_deterministic():
@@ -584,7 +586,7 @@ def test_a_guide_that_only_has_the_site_as_deterministic():
     with pytest.raises(
         vae2aef.WrapError, match=r'"z_decentered" is in the guide and not in the model; "z" is in the m'
     ):
-        vae2aef.AEF_ELBO().loss(model, split, torch.randn(B, N))
+        vae2aef.AEF_ELBO(noise=0).loss(model, split, torch.randn(B, N))
 
 
 def test_amortised_easyguide():
@@ -596,7 +598,7 @@ def test_amortised_easyguide():
         def guide(self, x):
             base(x)
 
-    check(vae2aef.AEF_ELBO(), model, Easy(model), torch.randn(B, N))
+    check(vae2aef.AEF_ELBO(noise=0), model, Easy(model), torch.randn(B, N))
 
 
 # ---------------------------------------------------------------- observed sites
@@ -612,12 +614,12 @@ def test_amortised_easyguide():
 def test_discrete_data_is_kept_or_made_gaussian(kind, observed):
     model, guide = simple(observed=observed)
     x = (torch.rand(B, N) > 0.5).float()
-    elbo = vae2aef.AEF_ELBO()
+    elbo = vae2aef.AEF_ELBO(noise=0)
     check(elbo, model, guide, x)
     assert f'"x": observed {kind}, kept as it is' in repr(elbo)
     with pytest.raises(vae2aef.WrapError, match='expected observed "gaussian" or "keep" for it, got'):
-        vae2aef.AEF_ELBO(observed={"x": "gauss"}).loss(model, guide, x)
-    elbo = vae2aef.AEF_ELBO(observed="gaussian")
+        vae2aef.AEF_ELBO(observed={"x": "gauss"}, noise=0).loss(model, guide, x)
+    elbo = vae2aef.AEF_ELBO(observed="gaussian", noise=0)
     check(elbo, model, guide, x)
     assert f'"x": observed {kind}, replaced by a Gaussian around its mean, scale learned' in repr(elbo)
     trace, _ = elbo._get_trace(model, guide, (x,), {})
@@ -626,7 +628,7 @@ def test_discrete_data_is_kept_or_made_gaussian(kind, observed):
     assert fn.scale.shape == (B, N)
     original = poutine.trace(poutine.condition(model, {"z": trace.nodes["z"]["value"]})).get_trace(x)
     torch.testing.assert_close(fn.loc, original.nodes["x"]["fn"].mean)
-    check(vae2aef.AEF_ELBO(observed={"x": "keep"}), model, guide, x)
+    check(vae2aef.AEF_ELBO(observed={"x": "keep"}, noise=0), model, guide, x)
 
 
 def test_label_is_kept_beside_continuous_data():
@@ -646,9 +648,9 @@ def test_label_is_kept_beside_continuous_data():
         guide(x)
 
     x, y = torch.randn(B, N), torch.randint(3, (B,))
-    check(vae2aef.AEF_ELBO(), labelled, guide_xy, x, y)
+    check(vae2aef.AEF_ELBO(noise=0), labelled, guide_xy, x, y)
     pyro.clear_param_store()
-    check(vae2aef.AEF_ELBO(observed={"y": "keep"}), labelled, guide_xy, x, y)
+    check(vae2aef.AEF_ELBO(observed={"y": "keep"}, noise=0), labelled, guide_xy, x, y)
 
 
 def test_any_continuous_density_is_taken():
@@ -659,7 +661,7 @@ def test_any_continuous_density_is_taken():
     ):
         pyro.clear_param_store()
         model, guide = simple(observed=observed)
-        check(vae2aef.AEF_ELBO(), model, guide, torch.randn(B, N))
+        check(vae2aef.AEF_ELBO(noise=0), model, guide, torch.randn(B, N))
 
 
 # ---------------------------------------------------------------- the data
@@ -675,21 +677,21 @@ def test_data_by_name_by_callable_and_nested():
     def guide(y, batch):
         inner_guide(batch["x"])
 
-    elbo = vae2aef.AEF_ELBO(data=lambda y, batch: batch["x"])
+    elbo = vae2aef.AEF_ELBO(data=lambda y, batch: batch["x"], noise=0)
     check(elbo, model, guide, y, {"x": x})
     assert elbo.maps["z"].features.linear.in_features == N
-    elbo = vae2aef.AEF_ELBO(data="x")
+    elbo = vae2aef.AEF_ELBO(data="x", noise=0)
     check(elbo, lambda y, x: inner_model(x), lambda y, x: inner_guide(x), y, x)
-    elbo = vae2aef.AEF_ELBO(data="x")
+    elbo = vae2aef.AEF_ELBO(data="x", noise=0)
     check(elbo, lambda y, **named: inner_model(named["x"]), lambda y, **named: inner_guide(named["x"]), y, x=x)
     with pytest.raises(vae2aef.WrapError, match=r'data="w" is no argument.*\[\'x\', \'y\'\]'):
-        vae2aef.AEF_ELBO(data="w").loss(lambda y, x: inner_model(x), lambda y, x: inner_guide(x), y, x)
+        vae2aef.AEF_ELBO(data="w", noise=0).loss(lambda y, x: inner_model(x), lambda y, x: inner_guide(x), y, x)
 
 
 def test_data_from_outside_the_arguments():
     inner_model, inner_guide = simple()
     x = torch.randn(B, N)
-    elbo = vae2aef.AEF_ELBO(data=lambda: x)
+    elbo = vae2aef.AEF_ELBO(data=lambda: x, noise=0)
     check(elbo, lambda: inner_model(x), lambda: inner_guide(x))
     assert "mapped" in repr(elbo)
 
@@ -697,15 +699,42 @@ def test_data_from_outside_the_arguments():
 def test_core_module_of_the_wrong_shape():
     model, guide = simple()
     with pytest.raises(vae2aef.WrapError, match=r'site "z": expected the core module to return \(6, 2\).*got \(6, 5\)'):
-        vae2aef.AEF_ELBO(core=nn.Linear(N, 5)).loss(model, guide, torch.randn(B, N))
+        vae2aef.AEF_ELBO(core=nn.Linear(N, 5), noise=0).loss(model, guide, torch.randn(B, N))
+
+
+@pytest.mark.parametrize("where", ["model", "guide"])
+def test_an_error_of_ones_own_is_no_error_of_the_type(where):
+    """Fault: whatever goes wrong on integers is said to be their type."""
+    model, guide = simple()
+
+    def broken(x):
+        raise RuntimeError("a mistake of the user's")
+
+    pair = {"model": model, "guide": guide, where: broken}
+    pair["guide"] = pair["guide"] if where == "guide" else lambda x: guide(x.float())
+    with pytest.raises(RuntimeError, match="a mistake of the user's"):
+        vae2aef.AEF_ELBO(noise=0).loss(pair["model"], pair["guide"], torch.randint(3, (B, N)))
+
+
+@pytest.mark.parametrize("layer", [nn.Conv1d(1, N, 1), nn.Bilinear(N, N, N), nn.Embedding(1, 1).weight.__matmul__])
+def test_errors_of_the_type_are_told_from_others(layer):
+    """What torch says where integers come to layers of floats."""
+    model, _ = simple()
+    x = torch.randint(3, (B, 1, N))
+
+    def guide(x):
+        layer(*[x, x][: 1 + isinstance(layer, nn.Bilinear)])
+
+    with pytest.raises(vae2aef.WrapError, match=r"floating point data, got torch.int64"):
+        vae2aef.AEF_ELBO(noise=0).loss(model, guide, x)
 
 
 def test_no_data_and_integers():
     model, guide = simple()
     with pytest.raises(vae2aef.WrapError, match="gets no tensor to encode"):
-        vae2aef.AEF_ELBO().loss(model, guide)
+        vae2aef.AEF_ELBO(noise=0).loss(model, guide)
     with pytest.raises(vae2aef.WrapError, match=r"floating point data, got torch.int64.*data="):
-        vae2aef.AEF_ELBO().loss(model, guide, torch.randint(3, (B, N)))
+        vae2aef.AEF_ELBO(noise=0).loss(model, guide, torch.randint(3, (B, N)))
 
 
 # ---------------------------------------------------------------- the parameter store
@@ -714,7 +743,7 @@ def test_no_data_and_integers():
 def test_store_cleared_saved_loaded(tmp_path):
     model, guide = simple()
     x = torch.randn(B, N)
-    elbo = vae2aef.AEF_ELBO(core_flow="maf")
+    elbo = vae2aef.AEF_ELBO(core_flow="maf", noise=0)
     svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), loss=elbo)
     for _ in range(3):
         svi.step(x)
@@ -728,7 +757,7 @@ def test_store_cleared_saved_loaded(tmp_path):
     del svi, elbo
     torch.manual_seed(99)
     pyro.get_param_store().load(path, map_location="cpu")
-    again = vae2aef.AEF_ELBO(core_flow="maf")  # as in a new process: weights and permutations come back
+    again = vae2aef.AEF_ELBO(core_flow="maf", noise=0)  # as in a new process: weights and permutations come back
     assert again.loss(model, guide, x) == pytest.approx(loss, rel=1e-5)
     fresh_store = SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), loss=again)
     before = pyro.param("aef$$$site_z.features.linear.weight").detach().clone()
@@ -742,7 +771,7 @@ def test_store_cleared_saved_loaded(tmp_path):
 def test_loading_into_a_living_loss(tmp_path):
     model, guide = simple()
     x = torch.randn(B, N)
-    elbo = vae2aef.AEF_ELBO()
+    elbo = vae2aef.AEF_ELBO(noise=0)
     loss = elbo.loss(model, guide, x)
     path = str(tmp_path / "store.pt")
     pyro.get_param_store().save(path)
@@ -759,15 +788,15 @@ def test_loading_into_a_living_loss(tmp_path):
 def test_two_losses_have_parameters_of_their_own():
     model, guide = simple()
     x = torch.randn(B, N)
-    first, second = vae2aef.AEF_ELBO(), vae2aef.AEF_ELBO(core_flow="none")
+    first, second = vae2aef.AEF_ELBO(noise=0), vae2aef.AEF_ELBO(core_flow="none", noise=0)
     for elbo in (first, second, first):
         elbo.loss(model, guide, x)
     assert {key.split("$$$")[0] for key in pyro.get_param_store()} == {"enc", "dec", "aef", "aef_2"}
-    named = vae2aef.AEF_ELBO(name="mine")
+    named = vae2aef.AEF_ELBO(name="mine", noise=0)
     named.loss(model, guide, x)
     assert any(key.startswith("mine$$$") for key in pyro.get_param_store())
     with pytest.raises(vae2aef.WrapError, match='the name "mine" is used by another'):
-        vae2aef.AEF_ELBO(name="mine").loss(model, guide, x)
+        vae2aef.AEF_ELBO(name="mine", noise=0).loss(model, guide, x)
 
 
 def test_stale_store_of_another_shape_is_refused():
@@ -776,7 +805,7 @@ def test_stale_store_of_another_shape_is_refused():
     store = pyro.get_param_store()
     pyro.param("old$$$site_z.features.linear.weight", torch.zeros(5, 5))
     with pytest.raises(vae2aef.WrapError, match=r"holds .old\$\$\$.*shape \(5, 5\).*clear_param_store"):
-        vae2aef.AEF_ELBO(name="old").loss(model, guide, x)
+        vae2aef.AEF_ELBO(name="old", noise=0).loss(model, guide, x)
     assert store["old$$$site_z.features.linear.weight"].shape == (5, 5)
 
 
@@ -807,9 +836,9 @@ class Guide(pyro.nn.PyroModule):
 def test_pyro_modules_under_svi_and_under_torch_optimizers(data):
     x = torch.randn(B, N)
     model, guide = Model(), Guide()
-    svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), loss=vae2aef.AEF_ELBO(data=data))
+    svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), loss=vae2aef.AEF_ELBO(data=data, noise=0))
     assert svi.step(x) != svi.step(x)
-    module = vae2aef.AEF_ELBO(data=data)(model, guide)
+    module = vae2aef.AEF_ELBO(data=data, noise=0)(model, guide)
     module(x)  # as with Pyro's own: made at the first call
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
     names = {name for name, _ in module.named_parameters()}
@@ -828,7 +857,7 @@ def test_pyro_modules_under_svi_and_under_torch_optimizers(data):
 def test_noise_can_change_and_options_are_checked():
     model, guide = simple()
     x = torch.randn(B, N)
-    elbo = vae2aef.AEF_ELBO(core_flow="none")
+    elbo = vae2aef.AEF_ELBO(core_flow="none", noise=0)
     loss = elbo.loss(model, guide, x)
     assert elbo.loss(model, guide, x) == loss  # deterministic
     elbo.noise = 0.5
@@ -839,11 +868,127 @@ def test_noise_can_change_and_options_are_checked():
     with pytest.raises(ValueError, match="whose noise is 1"):
         vae2aef.AEF_ELBO(core="noise", noise=0.5)
     with pytest.raises(ValueError, match='expected observed None, "gaussian"'):
-        vae2aef.AEF_ELBO(observed="normal")
-    with pytest.raises(vae2aef.WrapError, match=r'site "z".*from_pyro'):
-        vae2aef.AEF_ELBO(core="center").loss(model, guide, x)
+        vae2aef.AEF_ELBO(observed="normal", noise=0)
     with pytest.raises(vae2aef.WrapError, match=r'site "z": core= is a dict without it'):
-        vae2aef.AEF_ELBO(core={"y": "linear"}).loss(model, guide, x)
+        vae2aef.AEF_ELBO(core={"y": "linear"}, noise=0).loss(model, guide, x)
+
+
+def test_one_default_of_sigma_everywhere():
+    """Fault: `AEF_ELBO` and `aef_guide` train at 0 what `from_pyro` and `wrap` take at 0.3."""
+    model, guide = simple(model_site=lambda n: dist.Normal(torch.zeros(n, D), 1.0).to_event(1))
+    both, x = Both(model, guide), torch.randn(B, N)
+    for options in ({}, {"core": "noise"}):
+        made = vae2aef.from_pyro(both.model, both.guide, x, **options)
+        for noise in ({}, {"noise": None}):
+            elbo, aef = vae2aef.AEF_ELBO(**options, **noise), vae2aef.aef_guide(model, guide, **options, **noise)
+            assert elbo.noise == aef.noise == made.noise == (1.0 if options else vae2aef.core.DEFAULT_NOISE)
+        assert ("the default; noise=0 is the paper's loss" in repr(elbo)) == (not options)
+    elbo = vae2aef.AEF_ELBO(noise=0)
+    assert elbo.noise == 0 and elbo.loss(model, guide, x) == elbo.loss(model, guide, x)
+    elbo = vae2aef.AEF_ELBO()
+    assert elbo.loss(model, guide, x) != elbo.loss(model, guide, x)
+
+
+@pytest.mark.remedy('site "{}": a core that is part of the data i')
+def test_the_partition_family_needs_a_module():
+    model, guide = simple(model_site=lambda n: dist.Normal(torch.zeros(n, D), 1.0).to_event(1))
+    x = torch.randn(B, N)
+    for core in ("center", torch.arange(N) < D):
+        with pytest.raises(vae2aef.WrapError, match=r'site "z".*from_pyro'):
+            vae2aef.AEF_ELBO(core=core, noise=0).loss(model, guide, x)
+        vae = Both(model, guide)
+        assert vae2aef.from_pyro(vae.model, vae.guide, x, core=core).core.exact
+
+
+class Both(nn.Module):
+    """A pair of functions as methods of a module that holds their networks."""
+
+    def __init__(self, model, guide):
+        super().__init__()
+        cells = [cell.cell_contents for part in (model, guide) for cell in part.__closure__]
+        self.nets = nn.ModuleList([c for c in cells if isinstance(c, nn.Module)])
+        self.own = model, guide
+
+    def model(self, *args):
+        return self.own[0](*args)
+
+    def guide(self, *args):
+        return self.own[1](*args)
+
+
+@pytest.mark.parametrize("core", ["all", "Linear", 3, None])
+def test_words_that_are_no_core(core):
+    """Fault: "all" is taken, which is the inside's own word."""
+    model, guide = simple()
+    with pytest.raises(vae2aef.WrapError, match='expected core "linear", "step", "sum", "log", "noise" or a module, g'):
+        vae2aef.AEF_ELBO(core=core, noise=0).loss(model, guide, torch.randn(B, N))
+
+
+@pytest.mark.remedy(
+    'site "{}": core="sum" is of the time steps o', 'site "{}": core="log" reads log(1 + x) of co',
+    'site "{}": core="step" is for sites z_1, z_2',
+)  # fmt: skip
+def test_cores_of_sequences_and_counts_where_there_are_none():
+    """Fault: "sum" adds up the features of plain rows, as if they were time steps."""
+    model, guide = simple()
+    x = torch.randn(B, N)
+    for core in ("sum", "log", "step"):
+        with pytest.raises(vae2aef.WrapError, match=f'core="{core}" .*') as error:
+            vae2aef.AEF_ELBO(core=core, noise=0).loss(model, guide, x)
+        word = error.value.fix.split('core="')[1].split('"')[0]
+        check(vae2aef.AEF_ELBO(core=word, noise=0), model, guide, x)
+    model, guide = markov(3)
+    elbo = vae2aef.AEF_ELBO(core="sum", noise=0)  # of sequences of one length
+    check(elbo, model, guide, torch.randn(B, 3, N), torch.full((B,), 3))
+    assert "h reads the sum over time steps" in repr(elbo)
+
+
+@pytest.mark.remedy(
+    "observed= names {}, and the model has no suc", 'observed site "{}": observed="gaussian" is f',
+    'observed site "{}": expected observed "gauss',
+)  # fmt: skip
+@pytest.mark.parametrize("kind", [dict, types.MappingProxyType])
+def test_observed_by_site(kind):
+    """Fault: a name that is no site, or a site that is not discrete, is passed over; other mappings are no dict."""
+    model, guide = simple(observed=lambda m: dist.Bernoulli(logits=m).to_event(1))
+    x = (torch.rand(B, N) > 0.5).float()
+    with pytest.raises(vae2aef.WrapError, match=r"names 'X', and the model has no such site; name one .*: z, x$"):
+        vae2aef.AEF_ELBO(observed=kind({"X": "gaussian"}), noise=0).loss(model, guide, x)
+    elbo = vae2aef.AEF_ELBO(observed=kind({"x": "gaussian"}), noise=0)
+    check(elbo, model, guide, x)
+    assert set(elbo.scales) == {"x"}
+    plain, guide = simple()
+    for word, message in (("gaussian", "is for discrete sites, and this is a Normal"), ("gauss", "got 'gauss'")):
+        with pytest.raises(vae2aef.WrapError, match=f'observed site "x": .*{message}; leave'):
+            vae2aef.AEF_ELBO(observed=kind({"x": word}), noise=0).loss(plain, guide, x)
+    check(vae2aef.AEF_ELBO(observed=kind({"x": "keep"}), noise=0), plain, guide, x)
+    check(vae2aef.AEF_ELBO(observed="gaussian", noise=0), plain, guide, x)  # of discrete sites, if there are any
+    check(vae2aef.AEF_ELBO(noise=0), plain, guide, x)
+
+
+def test_observed_of_later_time_steps_may_be_named():
+    model, guide = markov(2)
+    elbo = vae2aef.AEF_ELBO(observed={f"x_{t}": "keep" for t in range(5)}, noise=0)
+    check(elbo, model, guide, torch.randn(B, 2, N), torch.full((B,), 2))
+    with pytest.raises(vae2aef.WrapError, match="names 'y_0', and the model has no such site"):
+        vae2aef.AEF_ELBO(observed={"y_0": "keep"}).loss(model, guide, torch.randn(B, 2, N), torch.full((B,), 2))
+
+
+def test_gaussian_with_another_loss_is_a_change_of_the_model():
+    """As documented: `SVI(aef.model, aef, ...)`; it is AEF_ELBO's own loss, and its scale is trained."""
+    model, guide = simple(observed=lambda m: dist.Bernoulli(logits=m).to_event(1))
+    x = (torch.rand(B, N) > 0.5).float()
+    aef = vae2aef.aef_guide(model, guide, observed="gaussian", noise=0)
+    svi = SVI(aef.model, aef, pyro.optim.Adam({"lr": 1e-2}), loss=Trace_ELBO())
+    elbo = vae2aef.AEF_ELBO(observed="gaussian", noise=0, **aef.trained())
+    first = svi.step(x)
+    before = aef.maps.scales["x"].scale().detach().clone()
+    svi.step(x)
+    assert not torch.equal(before, aef.maps.scales["x"].scale()) and math.isfinite(first)
+    elbo = vae2aef.AEF_ELBO(observed="gaussian", noise=0, **aef.trained())
+    elbo.loss(model, guide, x)
+    elbo.scales["x"].load_state_dict(aef.maps.scales["x"].state_dict())
+    assert elbo.loss(model, guide, x) == pytest.approx(svi.evaluate_loss(x), rel=1e-5)
 
 
 def test_not_finite_names_the_site():
@@ -851,7 +996,7 @@ def test_not_finite_names_the_site():
     pyro.enable_validation(False)
     try:
         with pytest.raises(vae2aef.NonFiniteError, match=r'site "z"'):
-            vae2aef.AEF_ELBO().loss(model, guide, torch.randn(B, N))
+            vae2aef.AEF_ELBO(noise=0).loss(model, guide, torch.randn(B, N))
     finally:
         pyro.enable_validation(True)
 
@@ -861,6 +1006,6 @@ def test_trace_elbo_and_aef_elbo_are_exchangeable_mid_training():
     model, guide = simple()
     x = torch.randn(B, N)
     optimizer = pyro.optim.Adam({"lr": 1e-2})
-    for loss in (Trace_ELBO(), vae2aef.AEF_ELBO(noise=1.0), vae2aef.AEF_ELBO()):
+    for loss in (Trace_ELBO(), vae2aef.AEF_ELBO(noise=1.0), vae2aef.AEF_ELBO(noise=0)):
         svi = SVI(model, guide, optimizer, loss=loss)
         assert all(math.isfinite(svi.step(x)) for _ in range(3))

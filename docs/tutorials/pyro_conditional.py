@@ -51,7 +51,8 @@ def main(epochs=150, num_samples=256):
         pyro.set_rng_seed(0)
         cvae = CVAE()
         train(cvae, loss, x, y, epochs)
-        added = loss.trained() if name == "AEF_ELBO" else {"core": "noise", "core_flow": "none"}
+        trained = name == "AEF_ELBO"
+        added = {**loss.trained(), "noise": loss.noise} if trained else {"core": "noise", "core_flow": "none"}
         aef = vae2aef.from_pyro(cvae.model, cvae.guide, x_test, y_test, **added)
         result = aef.log_prob(x_test, y_test, num_samples=num_samples)
         print(f"{name:>10}: log p(x | y) = {result.value.mean():.2f} nats on held-out digits")

@@ -54,7 +54,8 @@ def main(epochs=150, num_samples=256):
         vae = VAE()
         train(vae, loss, x, epochs)
         # Both by the same estimate of log p(x) on held-out digits, never by their losses.
-        added = loss.trained() if name == "AEF_ELBO" else {"core": "noise", "core_flow": "none"}
+        trained = name == "AEF_ELBO"
+        added = {**loss.trained(), "noise": loss.noise} if trained else {"core": "noise", "core_flow": "none"}
         aef = vae2aef.from_pyro(vae.model, vae.guide, test, **added)
         result = aef.log_prob(test, num_samples=num_samples)
         error = (aef.reconstruct(test) - test).square().mean().sqrt()

@@ -1,6 +1,6 @@
 """A pytest plugin: Pyro's own tests with every guide an AEF guide, h = 0 and sigma = 1, which is the guide itself.
 
-    cd CHECKOUT; PYTHONPATH=HERE python -m pytest -p pyro_own_tests tests/infer/test_gradient.py
+    cd CHECKOUT; PYTHONPATH=HERE python -m pytest -p pyro_own_tests tests/infer/test_valid_models.py
 
 Where model and guide have data, the losses get `aef_guide(model, guide, core="noise", core_flow="none")` in the place
 of the guide; what h would read is the first observed value. Few of these guides see the data: those that do not are

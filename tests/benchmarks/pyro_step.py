@@ -7,6 +7,7 @@ the median shown.
     OMP_NUM_THREADS=1 python tests/benchmarks/pyro_step.py
 """
 
+import functools
 import statistics
 import time
 
@@ -17,6 +18,7 @@ from pyro.infer import SVI, Trace_ELBO
 from torch import nn
 
 import vae2aef
+from vae2aef.wrapping.options import build_flow
 
 TURNS, BATCH, PIXELS, HIDDEN, LATENTS = 60, 256, 784, 400, 50
 
@@ -66,16 +68,34 @@ WAYS = {
 }
 
 
+def flow_alone():
+    """What the coupling flow costs by itself: its passes forward and back, and Pyro's Adam, one a parameter."""
+    flow = build_flow("coupling", LATENTS)
+    optimizers = [torch.optim.Adam([parameter], lr=1e-3) for parameter in flow.parameters()]
+    w = torch.randn(BATCH, LATENTS, requires_grad=True)
+
+    def passes():
+        u, log_det = flow(w)
+        (u.sum() + log_det.sum()).backward()
+
+    def update():
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return {"the coupling flow alone": passes, "its 24 optimizers alone": update}
+
+
 def main(turns=TURNS):
     for validate in (True, False):
         pyro.clear_param_store()
         x = (torch.rand(BATCH, PIXELS) > 0.5).float()
-        every = steps(validate)
+        every = {name: functools.partial(svi.step, x) for name, svi in steps(validate).items()} | flow_alone()
         times = {name: [] for name in every}
         for turn in range(turns + 5):
-            for name, svi in every.items():
+            for name, step in every.items():
                 start = time.process_time()
-                svi.step(x)
+                step()
                 if turn >= 5:
                     times[name].append(time.process_time() - start)
         plain = times["Trace_ELBO"]

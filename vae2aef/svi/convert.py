@@ -7,6 +7,7 @@ from vae2aef.aef import AEF
 from vae2aef.batch import Batch
 from vae2aef.errors import WrapError
 from vae2aef.svi.pair import PyroPair
+from vae2aef.svi.reading import with_defaults
 from vae2aef.svi.single import SinglePyro, read_pair
 from vae2aef.wrapping import wrap
 from vae2aef.wrapping.choices import CoreOption, FlowOption, PriorOption
@@ -39,14 +40,16 @@ def from_pyro(
         model: the model.
         guide: the guide.
         *args: an example of their arguments, the data (a mini-batch, all rows of which are used) among them.
-        core: as in `vae2aef.wrap`; a dict by site for several latents.
+        core: as in `vae2aef.wrap`, and not the words for sequences and counts of `vae2aef.aef_guide`; a dict by site
+            for several latents.
         core_flow: likewise.
         prior: None for the model's own; else as in `wrap` (one latent only).
         likelihood: None for the model's own observed density; else as in `wrap` (one latent only).
         residual: the older name of `likelihood`.
         preprocess: as in `wrap` (one latent only).
         noise: sigma of Eq. 11; None as in `wrap`.
-        data: which argument is the data: None for the first tensor, or a name.
+        data: which argument is the data, which h reads: None for what the observed sites score (the largest tensor,
+            if there are several), or a name.
         observed: as in `vae2aef.AEF_ELBO`.
         plate: the name of the data's plate, where sizes do not tell.
         **kwargs: an example of their arguments by name.
@@ -54,6 +57,7 @@ def from_pyro(
     Raises:
         WrapError: if model and guide make no AEF; names the site and the fix.
     """
+    args, kwargs = with_defaults(guide, args, kwargs)
     pair = PyroPair(model, guide, args, kwargs, data, observed=observed, plate=plate)
     x, *cond, named = pair.example(args, kwargs)
     likelihood = one_of(likelihood, residual)

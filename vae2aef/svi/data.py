@@ -22,16 +22,23 @@ class Source(NamedTuple):
         path: the argument, and the keys inside it; empty where a callable gives them.
         make: that callable.
         why: why they are the data.
+        ragged: whether there is a list of sequences, one a row, whatever their length.
     """
 
     path: Path
     make: Callable[..., Any] | None
     why: str
+    ragged: bool = False
 
     def read(self, args: tuple, kwargs: dict[str, Any], named: dict[str, Any]) -> Unit | None:
         """Return the data of a call; None if the call has none."""
         found: Any = at(named, self.path) if self.make is None else self.make(*args, **kwargs)
-        return next(units(found, self.path), None)
+        return next(units(found, self.path, self.path if self.ragged else None), None)
+
+    @property
+    def list_at(self) -> Path | None:
+        """Where a list of sequences is among the arguments; None if there is none."""
+        return self.path if self.ragged and self.make is None else None
 
     def __str__(self) -> str:
         return f"{written(self.path) if self.path else 'what data= makes of the arguments'}: {self.why}"
@@ -66,9 +73,10 @@ def as_data(unit: Unit | None, given: bool, discrete: bool = False) -> Tensor:
     found = None if unit is None else unit.padded()
     if found is None or found.dim() < 1:
         raise WrapError(
-            "an AEF needs to see the data, and the guide gets no tensor to encode; pass it to model and guide, or "
-            "name it with data= (an argument's name, or a callable of the arguments); got "
-            + ("no tensor" if given or found is None else "a tensor without rows")
+            "an AEF needs to see the data, and the guide gets "
+            + ("no tensor to encode" if given or found is None else "a tensor without rows")
+            + "; ",
+            "pass it to model and guide, or name it with data= (an argument's name, or a callable of the arguments)",
         )
     if found.is_floating_point():
         return found

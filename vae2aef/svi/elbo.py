@@ -28,22 +28,24 @@ class AEF_ELBO(Trace_ELBO):
     determinants add. Other sites (global ones, discrete ones, other families) keep `Trace_ELBO`'s treatment:
     `print(elbo)` lists what became of each.
 
-    At `noise=0` the loss is the exact negative log-likelihood in the expanded space: a training objective,
-    unbounded below, and **no likelihood of x**. With `noise > 0` it is a bound on -log p(x), like every ELBO.
+    With `noise > 0` the loss is a bound on -log p(x), like every ELBO. At `noise=0` it is the exact negative log-
+    likelihood in the expanded space (Eq. 10): a training objective, unbounded below, and **no likelihood of x**.
 
     h and n are made at the first call and registered in Pyro's parameter store.
 
     Args:
-        core: `"linear"` (h(x) = W x + b), `"noise"` (the guide itself: the loss is its negative ELBO, with the
-            entropy of the guide in closed form), a module, or a dict of these by site.
+        core: `"linear"`, `"step"`, `"sum"`, `"log"`, `"noise"`, a module, or a dict of these by site, as in
+            `vae2aef.aef_guide`. With `"noise"` and `core_flow="none"` the loss is the guide's negative ELBO, with its
+            entropy in closed form.
         core_flow: `"none"`, `"coupling"`, `"maf"`, a bijection or transform (`vae2aef.wrap`), or a dict by site.
-        noise: sigma of Eq. 11. May be changed while training: `elbo.noise = 0.1`.
-        data: what h reads: None for the guide's first tensor argument, the name of an argument, or a callable of
-            the arguments.
+        noise: sigma of Eq. 11; None for 0.3, as in `vae2aef.wrap` and `from_pyro` (1 with `core="noise"`). 0 is the
+            paper's loss. May be changed while training: `elbo.noise = 0.1`.
+        data: what h reads: None for what the observed sites score (the largest tensor, if there are several), the
+            name of an argument, or a callable of the arguments.
         plate: the name of the data's plate, where sizes do not tell.
         observed: None keeps the densities that the model has, of discrete data too; `"gaussian"` gives discrete
-            observed sites a Gaussian around their mean, with a learned scale a feature; or a dict of `"gaussian"` and
-            `"keep"` by site.
+            observed sites a Gaussian around their mean, with a learned scale a feature; or a dict (any mapping) of
+            `"gaussian"` and `"keep"` by site, of which some may be left out.
         name: prefix in the parameter store; by default "aef", or "aef_2" while another loss uses that.
         **options: `num_particles`, `vectorize_particles`, `max_plate_nesting`, `retain_graph`: as in Pyro's ELBO.
 
@@ -60,7 +62,7 @@ class AEF_ELBO(Trace_ELBO):
         self,
         core: Any = "linear",
         core_flow: Any = "coupling",
-        noise: float = 0.0,
+        noise: float | None = None,
         *,
         data: "str | Callable[..., Any] | None" = None,
         plate: str | None = None,
@@ -69,7 +71,7 @@ class AEF_ELBO(Trace_ELBO):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self._maps = GuideMaps(core, core_flow, noise, data, plate, observed, name, entropy="closed")
+        self._maps = GuideMaps(core, core_flow, noise, data, plate, observed, name)
         self.core, self.core_flow, self.data, self.plate, self.observed = core, core_flow, data, plate, observed
         self.name = name
 
@@ -117,12 +119,16 @@ class AEF_ELBO(Trace_ELBO):
             return self.differentiable_loss(model, guide, *args, **kwargs)
         return _LossModule(model, guide, self)
 
-    def trained(self) -> dict[str, dict[str, nn.Module]]:
+    def trained(self) -> dict[str, dict[str, Any]]:
         """Return h and n of each mapped site, to go on with: `vae2aef.from_pyro(model, guide, x, **elbo.trained())`."""
         return self._maps.trained()
 
     def guide(self, model: Any, guide: Any) -> AEFGuide:
-        """Return the guide that this loss uses, with what it has added: for `Predictive`, or another loss of Pyro."""
+        """Return the guide with what this loss has added: for `Predictive`, `Importance`, or any other loss of Pyro.
+
+        At `noise > 0` its sites have the log density of z, which such weights need; the loss itself takes its mean
+        over epsilon, with the same gradients and less spread.
+        """
         return AEFGuide(model, guide, self._maps)
 
     def _get_trace(self, model: Any, guide: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[Any, Any]:
@@ -132,7 +138,7 @@ class AEF_ELBO(Trace_ELBO):
                 "the guide is an AEF guide already; ",
                 "use it with Pyro's own losses, or give AEF_ELBO its `.guide`",
             )
-        aef = self.guide(model, guide)
+        aef = AEFGuide(model, guide, self._maps, entropy="closed")
         model_trace, guide_trace = get_importance_trace("flat", self.max_plate_nesting, aef.model, aef, args, kwargs)
         _no_enumeration(guide_trace, model_trace)
         _require_finite(model_trace, guide_trace)

@@ -25,11 +25,12 @@ class GuideHandler(Messenger):
         maps: what is known of the guide's sites.
         data: what h reads, shape `(rows, *event)`.
         meet: called with the name of a site that is not known yet, to make it known.
+        entropy: what the sites' log densities are; see `MappedSite`.
     """
 
-    def __init__(self, maps: GuideMaps, data: Tensor, meet: Callable[[str], None]) -> None:
+    def __init__(self, maps: GuideMaps, data: Tensor, meet: Callable[[str], None], entropy: str) -> None:
         super().__init__()
-        self.maps, self.data, self.meet = maps, data, meet
+        self.maps, self.data, self.meet, self.entropy = maps, data, meet, entropy
         self.indices: dict[str, Tensor] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
@@ -48,7 +49,10 @@ class GuideHandler(Messenger):
                 "give different sites different names",
             )
         rows = self.rows(site_map.batch.plate)
-        mapped = MappedSite(fn, site, site_map, rows, self.maps.noise, self.maps.entropy)
+        if {rows.dtype, site.loc.dtype} == {torch.float32, torch.float64}:  # h computes as the site does
+            rows = rows.to(site.loc.dtype)
+        sigma = self.maps.noise if site_map.sigma is None else site_map.sigma
+        mapped = MappedSite(fn, site, site_map, rows, sigma, self.entropy)
         msg["fn"] = mapped if site.mask is None else mapped.mask(mask_of_batch(name, site.mask, len(fn.batch_shape)))
 
     def _pyro_post_sample(self, msg: Any) -> None:

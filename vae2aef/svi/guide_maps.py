@@ -11,10 +11,11 @@ import torch
 from pyro.util import ignore_jit_warnings
 from torch import nn
 
+from vae2aef.core import DEFAULT_NOISE
 from vae2aef.errors import WrapError
 from vae2aef.residual import Residual
 from vae2aef.svi.data import Chosen, Source
-from vae2aef.svi.mapped import ENTROPIES
+from vae2aef.svi.reading import structure
 from vae2aef.svi.site_map import SiteMap
 
 _owners: "weakref.WeakValueDictionary[str, GuideMaps]" = weakref.WeakValueDictionary()
@@ -69,12 +70,12 @@ class GuideMaps:
         plate: likewise.
         observed: likewise.
         name: likewise.
-        entropy: likewise.
 
     Attributes:
         added: the modules that are added.
         maps: h and n of each latent site that is mapped; None for those left to Pyro.
         scales: the residual of each observed site made Gaussian.
+        observed_names: the sites that have been met as observed ones.
         notes: what became of each site, in words; nothing is decided by it.
         source: where h's data come from; None before the first call that has data.
         discrete: whether an observed site scores the data as whole numbers.
@@ -85,26 +86,23 @@ class GuideMaps:
         self,
         core: Any = "linear",
         core_flow: Any = "coupling",
-        noise: float = 0.0,
+        noise: float | None = None,
         data: Chosen = None,
         plate: str | None = None,
         observed: Any = None,
         name: str | None = None,
-        entropy: str = "sampled",
     ) -> None:
-        if core == "noise" and noise not in (0.0, 1.0):
-            raise ValueError(f'core="noise" is the guide itself, whose noise is 1 by definition; got noise={noise}')
         if observed is not None and not isinstance(observed, Mapping) and observed != "gaussian":
             raise ValueError(f'expected observed None, "gaussian" or a dict by site; got {observed!r}')
-        if entropy not in ENTROPIES:
-            raise ValueError(f'expected entropy "sampled" or "closed", got {entropy!r}')
         self.core, self.core_flow, self.data, self.plate = core, core_flow, data, plate
-        self.observed, self.name, self.entropy = observed, name, entropy
-        self.noise = 1.0 if core == "noise" else noise
+        self.observed = dict(observed) if isinstance(observed, Mapping) else observed
+        self.name = name
+        usual = 1.0 if self._is_guide else DEFAULT_NOISE
+        self.noise = usual if noise is None or (self._is_guide and noise == 0) else noise
         self.added = AddedModules()
         self.maps: dict[str, SiteMap | None] = {}
         self.scales: dict[str, Residual] = {}
-        self.scored: set[str] = set()
+        self.observed_names: set[str] = set()
         self.notes: dict[str, str] = {}
         self.source: Source | None = None
         self.discrete = False
@@ -113,25 +111,40 @@ class GuideMaps:
 
     @property
     def noise(self) -> float:
-        """The noise sigma on the core variables (Eq. 11). May be changed at any time while training."""
+        """The noise sigma on the core variables (Eq. 11). May be changed at any time while training.
+
+        A site with `core="noise"` in a dict keeps its own, which is 1.
+        """
         return self._noise
 
     @noise.setter
     def noise(self, value: float) -> None:
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(f"expected noise >= 0, got {value}")
+        if self._is_guide and value != 1:
+            raise ValueError(f'core="noise" is the guide itself, whose noise is 1 by definition; got noise={value}')
         self._noise = float(value)
 
-    def trained(self) -> dict[str, dict[str, nn.Module]]:
-        """Return h and n of each mapped site."""
+    @property
+    def _is_guide(self) -> bool:
+        """Whether every site is the guide's own."""
+        return isinstance(self.core, str) and self.core == "noise"
+
+    def structure(self, named: dict[str, Any]) -> Any:
+        """Return what tells calls of different structure apart."""
+        return structure(named, ragged=None if self.source is None else self.source.list_at)
+
+    def trained(self) -> dict[str, dict[str, Any]]:
+        """Return h and n of each mapped site; `"noise"` for an h that is none."""
         maps = {name: site_map for name, site_map in self.maps.items() if site_map is not None}
         return {
-            "core": {name: site_map.features for name, site_map in maps.items()},
+            "core": {name: "noise" if site_map.sigma else site_map.features for name, site_map in maps.items()},
             "core_flow": {name: site_map.flow for name, site_map in maps.items()},
         }
 
     def __repr__(self) -> str:
-        lines = [f"noise sigma = {self.noise:g}"]
+        usual = self.noise == DEFAULT_NOISE
+        lines = [f"noise sigma = {self.noise:g}" + (" (the default; noise=0 is the paper's loss)" if usual else "")]
         if self.source is not None:
             lines.append(f"  h reads {self.source}")
         if not self.notes:
@@ -195,7 +208,9 @@ class GuideMaps:
                 _owners[prefix] = self
                 return prefix
             if self.name is not None:
-                raise WrapError(f'the name "{self.name}" is used by another AEF_ELBO: choose another, or leave it out')
+                raise WrapError(
+                    f'the name "{self.name}" is used by another loss: ', "choose another name=, or leave it out"
+                )
         raise AssertionError  # count does not end
 
     def holds(self, prefix: str) -> bool:
@@ -209,6 +224,6 @@ def _require_shape(name: str, stored: torch.Tensor, parameter: nn.Parameter) -> 
     if stored.shape != parameter.shape:
         raise WrapError(
             f'the parameter store holds "{name}" of shape {tuple(stored.shape)}, expected '
-            f"{tuple(parameter.shape)}: it is from another model. Call pyro.clear_param_store(), or pass "
-            "AEF_ELBO(name=...)"
+            f"{tuple(parameter.shape)}: it is from another model. ",
+            "Call pyro.clear_param_store(), or give this one a name=",
         )

@@ -7,7 +7,7 @@ before them, so that z and w stay one to one; and the sum over the model's is ex
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,52 +15,104 @@ from torch import Tensor
 from vae2aef.errors import WrapError
 from vae2aef.parts import Decoded
 from vae2aef.protocols import Place
+from vae2aef.svi.batch_axis import outside_plate
 from vae2aef.svi.placing import Observed, SitePrior
 
 MOST = 1024
 """How many combinations of values are summed over at most."""
 
 Labels = dict[str, int]
-"""Discrete latents by name, with the number of the value that each has."""
+"""Discrete latents by name, with the number of the combination of values that each has."""
 
 
-def sizes_of(latent: dict[str, Any], mapped: Any) -> dict[str, int]:
-    """Return the discrete latents of a model that have a finite support, with its size.
+class Label(NamedTuple):
+    """A discrete latent: each row has one value, or one for each element of the plates inside a row.
+
+    Attributes:
+        name: the site.
+        values: how many values an element may have.
+        shape: of the elements of one row.
+        axis: where the data's batch is among the batch dimensions of the site, from the right.
+    """
+
+    name: str
+    values: int
+    shape: torch.Size
+    axis: int
+
+    @classmethod
+    def of(cls, site: SitePrior) -> "Label":
+        """Read a site of the model.
+
+        Raises:
+            WrapError: if it is outside the data's plate.
+        """
+        fn, axis = site.msg["fn"], site.axis
+        if axis is None or -axis > len(fn.batch_shape):
+            raise outside_plate(site.msg["name"])
+        shape = _without(fn.batch_shape, axis)
+        return cls(site.msg["name"], len(fn.enumerate_support(expand=False)), shape, axis)
+
+    @property
+    def size(self) -> int:
+        """How many combinations of values a row may have."""
+        return self.values ** self.shape.numel()
+
+    def __str__(self) -> str:
+        return f"{self.values} values" + (f" for each of {self.shape.numel()} elements" if len(self.shape) else "")
+
+    def value(self, fn: Any, number: int | None) -> Tensor:
+        """Return values, `(*batch, *event)`: the combination of a number for every row, or (None) the most probable.
+
+        Raises:
+            WrapError: if a row has other elements than the example's.
+        """
+        support = fn.enumerate_support(expand=True)
+        if number is None:
+            index = fn.log_prob(support).argmax(0)
+        else:
+            batch = fn.batch_shape
+            if _without(batch, self.axis) != self.shape:
+                raise WrapError(
+                    f'site "{self.name}": a row had {tuple(self.shape)} discrete values when the pair was converted, '
+                    f"and has {tuple(_without(batch, self.axis))} now; ",
+                    "convert the pair with an example of that shape",
+                )
+            digits = [number // self.values**place % self.values for place in range(self.shape.numel())]
+            row = torch.tensor(digits, device=support.device).reshape(self.shape)
+            index = row.unsqueeze(len(batch) + self.axis).expand(batch)
+        index = index.reshape(1, *index.shape, *(1 for _ in fn.event_shape)).expand(1, *support.shape[1:])
+        return torch.take_along_dim(support, index, 0)[0]
+
+
+def _without(shape: torch.Size, axis: int) -> torch.Size:
+    return torch.Size(size for i, size in enumerate(shape) if i != len(shape) + axis)
+
+
+def labels_of(latent: dict[str, SitePrior]) -> dict[str, Label]:
+    """Return the discrete latents of a model that have a finite support.
 
     Args:
-        latent: the latent sites of a run of the model.
-        mapped: the names of those that are mapped.
+        latent: the latent sites of the model that are not mapped.
 
     Raises:
-        WrapError: if there are too many combinations.
+        WrapError: if there are too many combinations, or one is outside the data's plate.
     """
-    found = {
-        n: s["fn"] for n, s in latent.items() if n not in mapped and getattr(s["fn"], "has_enumerate_support", False)
-    }
-    sizes = {name: len(fn.enumerate_support(expand=False)) for name, fn in found.items()}
-    if math.prod(sizes.values()) > MOST:
+    found = {n: Label.of(s) for n, s in latent.items() if getattr(s.msg["fn"], "has_enumerate_support", False)}
+    total = math.prod(label.size for label in found.values())
+    if total > MOST:
+        listed = ", ".join(f'"{name}" ({label})' for name, label in found.items())
         raise WrapError(
-            f"from_pyro sums out discrete latents, and {sizes} have {math.prod(sizes.values())} combinations, more "
-            f"than {MOST}. ",
+            f"from_pyro sums out discrete latents, and {listed} have {total} combinations, more than {MOST}. ",
             "Train with SVI(..., loss=TraceGraph_ELBO()) and vae2aef.aef_guide(model, guide), which draw them",
         )
-    return sizes
+    return found
 
 
-def combinations(sizes: dict[str, int]) -> Iterator[Labels]:
+def combinations(labels: dict[str, Label]) -> Iterator[Labels]:
     """Yield every combination of values."""
-    for numbers in itertools.product(*map(range, sizes.values())):
-        yield dict(zip(sizes, numbers, strict=True))
-
-
-def value_of(fn: Any, number: int | None) -> Tensor:
-    """Return one value of a discrete distribution, `(*batch, *event)`: of a number, or (None) the most probable."""
-    support = fn.enumerate_support(expand=True)
-    if number is not None:
-        return support[number]
-    best = fn.log_prob(support).argmax(0)
-    index = best.reshape(1, *best.shape, *(1 for _ in fn.event_shape)).expand(1, *support.shape[1:])
-    return torch.take_along_dim(support, index, 0)[0]
+    for numbers in itertools.product(*(range(label.size) for label in labels.values())):
+        yield dict(zip(labels, numbers, strict=True))
 
 
 class Again:
@@ -92,9 +144,9 @@ class Scored:
 
     def __init__(self, observed: Observed, latent: dict[str, tuple[SitePrior, Tensor]], labels: Labels) -> None:
         self.observed = observed
-        terms = {name: prior.log_prob(value) for name, (prior, value) in latent.items()}
-        self.prior = sum((v for name, v in terms.items() if name not in labels), torch.zeros(()))
-        self.labels = sum((v for name, v in terms.items() if name in labels), torch.zeros(()))
+        zero = torch.zeros(())
+        self.prior = sum((prior.log_prob(z) for name, (prior, z) in latent.items() if name not in labels), zero)
+        self.labels = sum((p.log_prob_of_label(y) for name, (p, y) in latent.items() if name in labels), zero)
 
 
 class SummedOut:
@@ -148,7 +200,7 @@ class SummedOut:
         return total if axis is None else total.movedim(0, axis - len(site.msg["fn"].event_shape))
 
 
-def summed(run: Callable[[Labels], Scored], sizes: dict[str, int]) -> Decoded:
+def summed(run: Callable[[Labels], Scored], labels: dict[str, Label]) -> Decoded:
     """Return the observation's density with the labels summed out."""
-    density = SummedOut([run(labels) for labels in combinations(sizes)])
+    density = SummedOut([run(numbers) for numbers in combinations(labels)])
     return Decoded(density.mean(), None, density)

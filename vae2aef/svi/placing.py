@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from pyro.distributions.torch_distribution import MaskedDistribution
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
@@ -38,10 +39,7 @@ class GuidePlaces(Messenger):
             return
         site, batch = read_site(msg["fn"]), self.axes.get(name)
         if site is None or batch is None:
-            raise WrapError(
-                f'site "{name}" of the guide was not there, or of another kind, when the pair was converted: ',
-                "the example must show every site",
-            )
+            raise _unknown(name, "guide")
         msg["value"] = self.place(name, None, SitePosterior.of(msg, site, batch, self.rows))
         msg["done"] = True
 
@@ -76,13 +74,30 @@ class ModelPlaces(Messenger):
                 self.observed[name] = SitePrior(self.axes, dict(msg), self.rows)
         else:
             prior, label = SitePrior(self.axes, dict(msg), self.rows), self.labels(name, msg["fn"])
+            if label is None and name not in self.axes:
+                raise _unknown(name, "model")
             msg["value"], msg["done"] = self.place(name, prior, None) if label is None else label, True
             self.latent[name] = (prior, msg["value"])
+
+
+def _unknown(name: str, part: str) -> WrapError:
+    return WrapError(
+        f'site "{name}" of the {part} was not there, or of another kind, when the pair was converted: ',
+        "the example must show every site",
+    )
 
 
 def is_deterministic(site: Any) -> bool:
     """Whether it is a value that Pyro notes like a site, by `pyro.deterministic`."""
     return bool((site["infer"] or {}).get("_deterministic"))
+
+
+def is_masked(msg: dict[str, Any]) -> bool:
+    """Whether a site has a mask, around it or of its distribution."""
+    fn = msg["fn"]
+    while hasattr(fn, "base_dist") and not isinstance(fn, MaskedDistribution):
+        fn = fn.base_dist
+    return msg["mask"] is not None or isinstance(fn, MaskedDistribution)
 
 
 class SitePrior:
@@ -93,11 +108,23 @@ class SitePrior:
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density in nats of each row, masks honoured, weights not."""
-        value = scale_and_mask(density(self.msg["fn"], z), 1.0, self.msg["mask"])
+        return self._by_row(self._terms(z))
+
+    def log_prob_of_label(self, value: Tensor) -> Tensor:
+        """Log probability of a discrete latent, likewise; its values share 1 also where a mask leaves none of it."""
+        if not is_masked(self.msg):
+            return self.log_prob(value)
+        every = torch.stack([self._terms(one) for one in self.msg["fn"].enumerate_support(expand=True)])
+        return self._by_row(self._terms(value) - every.logsumexp(0))
+
+    def _terms(self, z: Tensor) -> Tensor:
+        return scale_and_mask(density(self.msg["fn"], z), 1.0, self.msg["mask"])
+
+    def _by_row(self, terms: Tensor) -> Tensor:
         axis = self.axis
-        if axis is None or value.dim() < -axis or axis >= 0 or value.shape[axis] != self.rows:
+        if axis is None or terms.dim() < -axis or axis >= 0 or terms.shape[axis] != self.rows:
             raise outside_plate(self.msg["name"])
-        return sum_event(value.movedim(axis, 0))
+        return sum_event(terms.movedim(axis, 0))
 
     @property
     def axis(self) -> int | None:

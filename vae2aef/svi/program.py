@@ -1,6 +1,6 @@
 """A Pyro model and guide as a program: the sites of the guide are placed, then the model runs at these values."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import pyro
@@ -17,7 +17,7 @@ from vae2aef.program import VAEProgram
 from vae2aef.protocols import Place
 from vae2aef.svi.elbo_handlers import ModelHandler
 from vae2aef.svi.guide_maps import GuideMaps
-from vae2aef.svi.labels import Again, Labels, Scored, sizes_of, summed, value_of
+from vae2aef.svi.labels import Again, Labels, Scored, labels_of, summed
 from vae2aef.svi.pair import PyroPair
 from vae2aef.svi.placing import Axes, GuidePlaces, ModelPlaces, Observed, SitePrior, is_deterministic
 from vae2aef.svi.runs import latent_sites
@@ -38,7 +38,7 @@ class PyroProgram(VAEProgram):
         axes: the latent sites by name; of each, where the data's batch is.
         scales: the residual of each observed site that was discrete (`observed="gaussian"`).
         dims: how many batch dimensions each of them has.
-        sizes: the discrete latents that are summed out, with the number of their values.
+        labels: the discrete latents that are summed out, by name.
         not_single: why it is not of the simple kind; see `vae2aef.svi.single`.
         shows_data: whether there is one observed site, whose values are the data.
         independent: whether, at the same latents, the model's densities are the same for other data.
@@ -66,9 +66,10 @@ class PyroProgram(VAEProgram):
             model = replayed.get_trace(*args, **named)
             blank, named = pair.arguments(torch.zeros_like(batch.x), *batch[1:])
             elsewhere = replayed.get_trace(*blank, **named)
-        self.sizes = sizes_of(latent_sites(model), self.axes)
-        _require_placed(maps, self.sizes)
-        notes = {**maps.notes, **{name: f"summed out, {size} values" for name, size in self.sizes.items()}}
+        latent = {n: SitePrior(self.axes, s, batch.size) for n, s in latent_sites(model).items() if n not in self.axes}
+        self.labels = labels_of(latent)
+        _require_placed(maps, self.labels)
+        notes = {**maps.notes, **{name: f"summed out, {label}" for name, label in self.labels.items()}}
         self.taken = tuple(f'site "{name}": {note}' for name, note in notes.items())
         self.dims = {name: len(guide.nodes[name]["fn"].batch_shape) for name in self.axes}
         _require_equal_weights(guide, model)
@@ -103,7 +104,9 @@ class PyroProgram(VAEProgram):
         """Place the sites of the guide; return the rows that its plates have drawn, by plate."""
         args, named = self.pair.arguments(*batch)
         # Far-off draws may overflow a scale: that is a weight of zero, and no reason for Pyro's validation to stop.
-        guide = GuidePlaces(self.axes, place, batch.size, lambda n, fn: value_of(fn, None) if n in self.sizes else None)
+        guide = GuidePlaces(
+            self.axes, place, batch.size, lambda n, fn: self.labels[n].value(fn, None) if n in self.labels else None
+        )
         with pyro.validation_enabled(False), poutine.block(), guide:
             self.pair.own(self.pair.guide)(*args, **named)
         return guide.indices
@@ -112,17 +115,19 @@ class PyroProgram(VAEProgram):
         """Place the sites of the model again, now with their priors, on the rows that the guide has drawn."""
         shape = batch.x.shape if self.shows_data else None
         drawn = isinstance(place, Generate) and not all(name in place.z for name in self.axes)
-        if not self.sizes or drawn:
-            once = self._model_run(place, batch, indices, lambda name, fn: fn.sample() if name in self.sizes else None)
+        if not self.labels or drawn:
+            once = self._model_run(place, batch, indices, lambda name, fn: fn.sample() if name in self.labels else None)
             observed = Observed(once.observed, shape)
             return Decoded(observed.mean(), None, observed)
         again = Again(place)
 
-        def scored(labels: Labels) -> Scored:
-            run = self._model_run(again, batch, indices, lambda n, fn: value_of(fn, labels[n]) if n in labels else None)
-            return Scored(Observed(run.observed, shape), run.latent, labels)
+        def scored(numbers: Labels) -> Scored:
+            run = self._model_run(
+                again, batch, indices, lambda n, fn: self.labels[n].value(fn, numbers[n]) if n in numbers else None
+            )
+            return Scored(Observed(run.observed, shape), run.latent, numbers)
 
-        return summed(scored, self.sizes)
+        return summed(scored, self.labels)
 
     def _model_run(
         self, place: Place, batch: Batch, indices: dict[str, Tensor], labels: Callable[[str, Any], Tensor | None]
@@ -174,8 +179,8 @@ def _densities(trace: Any) -> dict[str, Any]:
     }
 
 
-def _require_placed(maps: GuideMaps, sizes: dict[str, int]) -> None:
-    left = [name for name, site_map in maps.maps.items() if site_map is None and name not in sizes]
+def _require_placed(maps: GuideMaps, labels: Container[str]) -> None:
+    left = [name for name, site_map in maps.maps.items() if site_map is None and name not in labels]
     if left:
         raise WrapError(
             "from_pyro needs every latent site to be mapped, or to be discrete and summed out, for a density of each "

@@ -12,6 +12,7 @@ import torch
 from pyro.poutine.runtime import _DIM_ALLOCATOR
 from torch import nn
 
+from vae2aef.errors import WrapError
 from vae2aef.modes import own_random_states, untouched
 
 DEPTH = 4
@@ -51,6 +52,18 @@ def _plates_of_its_own() -> Iterator[None]:
         yield
     finally:
         _DIM_ALLOCATOR._stack = kept
+
+
+def kept_by_pyro(error: WrapError) -> WrapError:
+    """Return an error as one that Pyro's traces, which make a new one of the type from its text, leave as it is."""
+
+    class Kept(type(error)):  # type: ignore[misc]
+        def __init__(self, *text: str) -> None:
+            ValueError.__init__(self, str(error))
+            self.reason, self.fix = error.reason, error.fix
+
+    Kept.__name__, Kept.__qualname__, Kept.__module__ = "WrapError", "WrapError", WrapError.__module__
+    return Kept().with_traceback(error.__traceback__)
 
 
 class Owners:

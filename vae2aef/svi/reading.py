@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import pyro.poutine as poutine
 from torch import Tensor, nn
@@ -44,39 +44,69 @@ class Unit(NamedTuple):
 
 
 def bind(function: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return arguments by name, those of `**kwargs` among them; by number where the names are not known."""
-    try:
-        function = poutine.unwrap(function)
-        signature = inspect.signature(function.forward if isinstance(function, nn.Module) else function)
-        arguments = dict(signature.bind(*args, **kwargs).arguments)
-    except (TypeError, ValueError):
+    """Return arguments by name, defaults and those of `**kwargs` among them; by number where names are not known."""
+    bound = _bound(function, args, kwargs)
+    if bound is None:
         return {**{str(i): value for i, value in enumerate(args)}, **kwargs}
-    for parameter in signature.parameters.values():
+    bound.apply_defaults()
+    arguments = dict(bound.arguments)
+    for parameter in bound.signature.parameters.values():
         if parameter.kind is parameter.VAR_KEYWORD:
             arguments.update(arguments.pop(parameter.name, {}))
     return arguments
 
 
-def units(value: Any, path: Path = ()) -> Iterator[Unit]:
-    """Yield what is inside nested tuples, lists, dicts and dataclasses, in order."""
-    if isinstance(value, (Tensor, PackedSequence)) or _is_sequences(value):
+def with_defaults(function: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """Return the arguments of a call, with those defaults that hold tensors written out."""
+    bound = _bound(function, args, kwargs)
+    if bound is None:
+        return args, kwargs
+    given = set(bound.arguments)
+    bound.apply_defaults()
+    left_out = {name: value for name, value in bound.arguments.items() if name not in given}
+    return args, {**kwargs, **{name: value for name, value in left_out.items() if any(units(value))}}
+
+
+def _bound(function: Any, args: tuple, kwargs: dict[str, Any]) -> inspect.BoundArguments | None:
+    try:
+        function = poutine.unwrap(function)
+        signature = inspect.signature(function.forward if isinstance(function, nn.Module) else function)
+        return signature.bind(*args, **kwargs)
+    except (TypeError, ValueError):
+        return None
+
+
+def units(value: Any, path: Path = (), ragged: Path | None = None) -> Iterator[Unit]:
+    """Yield what is inside nested tuples, lists, dicts and dataclasses, in order.
+
+    Args:
+        value: the arguments by name, or what is at a path in them.
+        path: where that is.
+        ragged: where a list is known to be one of sequences, one a row, whatever their length.
+    """
+    if isinstance(value, (Tensor, PackedSequence)) or _is_sequences(value, path == ragged):
         yield Unit(path, value)
     elif isinstance(value, dict):
         for key, item in value.items():
-            yield from units(item, (*path, key))
+            yield from units(item, (*path, key), ragged)
     elif isinstance(value, (tuple, list)):
         for key, item in zip(getattr(value, "_fields", range(len(value))), value, strict=True):
-            yield from units(item, (*path, key))
+            yield from units(item, (*path, key), ragged)
     elif _is_data(value):
         for field in dataclasses.fields(value):
-            yield from units(getattr(value, field.name), (*path, field.name))
+            yield from units(getattr(value, field.name), (*path, field.name), ragged)
 
 
-def _is_sequences(value: Any) -> bool:
-    """Whether it is a list of sequences, one a row, of different length."""
-    if not isinstance(value, list) or len(value) < 2 or not all(isinstance(v, Tensor) and v.dim() for v in value):
+def alike(value: Any) -> TypeGuard[list[Tensor]]:
+    """Whether it is a list of tensors that differ in length at most."""
+    if not isinstance(value, list) or not value or not all(isinstance(v, Tensor) and v.dim() for v in value):
         return False
-    return len({v.shape[1:] for v in value}) == 1 and len({len(v) for v in value}) > 1
+    return len({(v.dtype, v.shape[1:]) for v in value}) == 1
+
+
+def _is_sequences(value: Any, known: bool) -> bool:
+    """Whether it is a list of sequences, one a row: it is known, or they are of different length."""
+    return alike(value) and (known or len({len(v) for v in value}) > 1)
 
 
 def _is_data(value: Any) -> bool:
@@ -125,18 +155,25 @@ def written(path: Path) -> str:
     return str(path[0]) + "".join(f"[{key!r}]" for key in path[1:])
 
 
-def structure(value: Any) -> Any:
-    """Return what tells calls of different structure apart: which arguments are there, of what type; not their size."""
+def structure(value: Any, path: Path = (), ragged: Path | None = None) -> Any:
+    """Return what tells calls of different structure apart: which arguments are there, of what type; not their size.
+
+    Args:
+        value: as in `units`, like the others.
+        path: likewise.
+        ragged: likewise.
+    """
     if isinstance(value, Tensor):
         return value.dtype, value.dim()
     if value is None or isinstance(value, (bool, str)):
         return value
-    if _is_sequences(value) or isinstance(value, PackedSequence):
+    if _is_sequences(value, path == ragged) or isinstance(value, PackedSequence):
         return type(value).__name__
     if isinstance(value, dict):
-        return tuple((key, structure(item)) for key, item in value.items())
+        return tuple((key, structure(item, (*path, key), ragged)) for key, item in value.items())
     if isinstance(value, (tuple, list)):
-        return tuple(structure(item) for item in value)
+        return tuple(structure(item, (*path, i), ragged) for i, item in enumerate(value))
     if _is_data(value):
-        return tuple(structure(getattr(value, field.name)) for field in dataclasses.fields(value))
+        names = [field.name for field in dataclasses.fields(value)]
+        return tuple(structure(getattr(value, name), (*path, name), ragged) for name in names)
     return type(value)

@@ -8,7 +8,7 @@ import pyro.poutine as poutine
 import torch
 from torch import Tensor
 
-from vae2aef.svi.reading import Unit, changed, units
+from vae2aef.svi.reading import Path, Unit, changed, units, with_defaults
 from vae2aef.svi.sites import is_subsample
 
 
@@ -31,7 +31,8 @@ class Runs:
     """
 
     def __init__(self, model: Any, guide: Any, args: tuple, kwargs: dict[str, Any], named: dict[str, Any]) -> None:
-        self.model, self.guide, self.arguments = model, guide, (args, kwargs)
+        self.model, self.guide, self.arguments, self.named = model, guide, (args, kwargs), named
+        self._of_guide, self._of_model = (with_defaults(part, args, kwargs) for part in (guide, model))
         self.units = list(units(named))
         self._start = torch.get_rng_state()
         self._leaves: dict[int, Tensor] = {}
@@ -45,9 +46,10 @@ class Runs:
                 self._run(_copy)
 
     def _run(self, change: Callable[[Tensor], Tensor]) -> None:
-        args, kwargs = changed(self.arguments, change)
+        args, kwargs = changed(self._of_guide, change)
         self.guide_trace = poutine.trace(self.guide).get_trace(*args, **kwargs)
         self._before_model = torch.get_rng_state()
+        args, kwargs = changed(self._of_model, change)
         try:
             self.model_trace = self._at_latents(args, kwargs)
         except RuntimeError:
@@ -63,6 +65,10 @@ class Runs:
             self._leaves[id(tensor)] = tensor.detach().clone().requires_grad_()
         return self._leaves[id(tensor)].clone()  # which may be written into
 
+    def group(self, ragged: Path | None) -> None:
+        """Take the list at a path as sequences, one a row."""
+        self.units = list(units(self.named, ragged=ragged))
+
     def leaves(self, unit: Unit) -> list[Tensor]:
         """Return what autograd follows in the place of a unit; empty where it cannot."""
         return [self._leaves[id(t)] for t in unit.tensors if id(t) in self._leaves]
@@ -70,14 +76,14 @@ class Runs:
     def guide_on(self, change: Callable[[Tensor], Tensor]) -> Any:
         """Trace the guide on other arguments, with the same random numbers, without gradients."""
         torch.set_rng_state(self._start)
-        args, kwargs = changed(self.arguments, change)
+        args, kwargs = changed(self._of_guide, change)
         with torch.no_grad():
             return poutine.trace(self.guide).get_trace(*args, **kwargs)
 
     def model_on(self, change: Callable[[Tensor], Tensor]) -> Any:
         """Trace the model at the same latents on other arguments, likewise."""
         torch.set_rng_state(self._before_model)
-        args, kwargs = changed(self.arguments, change)
+        args, kwargs = changed(self._of_model, change)
         with torch.no_grad(), pyro.validation_enabled(False):
             return self._at_latents(args, kwargs)
 

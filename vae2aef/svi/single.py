@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from pyro.distributions.torch_distribution import MaskedDistribution
 from torch import Tensor, nn
 
 from vae2aef.batch import Batch
@@ -16,7 +15,7 @@ from vae2aef.modes import own_random_state
 from vae2aef.parts import Decoded, VAEParts
 from vae2aef.residual import Residual
 from vae2aef.svi.pair import PyroPair
-from vae2aef.svi.placing import SitePrior
+from vae2aef.svi.placing import SitePrior, is_masked
 from vae2aef.svi.program import PyroProgram
 from vae2aef.tensors import at_least_float32, mean_of
 
@@ -82,8 +81,8 @@ class SinglePyro(VAEParts):
     def __init__(self, program: PyroProgram, batch: Batch) -> None:
         if len(program.axes) > 1:
             raise NotSingle("several latent sites: " + _listed(program.axes))
-        if program.sizes:
-            raise NotSingle("discrete latents, summed out: " + _listed(program.sizes))
+        if program.labels:
+            raise NotSingle("discrete latents, summed out: " + _listed(program.labels))
         (self.latent,) = program.axes
         with own_random_state(batch.x.device), torch.no_grad():
             posterior, prior = _first(program.run_guide, batch), _first(program.run_model, batch, {})
@@ -95,7 +94,7 @@ class SinglePyro(VAEParts):
         value = site.msg["value"]
         if value.numel() != batch.x.numel() or not torch.equal(value.reshape(batch.x.shape), batch.x):
             raise NotSingle(f'the observed site "{observed}" is not the data as it was given')
-        if posterior.mask is not None or _masked(prior.msg) or _masked(site.msg):
+        if posterior.mask is not None or is_masked(prior.msg) or is_masked(site.msg):
             raise NotSingle("a mask")
         if not program.independent:
             raise NotSingle("a prior or an observed density that depends on the data itself")
@@ -155,13 +154,6 @@ def _inside(fn: Any) -> Any:
     while isinstance(fn, torch.distributions.Independent):
         fn = fn.base_dist
     return fn
-
-
-def _masked(msg: dict[str, Any]) -> bool:
-    fn = msg["fn"]
-    while hasattr(fn, "base_dist") and not isinstance(fn, MaskedDistribution):
-        fn = fn.base_dist
-    return msg["mask"] is not None or isinstance(fn, MaskedDistribution)
 
 
 def _residual(fn: Any, event_shape: torch.Size) -> Residual | None:

@@ -17,6 +17,9 @@ from vae2aef.svi.time_steps import AllSteps, LogCounts, TimeStep
 from vae2aef.tensors import numel
 from vae2aef.wrapping.options import build_flow
 
+CORES = ("linear", "step", "sum", "log")
+PARTITION = ("center", "corner", "random")
+
 LARGE = 100.0
 """Beyond this, print(elbo) says that h reads large values."""
 
@@ -28,6 +31,9 @@ class SiteMap(nn.Module):
         features: h, maps data `(batch, *event)` to `(batch, *latent)`.
         flow: n^-1.
         batch: where the data's batch is in the site.
+
+    Attributes:
+        sigma: 1 where there is no h, and the site is the guide's own; None where the noise may be chosen.
     """
 
     flow: Bijection
@@ -37,6 +43,7 @@ class SiteMap(nn.Module):
         self.features = features
         self.flow = flow
         self.batch = batch
+        self.sigma = 1.0 if isinstance(features, NoFeatures) else None
 
     def core(self, data: Tensor, shape: torch.Size) -> Tensor:
         """Return h(x) in the shape of the site, `(*batch, *core)`.
@@ -121,11 +128,11 @@ def _features(
     latent, event = batch.latent_shape, data.shape[1:]
     if isinstance(core, nn.Module):
         return core, ""
-    if core == "noise":
-        return NoFeatures(latent), ""
+    if isinstance(core, str) and core == "noise":
+        return NoFeatures(latent), "; the guide's own, sigma = 1"
+    _require_readable(core, data, batch.site, step, varying)
     if core == "linear":
         core = _linear(step, varying)
-    _require_readable(core, data, batch.site, step)
     if core == "step":
         return TimeStep(LinearFeatures(event[1:], latent), int(step or 0)), f"; h reads time step {step}"
     if core == "sum":
@@ -139,22 +146,34 @@ def _linear(step: int | None, varying: str | None) -> str:
     """Return what `"linear"` reads: of sequences that differ in length, a time step or the sum."""
     if varying is not None and step is not None:
         return "step"
-    return "sum" if varying == "ragged" else "all"
+    return "sum" if varying == "ragged" else "linear"
 
 
-def _require_readable(core: Any, data: Tensor, site: str, step: int | None) -> None:
-    if core not in ("all", "log", "step", "sum"):
+def _require_readable(core: Any, data: Tensor, site: str, step: int | None, varying: str | None) -> None:
+    if isinstance(core, Tensor) or core in PARTITION:
         raise WrapError(
-            f'site "{site}": expected core "linear", "log", "step", "noise" or a module, got {core!r}. The partition '
-            'family ("center", "corner", "random", a mask) needs an AEF: vae2aef.from_pyro(model, guide, ..., core=...)'
+            f'site "{site}": a core that is part of the data is exact for one latent, and needs an AEF; ',
+            "use vae2aef.from_pyro(model, guide, ..., core=...)",
         )
+    if core not in CORES:
+        listed = ", ".join(f'"{word}"' for word in CORES)
+        raise WrapError(f'site "{site}": expected core {listed}, "noise" or a module, got {core!r}')
     if core == "step" and step is None:
         raise WrapError(
             f'site "{site}": core="step" is for sites z_1, z_2, ..., one for each of the {tuple(data.shape[1:2])} time '
-            'steps of the data; use "linear" for this one'
+            "steps of the data; ",
+            'use core="linear" for this one',
+        )
+    if core == "sum" and step is None and varying is None and data.dim() < 3:
+        raise WrapError(
+            f'site "{site}": core="sum" is of the time steps of sequences, (rows, steps, ...), and the data have the '
+            f"shape {tuple(data.shape)}; ",
+            'use core="linear"',
         )
     if core == "log" and bool((data < 0).any()):
-        raise WrapError(f'site "{site}": core="log" reads log(1 + x) of counts, and the data go below 0')
+        raise WrapError(
+            f'site "{site}": core="log" reads log(1 + x) of counts, and the data go below 0; ', 'use core="linear"'
+        )
 
 
 def _of_large(data: Tensor) -> str:

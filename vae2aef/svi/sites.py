@@ -195,3 +195,20 @@ def mask_of_batch(name: str, mask: Any, batch_dims: int) -> Any:
             "mask whole events: Normal(...).to_event(1).mask(m), with one m a row",
         )
     return flat.all(-1)
+
+
+def kind_of(site: Any) -> str:
+    """Return the name of the family of a site."""
+    fn = site["fn"]
+    while hasattr(fn, "base_dist") and type(fn).__name__ in (
+        "Independent",
+        "MaskedDistribution",
+        "ExpandedDistribution",
+    ):
+        fn = fn.base_dist
+    return type(fn).__name__
+
+
+def store_key(kind: str, name: str) -> str:
+    """A name for the parameter store: no dots, which ModuleDict does not take."""
+    return f"{kind}_{name}".replace(".", "__")

@@ -1,5 +1,6 @@
 """A look at a Pyro model and guide before the loss is computed: what each site is, and whether it makes an AEF."""
 
+import re
 from typing import Any
 
 import pyro.poutine as poutine
@@ -10,15 +11,15 @@ from torch import Tensor
 from vae2aef.errors import WrapError
 from vae2aef.svi.batch_axis import find_batch_axis
 from vae2aef.svi.data import Source, as_data, chosen, depends, score_of
-from vae2aef.svi.elbo_handlers import gaussian_scale
-from vae2aef.svi.find_data import device_of, scored_source
+from vae2aef.svi.find_data import device_of, source_of
 from vae2aef.svi.guide_maps import GuideMaps
+from vae2aef.svi.observed import is_discrete, note_observed, require_known
 from vae2aef.svi.proof import other_values, prove_no_leak
 from vae2aef.svi.quiet import quiet
 from vae2aef.svi.reading import Unit, bind, units
 from vae2aef.svi.runs import Runs, latent_sites, observed_sites
 from vae2aef.svi.site_map import build_map
-from vae2aef.svi.sites import ELEMENTWISE, TRIANGULAR, read_site
+from vae2aef.svi.sites import ELEMENTWISE, TRIANGULAR, kind_of, read_site, store_key
 from vae2aef.svi.time_steps import time_steps
 
 
@@ -46,7 +47,7 @@ def survey(
             "an AEF needs a guide that is a function or PyroModule of the data",
         )
     named = bind(guide, args, kwargs)
-    given = chosen(maps.data, named)
+    given = None if maps.source else chosen(maps.data, named)
     every = list(units(named))
     if not every and given is None and not maps.maps:
         as_data(None, given=False)  # says that there is nothing to encode
@@ -55,22 +56,33 @@ def survey(
             if start is not None:
                 torch.set_rng_state(start)
             runs = Runs(model, guide, args, kwargs, named)
-            _same_names(runs)
-            source = given or maps.source or scored_source(runs)
-            _look(maps, runs, source, None if source is None else source.read(args, kwargs, named))
+            _same_names(runs, maps.observed_names)
+            source = maps.source or source_of(runs, given)
+            _look(maps, runs, source)
     except RuntimeError as error:
-        if every and not any(t.is_floating_point() for unit in every for t in unit.tensors):
+        if _of_dtype(error, every):
             as_data(every[0], given is not None)  # says that whole numbers are no data
-        raise error
+        raise
 
 
-def _look(maps: GuideMaps, runs: Runs, source: Source | None, unit: Unit | None) -> None:
+def _of_dtype(error: RuntimeError, every: list[Unit]) -> bool:
+    """Whether torch says that whole numbers came where others were expected."""
+    said = re.search(r"\bdtype\b|scalar type|[Ii]nput type|'(Long|Int|Short|Char|Byte|Bool)'", str(error))
+    return bool(every and said) and not any(t.is_floating_point() for unit in every for t in unit.tensors)
+
+
+def _look(maps: GuideMaps, runs: Runs, source: Source | None) -> None:
     """Add what two runs show; see `survey`."""
+    unit = None
+    if source is not None:
+        runs.group(source.list_at)
+        unit = source.read(*runs.arguments, runs.named)
     observed = observed_sites(runs.model_trace)
-    _note_observed(maps, observed)
+    require_known(maps, runs.model_trace)
+    note_observed(maps, observed)
     if unit is None and (source is not None or not observed):
         return  # a call without data, such as for a prediction: the guide is run as it is
-    maps.discrete = maps.discrete or any(_discrete(site["fn"]) for site in observed.values())
+    maps.discrete = maps.discrete or any(is_discrete(site["fn"]) for site in observed.values())
     data = as_data(unit, maps.data is not None, maps.discrete)
     maps.source = source
     scored = [other for other in runs.units if score_of(other, runs.leaves(other), observed)]
@@ -129,16 +141,18 @@ def _meet(maps: GuideMaps, name: str, site: Any, sees: bool, data: Tensor, step:
             how = "enumerated by TraceEnum_ELBO"
         if site["infer"].get("baseline"):
             how += ", its baseline used by TraceGraph_ELBO alone"
-        maps.notes[name] = f"{_kind(site)}, left to Pyro ({how}): it {why}"
+        maps.notes[name] = f"{kind_of(site)}, left to Pyro ({how}): it {why}"
         return
     batch = find_batch_axis(name, read.loc.shape, len(fn.batch_shape), site["cond_indep_stack"], len(data), maps.plate)
     masked = read.mask is not None or site["mask"] is not None
     varying = "ragged" if ragged else "masked" if masked else None
     site_map, reads = build_map(maps, data, read, len(fn.batch_shape), batch, step, varying)
     maps.maps[name] = site_map
-    maps.added.add(_key("site", name), site_map)
+    maps.added.add(store_key("site", name), site_map)
     flow = f", posterior flow of {len(read.transforms)}" if read.transforms else ""
-    maps.notes[name] = f"{_kind(site)}{flow}, mapped; core variables {tuple(batch.latent_shape)} for each datum{reads}"
+    maps.notes[name] = (
+        f"{kind_of(site)}{flow}, mapped; core variables {tuple(batch.latent_shape)} for each datum{reads}"
+    )
 
 
 def _reparameterised_else(fn: Any) -> bool:
@@ -148,42 +162,11 @@ def _reparameterised_else(fn: Any) -> bool:
     return not fn.has_rsample and isinstance(fn, (*ELEMENTWISE, *TRIANGULAR))
 
 
-def _note_observed(maps: GuideMaps, observed: dict[str, Any]) -> None:
-    for name, site in observed.items():
-        fn = site["fn"]
-        if name in maps.scored or not _discrete(fn):
-            continue
-        maps.scored.add(name)
-        choice = maps.observed.get(name) if isinstance(maps.observed, dict) else maps.observed
-        if choice in (None, "keep"):
-            maps.notes[name] = f"observed {_kind(site)}, kept as it is"
-        elif choice == "gaussian":
-            mean = fn.mean
-            if not bool(mean.isfinite().all()):
-                raise WrapError(f'observed site "{name}": a {_kind(site)} has no mean to put a Gaussian around')
-            scale = gaussian_scale(site["value"].to(mean), fn.event_shape)
-            maps.scales[name] = scale
-            maps.added.add(_key("observed", name), scale)
-            maps.notes[name] = f"observed {_kind(site)}, replaced by a Gaussian around its mean, scale learned"
-        else:
-            raise WrapError(
-                f'observed site "{name}": expected observed "gaussian" or "keep" for it, got {choice!r}; ',
-                "leave observed= out to keep the density that the model has",
-            )
-
-
-def _discrete(fn: Any) -> bool:
-    try:
-        return bool(getattr(fn.support, "is_discrete", False))
-    except NotImplementedError:
-        return False
-
-
 def _require_amortised(maps: GuideMaps, latent: dict[str, Any], sees: dict[str, bool]) -> None:
     if not any(sees.values()) and not any(m is not None for m in maps.maps.values()):
         raise WrapError(
             "no site of the guide sees the data, so there is nothing to encode: "
-            + (", ".join(f'"{name}" ({_kind(site)})' for name, site in latent.items()) or "it has no latent sites")
+            + (", ".join(f'"{name}" ({kind_of(site)})' for name, site in latent.items()) or "it has no latent sites")
             + ". ",
             "An AEF needs an amortised guide, whose location and scale are computed from the data",
         )
@@ -193,21 +176,26 @@ def _require_mapped(maps: GuideMaps, latent: dict[str, Any]) -> None:
     if not any(m is not None for m in maps.maps.values()):
         raise WrapError(
             "no site of the guide can be mapped: "
-            + ", ".join(f'"{name}" is a {_kind(site)}' for name, site in latent.items())
+            + ", ".join(f'"{name}" is a {kind_of(site)}' for name, site in latent.items())
             + ". ",
             "An AEF needs at least one site of a location-scale family (Normal, Laplace, StudentT, Cauchy, "
             "MultivariateNormal) or a TransformedDistribution over one; discrete and other sites may come beside it",
         )
 
 
-def _same_names(runs: Runs) -> None:
+def _same_names(runs: Runs, observed: set[str]) -> None:
+    if not observed_sites(runs.model_trace):
+        return  # a call without data, in which the model draws what it observes in others
     found = latent_sites(runs.guide_trace)
     guide = {name for name, site in found.items() if not site["infer"].get("is_auxiliary")}
     drawn = latent_sites(runs.model_trace)
     model = {n for n, s in drawn.items() if n in found or s["infer"].get("enumerate") != "parallel"}
     problems = [
         f'"{name}" is in the {here} and not in the {there}'
-        for names, here, there in ((guide - model, "guide", "model"), (model - found.keys(), "model", "guide"))
+        for names, here, there in (
+            (guide - model, "guide", "model"),
+            (model - found.keys() - observed, "model", "guide"),
+        )
         for name in sorted(names)
     ]
     if problems:
@@ -215,19 +203,3 @@ def _same_names(runs: Runs) -> None:
             "the latent sites of model and guide must have the same names: " + "; ".join(problems) + ". ",
             "Rename them, or mark a helper site of the guide infer={'is_auxiliary': True}",
         )
-
-
-def _kind(site: Any) -> str:
-    fn = site["fn"]
-    while hasattr(fn, "base_dist") and type(fn).__name__ in (
-        "Independent",
-        "MaskedDistribution",
-        "ExpandedDistribution",
-    ):
-        fn = fn.base_dist
-    return type(fn).__name__
-
-
-def _key(kind: str, name: str) -> str:
-    """A name for the parameter store: no dots, which ModuleDict does not take."""
-    return f"{kind}_{name}".replace(".", "__")

@@ -65,7 +65,7 @@ def build_sites(
                 'use core="linear"',
             )
         read = likelihood.features(seen.event_shape) if isinstance(likelihood, Likelihood) else None
-        sigma = sigma_of(own_core, noise, is_partition(own_core))
+        sigma = sigma_of(own_core, None if _is_vae(core, own_core) else noise, is_partition(own_core))
         the_core = build_core(own_core, seen, latent, sigma, read, x, grid)
         flow = build_flow(own_flow, numel(latent[outer:]), channels=None if grid is None else (latent[0], grid.dims))
         sites[name] = Site(the_core, Each(flow, outer) if outer else flow)
@@ -74,6 +74,11 @@ def build_sites(
             if is_ours(option):
                 part.to(seen.dtype)
     return sites
+
+
+def _is_vae(core: Any, own_core: Any) -> bool:
+    """Whether a latent of several is the VAE's own, whatever the noise of the others."""
+    return isinstance(core, Mapping) and isinstance(own_core, str) and own_core == "noise"
 
 
 def _of_latent(option: Any, name: str, what: str, several: bool) -> Any:
