@@ -42,6 +42,18 @@ def float64() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
+def core_flows() -> Iterator[None]:
+    """Give Pyro's losses, guides and conversions a core flow, which is no default: more can be wrong then."""
+    from vae2aef.svi import AEF_ELBO, aef_guide, from_pyro
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AEF_ELBO.__init__, "__defaults__", ("linear", "coupling", None))
+        for made in (aef_guide, from_pyro):
+            patch.setitem(made.__kwdefaults__, "core_flow", "coupling")
+        yield
+
+
+@pytest.fixture(scope="module")
 def quick_fits() -> Iterator[None]:
     """One fit to each datum in the place of the search for modes: for tests that only need some estimate."""
     with pytest.MonkeyPatch.context() as patch:

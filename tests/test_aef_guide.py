@@ -29,7 +29,9 @@ from pyro.infer import (  # noqa: E402
 import vae2aef  # noqa: E402
 
 # Pyro's Jit losses call torch.jit.trace, which torch has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+pytestmark = [
+    pytest.mark.usefixtures("core_flows"), pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+]  # fmt: skip
 
 B, N, D, K = 5, 4, 2, 3
 

@@ -147,7 +147,7 @@ def test_a_flow_of_a_pyro_site_has_no_gain_which_its_store_would_lose():
             pyro.sample("z", dist.Normal(loc(x), 1.0).to_event(1))
 
     pyro.clear_param_store()
-    elbo = vae2aef.AEF_ELBO(noise=0)
+    elbo = vae2aef.AEF_ELBO(noise=0, core_flow="coupling")
     elbo.differentiable_loss(model, guide, torch.randn(4, 5))
     layers = [m for m in elbo.maps["z"].flow.modules() if isinstance(m, FanInLinear)]
     assert layers and all(layer.gain == 1 for layer in layers)

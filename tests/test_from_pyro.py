@@ -15,6 +15,8 @@ import pyro.poutine as poutine  # noqa: E402
 import vae2aef  # noqa: E402
 from vae2aef.svi.program import PyroProgram  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("core_flows")
+
 B, N, D = 6, 4, 2
 
 

@@ -15,6 +15,8 @@ import vae2aef  # noqa: E402
 from vae2aef.batch import Batch  # noqa: E402
 from vae2aef.chain import Generate  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("core_flows")
+
 B, N, D, K = 6, 4, 2, 3
 
 

@@ -20,7 +20,7 @@ from vae2aef.svi.batch_axis import BatchAxis  # noqa: E402
 from vae2aef.svi.posterior import SitePosterior  # noqa: E402
 from vae2aef.svi.sites import read_site  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("float64")
+pytestmark = pytest.mark.usefixtures("float64", "core_flows")
 B, T = 6, 3
 A, C, S, R = 0.8, 1.3, 0.6, 0.5  # z_t = A z_{t-1} + S e, x_t = C z_t + R e
 

@@ -20,6 +20,8 @@ from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence  # noqa: E402
 
 import vae2aef  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("core_flows")
+
 B, N, D = 6, 4, 2
 
 

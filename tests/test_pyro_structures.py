@@ -18,6 +18,8 @@ from pyro.infer import SVI, Predictive, Trace_ELBO, TraceEnum_ELBO, TraceGraph_E
 
 import vae2aef  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("core_flows")
+
 B, N, D = 6, 4, 2
 
 

@@ -17,6 +17,8 @@ import vae2aef  # noqa: E402
 from vae2aef.svi import AEF_ELBO  # noqa: E402
 from vae2aef.svi.sites import read_site  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("core_flows")
+
 D, N = 3, 6
 
 

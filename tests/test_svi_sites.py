@@ -17,6 +17,8 @@ from pyro.infer.reparam import LocScaleReparam  # noqa: E402
 
 import vae2aef  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("core_flows")
+
 B, N, D = 6, 4, 2
 
 
