@@ -2,6 +2,7 @@
 
 import random
 import re
+import types
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from zoo_core import SmallVAE
 from zoo_wild import EVENT, LATENT, Plain
 
 import vae2aef
+from vae2aef.generators import seed as seed_generator
 from vae2aef.modes import parameters, untouched
 
 
@@ -251,6 +253,94 @@ def test_dropout_and_noise_in_training_are_no_leak():
     vae2aef.wrap(vae, example=x, encoder_scale="log_var", core="noise", core_flow="none")
     assert states[0] == random.getstate() and states[1] == np.random.get_state()[1].tolist()
     assert torch.equal(states[2], torch.get_rng_state())
+
+
+OF_ITS_OWN = {
+    "NumPy": lambda: np.random.default_rng(0), "old NumPy": lambda: np.random.RandomState(0),
+    "Python": lambda: random.Random(0), "torch": lambda: torch.Generator().manual_seed(0),
+}  # fmt: skip
+IN_GLOBALS = np.random.default_rng(0)
+
+
+def number(generator: Any) -> float:
+    return torch.rand((), generator=generator).item() if isinstance(generator, torch.Generator) else generator.random()
+
+
+class Augmented(Plain):
+    """Shifts the data, or mixes rows, by a generator that is no global one, in training."""
+
+    forward = nn.Module.forward
+
+    def __init__(self, generator: Any, mixes: bool = False) -> None:
+        super().__init__()
+        self.generators, self.mixes = [generator], mixes
+
+    def encode(self, x: Tensor) -> Any:
+        if self.training:
+            shift = number(self.generators[0]) + IN_GLOBALS.random()
+            x = x + shift * (x.mean(0) if self.mixes else 1)
+        return super().encode(x)
+
+
+@pytest.mark.parametrize("kind", OF_ITS_OWN)
+def test_generators_of_its_own_are_seeded_and_left_where_they_were(kind):
+    """An augmentation by NumPy's default_rng was said to mix rows."""
+    vae = Augmented(OF_ITS_OWN[kind]())
+    place = IN_GLOBALS.bit_generator.state
+    vae2aef.wrap(vae, example=data(), encoder_scale="log_var")
+    assert number(vae.generators[0]) == number(OF_ITS_OWN[kind]()) and IN_GLOBALS.bit_generator.state == place
+    mixing = Augmented(OF_ITS_OWN[kind](), mixes=True)
+    refused(mixing, "^in training mode the encoder's location for one row moves with another", encoder_scale="log_var")
+    assert number(mixing.generators[0]) == number(OF_ITS_OWN[kind]())
+
+
+@pytest.mark.parametrize("kind", OF_ITS_OWN)
+def test_a_decoder_that_draws_by_a_generator_of_its_own_mixes_rows_by_chance(kind):
+    class Mixed(Augmented):
+        def encode(self, x: Tensor) -> Any:
+            return Plain.encode(self, x)
+
+        def decode(self, z: Tensor) -> Any:
+            chance = number(self.generators[0])
+            return self.tail(z - z.mean(0) if self.training and chance != first else z)
+
+    vae = Mixed(OF_ITS_OWN[kind]())
+    seed_generator(vae.generators[0], 0)  # as the first pass of the proof
+    first = number(vae.generators[0])
+    refused(vae, "^in training mode the decoder's mean for one row moves with another row", encoder_scale="log_var")
+
+
+@pytest.mark.remedy("{}the {} is another at each call")
+@pytest.mark.parametrize("where", ["encode", "decode"])
+def test_what_cannot_be_repeated_is_told_so_and_the_remedy_works(where):
+    class Shifted(Plain):
+        forward = nn.Module.forward
+
+        def shift(self) -> float:
+            return self.source.numbers.random() if self.training else 0.0
+
+        def encode(self, x: Tensor) -> Any:
+            return super().encode(x + self.shift() if where == "encode" else x)
+
+        def decode(self, z: Tensor) -> Any:
+            return self.tail(z) + self.shift() if where == "decode" else self.tail(z)
+
+    vae = Shifted()
+    vae.source = types.SimpleNamespace(numbers=random.Random(0))
+    what = {"encode": "location", "decode": "mean"}[where]
+    refused(vae, f"^in training mode the {what} is another at each call, with the same data", encoder_scale="log_var")
+    vae.numbers = vae.source.numbers  # as the message says: an attribute of the module
+    vae2aef.wrap(vae, example=data(), encoder_scale="log_var")
+
+
+def test_a_traced_forward_leaves_all_random_states():
+    class Noisy(Plain):
+        def forward(self, x: Tensor) -> Any:
+            return super().forward(x + (random.random() + np.random.rand() if self.training else 0.0))
+
+    states = random.getstate(), np.random.get_state()[1].tolist()
+    vae2aef.wrap(Noisy(), example=data())
+    assert states == (random.getstate(), np.random.get_state()[1].tolist())
 
 
 # ---------------------------------------------------------------------- several latents

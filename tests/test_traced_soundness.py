@@ -155,3 +155,34 @@ def test_these_are_refused(steps, end):
     vae = Random(steps, end)
     with pytest.raises(WrapError, match="cannot be traced"):
         trace(vae, zoo.example(vae)[0])
+
+
+class Branching(zoo.Base):
+    """Reads values into Python; one branch shows the decoder the data."""
+
+    def __init__(self, read: str) -> None:
+        super().__init__()
+        self.read = read
+
+    def forward(self, x: Tensor) -> Tensor:
+        loc, log_var = self.split(x)
+        z = self.draw(torch.distributions.Normal(loc, 1.0).mean, log_var)  # whose checks are no branches of the user's
+        out = self.data(z)
+        if self.read == "bool" and x.max() > 2:
+            out = out + x
+        if self.read == "item" and z.mean().item() > 100:
+            out = 2 * out
+        assert self.gain > 0  # is of neither
+        return out
+
+
+@pytest.mark.parametrize("read", ["bool", "item", "nothing"])
+def test_branches_that_the_example_does_not_take_are_followed_and_said(read):
+    vae = Branching(read)
+    vae.gain = nn.Parameter(torch.ones(()))
+    (x,) = zoo.example(vae)
+    parts = trace(vae, x)
+    assert any(f"reads values into Python, by {read}:" in line for line in parts.assumed) == (read != "nothing")
+    if read == "bool":
+        z = torch.randn(len(x), zoo.LATENTS)
+        torch.testing.assert_close(parts.follow(3 + x, (), {}, replacement=z)[1].mean, vae.data(z) + 3 + x)

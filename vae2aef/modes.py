@@ -6,14 +6,15 @@ for one, has an `eval` that wants data.
 
 import collections
 import contextlib
-import random
-import sys
 from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from vae2aef.generators import as_they_were, everywhere
+from vae2aef.generators import seed as seed_generator
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -177,21 +178,27 @@ def seed_torch(number: int) -> None:
 
 
 @contextlib.contextmanager
-def own_random_states(device: torch.device) -> Iterator[Callable[[int], None]]:
-    """Leave the random states of torch, Python and NumPy as they were; gives a function that seeds all three."""
-    numpy = sys.modules.get("numpy")
-    state, arrays = random.getstate(), None if numpy is None else numpy.random.get_state()
+def own_random_states(device: torch.device, *outermost: nn.Module) -> Iterator[Callable[[int], None]]:
+    """Leave the random states of torch, Python, NumPy and of what modules hold as they were.
+
+    Args:
+        device: of the data.
+        *outermost: modules, whose own generators count too, those of the modules inside them included.
+
+    Yields:
+        A function that seeds them all.
+    """
+    generators = generators_of(*outermost)
 
     def seed(number: int) -> None:
         seed_torch(number)
-        random.seed(number)
-        if numpy is not None:
-            numpy.random.seed(number)
+        for one in generators:
+            seed_generator(one, number)
 
-    with own_random_state(device):
-        try:
-            yield seed
-        finally:
-            random.setstate(state)
-            if numpy is not None:
-                numpy.random.set_state(arrays)
+    with own_random_state(device), as_they_were(generators):
+        yield seed
+
+
+def generators_of(*outermost: nn.Module) -> list[Any]:
+    """Return Python's and NumPy's generators, and those of modules and the modules inside them."""
+    return everywhere(*(m for module in outermost for m in modules(module)))

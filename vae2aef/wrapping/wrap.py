@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from vae2aef.aef import AEF
 from vae2aef.batch import Batch
-from vae2aef.modes import modules, untouched
+from vae2aef.generators import as_they_were
+from vae2aef.modes import generators_of, modules, untouched
 from vae2aef.parts import VAEParts
 from vae2aef.registry import unwrap
 from vae2aef.wrapping.choices import KL, CoreOption, FlowOption, PreprocessOption, PriorOption, ScaleName, Start
@@ -147,7 +148,9 @@ def wrap(
     if likelihood is None and decoder_scale is not None:
         likelihood = "decoder"
     options = {"core": read_core(core), "core_flow": core_flow, "prior": prior, "preprocess": preprocess}
-    with naming_labels(given_batch), naming_stray_tensors(vae), untouched(*modules_of(vae, encoder, decoder, forward)):
+    owners = modules_of(vae, encoder, decoder, forward)
+    states = as_they_were(generators_of(*owners))
+    with naming_labels(given_batch), naming_stray_tensors(vae), states, untouched(*owners):
         aef = _wrapped(vae, given_batch, given, options, read_noise(noise), likelihood, start)
     aef.kl = kl
     said = {**given, "core": core, "core_flow": core_flow, "prior": prior, "likelihood": likelihood, "kl": kl,
