@@ -59,6 +59,14 @@ def test_an_example_with_labels_says_what_to_write():
     vae2aef.wrap(own, example=batch[0], **options)
 
 
+def test_an_example_with_labels_that_is_refused_for_another_reason_has_one_remedy():
+    """A condition that the VAE takes has no part in it: the remedy for tokens ended in `pass example=x`."""
+    words = nn.ModuleDict({"table": nn.Embedding(7, 4), "back": nn.Linear(2, 7)})
+    with pytest.raises(TypeError, match=r'Pass likelihood="categorical"$') as caught:
+        vae2aef.wrap(words, example=(torch.randint(7, (4, 6)), torch.arange(4)))
+    assert caught.value.fix == 'Pass likelihood="categorical"'
+
+
 # ---------------------------------------------------------------- grey levels
 
 

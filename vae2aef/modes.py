@@ -69,6 +69,14 @@ def named_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
                 yield f"{name}.{key}" if name else key, p
 
 
+def named_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield all buffers of a module, with dotted names."""
+    for name, m in named_modules(module):
+        for key, b in m._buffers.items():
+            if b is not None:
+                yield f"{name}.{key}" if name else key, b
+
+
 def parameters(module: nn.Module) -> list[nn.Parameter]:
     """Return all parameters of a module, each once."""
     return [p for _, p in named_parameters(module)]
