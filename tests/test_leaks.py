@@ -118,6 +118,13 @@ def test_a_condition_that_equals_the_data_is_named(preprocess):
     assert vae2aef.wrap(Told(), example=(x, x + 0.1), **options)(x, x + 0.1).isfinite()
 
 
+def test_a_label_that_equals_data_of_one_value_a_row_is_a_label():
+    vae, x = SmallVAE((1,), (LATENT,), classes=1), torch.rand(6, 1).round()
+    aef = vae2aef.wrap(vae, example=(x, x.clone()), encoder_scale="log_std")
+    z = torch.randn(6, LATENT)
+    assert not torch.allclose(aef.decode(z, x), aef.decode(z, 1 - x))
+
+
 def test_a_condition_that_equals_the_data_in_a_traced_forward():
     class Added(Plain):
         def forward(self, x: Tensor, c: Tensor) -> Any:

@@ -339,3 +339,15 @@ def test_what_a_loss_in_forward_trains_beside_is_no_prior():
         patch.setattr("vae2aef.wrapping.own_prior.ELSEWHERE", ())
         with pytest.warns(vae2aef.WrapWarning, match="have a part in its loss alone"):
             vae2aef.wrap(vae, example=data())
+
+
+def test_parameters_that_were_replaced_or_are_not_trained_are_no_prior():
+    """A warning would be an error."""
+
+    class Halves(Plain):
+        forward = nn.Module.forward
+
+    vae, x = Halves(), data()
+    vae2aef.wrap(vae, example=x, encoder=vae.encode, decoder=Plain().tail, encoder_scale="log_var")
+    vae = Adversarial("net", nn.Linear(LATENT, 1).requires_grad_(False))
+    vae2aef.wrap(vae, example=x)
