@@ -243,6 +243,23 @@ def test_a_posterior_flow_is_not_dropped():
         torch.testing.assert_close(aef.parts.encode(x).push(u)[1], expected)
 
 
+def test_a_skip_connection_in_forward_is_named():
+    """Found by their names, encode and decode were said to be another function, and could be wrapped without it."""
+
+    class Skips(Plain):
+        def forward(self, x: Tensor, label: Any = None) -> Any:
+            out, mu, logvar = super().forward(x)
+            return out + (0.1 * x if label is None else label), mu, logvar
+
+    vae, x = Skips(), data()
+    for options in ({}, {"encoder_scale": "log_var"}):
+        error = refused(vae, "^the forward of Skips .* a decoder that sees the data beside z", x, **options)
+        assert error.fix.startswith("Pass example=(x, c), if what it sees beside z is a condition c")
+    assert vae2aef.wrap(vae, example=(x, torch.rand(6, 1, 5)))(x, torch.rand(6, 1, 5)).isfinite()
+    error = refused(vae, "returns another output than the decoder", x, **given(vae))
+    assert followed(error, vae, x, **given(vae))(x).isfinite()
+
+
 class Untraceable(Plain):
     """Draws without gradients, which cannot be traced, and decodes something else than its methods say."""
 
