@@ -421,6 +421,27 @@ def test_wrapped_or_refused_nothing_is_left_behind(cls):
             assert (vae.calls, vae.seen, vae.cache, int(vae.count)) == (0, [], {"last": [None]}, 0)
 
 
+def test_parameters_that_a_training_pass_moves_are_left_where_they_were():
+    class Averages(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.centre = nn.Parameter(torch.zeros(LATENT), requires_grad=False)
+            self.book, self.own = nn.Embedding(4, LATENT), nn.Parameter(torch.zeros(LATENT))
+
+        def forward(self, x: Tensor) -> Any:
+            out, mu, logvar = super().forward(x)
+            for moved in (self.centre, self.own, self.book.weight[0]) if self.training else ():
+                moved.data.lerp_(mu.detach().mean(0), 0.1)
+            return out + 0 * self.own.sum() + 0 * self.book.weight.sum(), mu, logvar
+
+    vae = Averages()
+    before = {name: t.clone() for name, t in vae.state_dict().items()}
+    vae2aef.wrap(vae, example=data())
+    assert all(torch.equal(t, before[name]) for name, t in vae.state_dict().items())
+    vae(data())
+    assert not any(torch.equal(t, before[name]) for name, t in vae.state_dict().items() if name in ("centre", "own"))
+
+
 class Overrides(Plain):
     """Says something else by the names of `nn.Module`'s methods, as the losses of pixyz do by `eval`."""
 
@@ -433,7 +454,7 @@ class Overrides(Plain):
     def parameters(self, data: Any) -> Any:  # type: ignore[override]
         raise ValueError("input is not given")
 
-    modules = buffers = named_parameters = parameters  # type: ignore[assignment]
+    modules = buffers = named_parameters = children = named_children = apply = parameters  # type: ignore[assignment]
 
 
 class Parent(nn.Module):

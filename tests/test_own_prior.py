@@ -351,3 +351,36 @@ def test_parameters_that_were_replaced_or_are_not_trained_are_no_prior():
     vae2aef.wrap(vae, example=x, encoder=vae.encode, decoder=Plain().tail, encoder_scale="log_var")
     vae = Adversarial("net", nn.Linear(LATENT, 1).requires_grad_(False))
     vae2aef.wrap(vae, example=x)
+
+
+def test_a_prior_that_an_adapter_brings_and_a_head_that_forward_uses_are_nothing_to_warn_of():
+    """A warning would be an error."""
+
+    class Brought(zoo_wild.OwnPrior):
+        pass
+
+    class Parts(vae2aef.parts.CallableParts):
+        known = False
+
+    def adapter(vae: Any, x: Tensor, **kwargs: Any) -> Any:
+        parts = Parts(vae.encode, vae.decode, "log_var")
+        parts.prior = vae2aef.priors.StandardNormal((LATENT,))
+        return parts
+
+    class Headed(Plain):
+        """Cannot be traced; its head has no name that says what it is."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Linear(LATENT, 1)
+
+        def reparameterize(self, mu: Tensor, logvar: Tensor) -> Tensor:
+            return Normal(mu, (0.5 * logvar).exp()).sample()
+
+        def forward(self, x: Tensor) -> Any:
+            out, mu, logvar = super().forward(x)
+            return out, mu, logvar, self.net(mu).expand(-1, 7)
+
+    vae2aef.register_adapter(f"{Brought.__module__}.{Brought.__qualname__}")(adapter)
+    vae2aef.wrap(Brought(), example=data())
+    vae2aef.wrap(Headed(), example=data(), encoder_scale="log_var")

@@ -117,6 +117,30 @@ def untouched(*outermost: nn.Module) -> Iterator[None]:
             put_back()
 
 
+@contextlib.contextmanager
+def same_parameters(*outermost: nn.Module) -> Iterator[None]:
+    """Leave parameters as they were that a forward may change in place: codebooks, moving averages.
+
+    Those are embeddings, what is not trained, and what is held by other modules than torch's own layers.
+    """
+    every = [m for module in outermost for m in modules(module)]
+    held = {id(p): p for m in every for p in m._parameters.values() if p is not None and _may_change(m, p)}
+    values = [(p, p.detach().clone()) for p in held.values()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for p, value in values:
+                if p.shape == value.shape and not torch.equal(p, value):
+                    p.copy_(value)
+
+
+def _may_change(m: nn.Module, p: nn.Parameter) -> bool:
+    uninitialized = isinstance(p, nn.parameter.UninitializedParameter)
+    layer = type(m).__module__.startswith("torch.nn") and not isinstance(m, (nn.Embedding, nn.EmbeddingBag))
+    return not uninitialized and not (layer and p.requires_grad)
+
+
 def _remember(m: nn.Module) -> Callable[[], None]:
     """Return a function that makes one module, without those inside it, what it is now."""
     attributes, buffers = dict(m.__dict__), dict(m._buffers)
