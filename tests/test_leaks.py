@@ -16,7 +16,7 @@ from zoo_wild import EVENT, LATENT, Plain
 
 import vae2aef
 from vae2aef.generators import seed as seed_generator
-from vae2aef.modes import parameters, untouched
+from vae2aef.modes import modules, parameters, untouched
 
 
 def data(rows: int = 6) -> Tensor:
@@ -454,7 +454,8 @@ class Overrides(Plain):
     def parameters(self, data: Any) -> Any:  # type: ignore[override]
         raise ValueError("input is not given")
 
-    modules = buffers = named_parameters = children = named_children = apply = parameters  # type: ignore[assignment]
+    modules = buffers = named_parameters = named_modules = parameters  # type: ignore[assignment]
+    children = named_children = apply = parameters  # type: ignore[assignment]
 
 
 class Parent(nn.Module):
@@ -476,8 +477,27 @@ def test_what_a_user_may_have_overridden_is_not_called(options):
         assert aef(x).isfinite() and aef.sample(2).shape == (2, *EVENT)
         assert aef.log_prob(x, num_samples=4, proposal="tuned").value.shape == (6,)
         own = {id(p) for p in parameters(vae)}
+        assert list(aef.modules()) == modules(aef)
         assert {id(p) for p in aef.parameters()} - own == {id(p) for p in aef.added_parameters()}
-        assert re.search("core", repr(aef)) and vae2aef.check(whole, example=x).ok
+        for mode, turn in ((True, aef.train), (False, aef.eval), (True, aef.train)):
+            assert turn() is aef and all(m.training is mode for m in modules(aef))
+        assert re.search("core", repr(aef)) and aef.summary() and vae2aef.check(whole, example=x).ok
+
+
+def test_a_train_of_its_own_that_takes_a_mode_is_called():
+    """As it is by those who keep a part in evaluation mode."""
+
+    class Frozen(Plain):
+        def train(self, mode: bool = True) -> Any:
+            super().train(mode)
+            self.body.training = False
+            return self
+
+    for whole in (Frozen(), Parent(Frozen())):
+        vae = getattr(whole, "inner", whole)
+        aef = vae2aef.wrap(whole, example=data()).train()
+        assert vae.training and vae.tail.training and not vae.body.training
+        assert not any(m.training for m in modules(aef.eval()))
 
 
 def test_untouched_gives_back_what_containers_held():

@@ -30,6 +30,20 @@ def seed(generator: Any, number: int) -> None:
         generator.seed(number)
 
 
+def seed_torch(number: int) -> None:
+    """Seed torch's generators, those of accelerators that are in use included.
+
+    `torch.manual_seed` also notes, with a stack trace each time, the seed of accelerators that nobody uses: that took
+    half the time of wrapping a small VAE.
+    """
+    torch.default_generator.manual_seed(number)
+    for kind in (torch.cuda, torch.xpu):
+        if kind.is_initialized():
+            kind.manual_seed_all(number)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(number)
+
+
 def next_one(generator: Any) -> float:
     """Draw a number, from 0 to 1."""
     if isinstance(generator, torch.Generator):

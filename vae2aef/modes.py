@@ -6,6 +6,7 @@ for one, has an `eval` that wants data.
 
 import collections
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -13,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
-from vae2aef.generators import as_they_were, everywhere
+from vae2aef.generators import as_they_were, everywhere, seed_torch
 from vae2aef.generators import seed as seed_generator
 
 P = ParamSpec("P")
@@ -80,6 +81,26 @@ def named_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def parameters(module: nn.Module) -> list[nn.Parameter]:
     """Return all parameters of a module, each once."""
     return [p for _, p in named_parameters(module)]
+
+
+def set_mode(module: nn.Module, mode: bool) -> None:
+    """Put a module in training or evaluation mode.
+
+    Its own `train` is called if that takes a mode, such as one that keeps parts in evaluation mode.
+    """
+    if type(module).train is nn.Module.train:
+        module.training = mode
+        for child in module._modules.values():
+            if child is not None:
+                set_mode(child, mode)
+        return
+    try:
+        inspect.signature(module.train).bind(mode)
+    except TypeError:
+        for m in modules(module):
+            m.training = mode
+    else:
+        module.train(mode)
 
 
 @contextlib.contextmanager
@@ -193,20 +214,6 @@ def own_random_state(device: torch.device) -> Iterator[None]:
     else:
         with torch.random.fork_rng(devices=[device], device_type=device.type):
             yield
-
-
-def seed_torch(number: int) -> None:
-    """Seed torch's generators, those of accelerators that are in use included.
-
-    `torch.manual_seed` also notes, with a stack trace each time, the seed of accelerators that nobody uses: that took
-    half the time of wrapping a small VAE.
-    """
-    torch.default_generator.manual_seed(number)
-    for kind in (torch.cuda, torch.xpu):
-        if kind.is_initialized():
-            kind.manual_seed_all(number)
-    if torch.backends.mps.is_available():
-        torch.mps.manual_seed(number)
 
 
 @contextlib.contextmanager

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from vae2aef.batch import Batch
 from vae2aef.errors import WrapError, describe
-from vae2aef.modes import evaluation_mode, in_mode, named_modules, own_random_state, parameters, seed_torch, untouched
+from vae2aef.generators import seed_torch
+from vae2aef.modes import evaluation_mode, in_mode, named_modules, own_random_state, parameters, untouched
 from vae2aef.parts import MIN_SCALE
 from vae2aef.tracing.decide import Observation
 from vae2aef.tracing.noise import Follow
