@@ -186,3 +186,30 @@ def test_branches_that_the_example_does_not_take_are_followed_and_said(read):
     if read == "bool":
         z = torch.randn(len(x), zoo.LATENTS)
         torch.testing.assert_close(parts.follow(3 + x, (), {}, replacement=z)[1].mean, vae.data(z) + 3 + x)
+
+
+class RandomGradient(torch.autograd.Function):
+    """The identity, whose gradient is drawn."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * torch.rand(())
+
+
+def test_gradients_that_are_random_in_training_alone_are_refused():
+    class Drawn(zoo.Base):
+        def data(self, z: Tensor) -> Tensor:
+            out = super().data(z)
+            return RandomGradient.apply(out) if self.training and drawn else out
+
+    for drawn in (True, False):
+        vae = Drawn()
+        if drawn:
+            with pytest.raises(WrapError, match="in training mode its gradients change with the random state"):
+                trace(vae, zoo.example(vae)[0])
+        else:
+            trace(vae, zoo.example(vae)[0])
