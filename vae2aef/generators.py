@@ -73,7 +73,7 @@ def everywhere(*held: Any) -> list[Any]:
         *held: modules, without those inside them.
     """
     numpy = sys.modules.get("numpy")
-    found = [random._inst] if numpy is None else [random._inst, numpy.random.mtrand._rand]  # type: ignore[attr-defined]
+    found = [random._inst] if numpy is None else [random._inst, numpy.random.mtrand._rand]
     for m in held:
         values = (*vars(m).values(), *used_by(type(m)).values())
         for value in values:
