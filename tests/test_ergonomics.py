@@ -60,6 +60,14 @@ def test_an_example_with_labels_says_what_to_write():
     vae2aef.wrap(own, example=batch[0], **options)
 
 
+def test_an_example_with_labels_that_is_refused_for_another_reason_has_one_remedy():
+    """A condition that the VAE takes has no part in it: the remedy for tokens ended in `pass example=x`."""
+    words = nn.ModuleDict({"table": nn.Embedding(7, 4), "back": nn.Linear(2, 7)})
+    with pytest.raises(TypeError, match=r'Pass likelihood="categorical"$') as caught:
+        vae2aef.wrap(words, example=(torch.randint(7, (4, 6)), torch.arange(4)))
+    assert caught.value.fix == 'Pass likelihood="categorical"'
+
+
 # ---------------------------------------------------------------- grey levels
 
 
@@ -76,6 +84,10 @@ def test_grey_levels_that_get_a_density_are_warned_of(scale, line):
         vae2aef.wrap(vae(), example=levels / 255, likelihood="discretized_logistic")
         vae2aef.wrap(vae(), example=levels.to(torch.uint8), preprocess="dequantize")
         vae2aef.wrap(vae(), example=torch.rand(64, *EVENT))
+        # bits, whole numbers below 0, and too few values to tell
+        vae2aef.wrap(vae(), example=torch.rand(64, *EVENT).round(), likelihood="gaussian")
+        vae2aef.wrap(vae(), example=(levels - 128).float())
+        vae2aef.wrap(vae(), example=levels[:10].float() / 255)
 
 
 @pytest.mark.remedy("the example holds bits (0 and 1), and th")

@@ -243,6 +243,23 @@ def test_a_posterior_flow_is_not_dropped():
         torch.testing.assert_close(aef.parts.encode(x).push(u)[1], expected)
 
 
+def test_a_skip_connection_in_forward_is_named():
+    """Found by their names, encode and decode were said to be another function, and could be wrapped without it."""
+
+    class Skips(Plain):
+        def forward(self, x: Tensor, label: Any = None) -> Any:
+            out, mu, logvar = super().forward(x)
+            return out + (0.1 * x if label is None else label), mu, logvar
+
+    vae, x = Skips(), data()
+    for options in ({}, {"encoder_scale": "log_var"}):
+        error = refused(vae, "^the forward of Skips .* a decoder that sees the data beside z", x, **options)
+        assert error.fix.startswith("Pass example=(x, c), if what it sees beside z is a condition c")
+    assert vae2aef.wrap(vae, example=(x, torch.rand(6, 1, 5)))(x, torch.rand(6, 1, 5)).isfinite()
+    error = refused(vae, "returns another output than the decoder", x, **given(vae))
+    assert followed(error, vae, x, **given(vae))(x).isfinite()
+
+
 class Untraceable(Plain):
     """Draws without gradients, which cannot be traced, and decodes something else than its methods say."""
 
@@ -305,6 +322,92 @@ def test_what_is_not_compared_is_said(forward, says):
     vae = kind()
     aef = vae2aef.wrap(vae, example=data(), **given(vae))
     assert re.search(says, repr(aef)), repr(aef)
+
+
+def test_noise_of_either_sign_and_an_output_of_either_order_are_the_same():
+    class Turned(Plain):
+        """Subtracts its noise; forward returns what falls where the decoder's output rises."""
+
+        def reparameterize(self, mu: Tensor, logvar: Tensor) -> Tensor:
+            return mu - (0.5 * logvar).exp() * torch.randn_like(mu)
+
+        def forward(self, x: Tensor) -> Any:
+            out, mu, logvar = super().forward(x)
+            return (-out).sigmoid(), mu, logvar
+
+    vae = Turned()
+    assert "makes this z and this output" in repr(vae2aef.wrap(vae, example=data(), **given(vae)))
+
+
+def test_the_same_output_is_no_parity_where_it_says_nothing_of_z():
+    class Constant(Plain):
+        def decode(self, z: Tensor) -> Tensor:
+            return self.tail(0 * z)
+
+    class Steps(Plain):
+        """Is flat around its latents, which its encoder puts at 2.2."""
+
+        def encode(self, x: Tensor) -> Any:
+            mu, logvar = super().encode(x)
+            return 2.2 + 0.01 * mu, logvar - 12
+
+        def decode(self, z: Tensor) -> Tensor:
+            return self.tail((z / 5).round())
+
+    vae = Constant()
+    twice = lambda x: tuple(2 * t for t in vae.encode(x))  # noqa: E731
+    refused(vae, "the forward of Constant makes another z", **given(vae, encoder=twice))
+    vae = Steps()
+    assert "this z and this output" in repr(vae2aef.wrap(vae, example=data(), **given(vae)))
+    error = refused(vae, 'takes that output as "log_var"', **given(vae, encoder_scale="log_std"))
+    assert error.fix == 'Pass encoder_scale="log_var"'
+
+
+def test_flattened_data_are_compared_flattened():
+    class Flat(Untraceable):
+        shift = 0.3
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = self.body[1:]
+
+        def posterior(self, x: Tensor) -> Any:
+            return super().posterior(x.flatten(1))
+
+        def forward(self, x: Tensor) -> Any:
+            return super().forward(x.flatten(1))
+
+    vae, x = Flat(), data()
+    refused(vae, "the forward of Flat makes another z", x, encoder_scale="log_var")
+    vae.shift = 0.0
+    same_as_forward(vae, vae2aef.wrap(vae, example=x, encoder_scale="log_var"), x)
+
+
+def test_what_output_makes_of_forward_is_compared_too():
+    class Alone(Plain):
+        def forward(self, x: Tensor) -> Any:
+            return super().forward(x)[0]
+
+    vae, x = Alone(), data()
+    aef = vae2aef.wrap(vae, example=x, **given(vae), output=torch.square)
+    assert "this z and this output" in repr(aef)
+    z = torch.randn(4, LATENT)
+    torch.testing.assert_close(aef.decode(z), vae.decode(z).square())
+
+
+def test_conditions_in_lists_are_compared_whole():
+    class Named(Plain):
+        def decode(self, z: Tensor, names: list[str]) -> Tensor:
+            return self.tail(z) + torch.tensor([float(len(name)) for name in names])[:, None, None]
+
+        def forward(self, x: Tensor, names: list[str]) -> Any:
+            mu, logvar = self.encode(x)
+            return self.decode(self.reparameterize(mu, logvar), names), mu, logvar
+
+    vae, x = Named(), data(12)
+    parts = {"encoder": lambda x, names: vae.encode(x), "decoder": vae.decode, "encoder_scale": "log_var"}
+    aef = vae2aef.wrap(vae, example=(x, list("abcdefgh") + ["long"] * 4), **parts)
+    assert "this z and this output" in repr(aef)
 
 
 def test_one_scale_below_its_floor():

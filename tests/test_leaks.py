@@ -2,6 +2,7 @@
 
 import random
 import re
+import types
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from zoo_core import SmallVAE
 from zoo_wild import EVENT, LATENT, Plain
 
 import vae2aef
-from vae2aef.modes import parameters, untouched
+from vae2aef.generators import seed as seed_generator
+from vae2aef.modes import modules, parameters, untouched
 
 
 def data(rows: int = 6) -> Tensor:
@@ -114,6 +116,13 @@ def test_a_condition_that_equals_the_data_is_named(preprocess):
     refused(Told(), "^condition 1 equals the data, and the decoder's output moves", (x, x.clone()), **options)
     refused(Told(), "^the condition `label` equals the data", (x, {"label": x.flatten(1)}), **options)
     assert vae2aef.wrap(Told(), example=(x, x + 0.1), **options)(x, x + 0.1).isfinite()
+
+
+def test_a_label_that_equals_data_of_one_value_a_row_is_a_label():
+    vae, x = SmallVAE((1,), (LATENT,), classes=1), torch.rand(6, 1).round()
+    aef = vae2aef.wrap(vae, example=(x, x.clone()), encoder_scale="log_std")
+    z = torch.randn(6, LATENT)
+    assert not torch.allclose(aef.decode(z, x), aef.decode(z, 1 - x))
 
 
 def test_a_condition_that_equals_the_data_in_a_traced_forward():
@@ -253,6 +262,94 @@ def test_dropout_and_noise_in_training_are_no_leak():
     assert torch.equal(states[2], torch.get_rng_state())
 
 
+OF_ITS_OWN = {
+    "NumPy": lambda: np.random.default_rng(0), "old NumPy": lambda: np.random.RandomState(0),
+    "Python": lambda: random.Random(0), "torch": lambda: torch.Generator().manual_seed(0),
+}  # fmt: skip
+IN_GLOBALS = np.random.default_rng(0)
+
+
+def number(generator: Any) -> float:
+    return torch.rand((), generator=generator).item() if isinstance(generator, torch.Generator) else generator.random()
+
+
+class Augmented(Plain):
+    """Shifts the data, or mixes rows, by a generator that is no global one, in training."""
+
+    forward = nn.Module.forward
+
+    def __init__(self, generator: Any, mixes: bool = False) -> None:
+        super().__init__()
+        self.generators, self.mixes = [generator], mixes
+
+    def encode(self, x: Tensor) -> Any:
+        if self.training:
+            shift = number(self.generators[0]) + IN_GLOBALS.random()
+            x = x + shift * (x.mean(0) if self.mixes else 1)
+        return super().encode(x)
+
+
+@pytest.mark.parametrize("kind", OF_ITS_OWN)
+def test_generators_of_its_own_are_seeded_and_left_where_they_were(kind):
+    """An augmentation by NumPy's default_rng was said to mix rows."""
+    vae = Augmented(OF_ITS_OWN[kind]())
+    place = IN_GLOBALS.bit_generator.state
+    vae2aef.wrap(vae, example=data(), encoder_scale="log_var")
+    assert number(vae.generators[0]) == number(OF_ITS_OWN[kind]()) and IN_GLOBALS.bit_generator.state == place
+    mixing = Augmented(OF_ITS_OWN[kind](), mixes=True)
+    refused(mixing, "^in training mode the encoder's location for one row moves with another", encoder_scale="log_var")
+    assert number(mixing.generators[0]) == number(OF_ITS_OWN[kind]())
+
+
+@pytest.mark.parametrize("kind", OF_ITS_OWN)
+def test_a_decoder_that_draws_by_a_generator_of_its_own_mixes_rows_by_chance(kind):
+    class Mixed(Augmented):
+        def encode(self, x: Tensor) -> Any:
+            return Plain.encode(self, x)
+
+        def decode(self, z: Tensor) -> Any:
+            chance = number(self.generators[0])
+            return self.tail(z - z.mean(0) if self.training and chance != first else z)
+
+    vae = Mixed(OF_ITS_OWN[kind]())
+    seed_generator(vae.generators[0], 0)  # as the first pass of the proof
+    first = number(vae.generators[0])
+    refused(vae, "^in training mode the decoder's mean for one row moves with another row", encoder_scale="log_var")
+
+
+@pytest.mark.remedy("{}the {} is another at each call")
+@pytest.mark.parametrize("where", ["encode", "decode"])
+def test_what_cannot_be_repeated_is_told_so_and_the_remedy_works(where):
+    class Shifted(Plain):
+        forward = nn.Module.forward
+
+        def shift(self) -> float:
+            return self.source.numbers.random() if self.training else 0.0
+
+        def encode(self, x: Tensor) -> Any:
+            return super().encode(x + self.shift() if where == "encode" else x)
+
+        def decode(self, z: Tensor) -> Any:
+            return self.tail(z) + self.shift() if where == "decode" else self.tail(z)
+
+    vae = Shifted()
+    vae.source = types.SimpleNamespace(numbers=random.Random(0))
+    what = {"encode": "location", "decode": "mean"}[where]
+    refused(vae, f"^in training mode the {what} is another at each call, with the same data", encoder_scale="log_var")
+    vae.numbers = vae.source.numbers  # as the message says: an attribute of the module
+    vae2aef.wrap(vae, example=data(), encoder_scale="log_var")
+
+
+def test_a_traced_forward_leaves_all_random_states():
+    class Noisy(Plain):
+        def forward(self, x: Tensor) -> Any:
+            return super().forward(x + (random.random() + np.random.rand() if self.training else 0.0))
+
+    states = random.getstate(), np.random.get_state()[1].tolist()
+    vae2aef.wrap(Noisy(), example=data())
+    assert states == (random.getstate(), np.random.get_state()[1].tolist())
+
+
 # ---------------------------------------------------------------------- several latents
 
 
@@ -324,6 +421,27 @@ def test_wrapped_or_refused_nothing_is_left_behind(cls):
             assert (vae.calls, vae.seen, vae.cache, int(vae.count)) == (0, [], {"last": [None]}, 0)
 
 
+def test_parameters_that_a_training_pass_moves_are_left_where_they_were():
+    class Averages(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.centre = nn.Parameter(torch.zeros(LATENT), requires_grad=False)
+            self.book, self.own = nn.Embedding(4, LATENT), nn.Parameter(torch.zeros(LATENT))
+
+        def forward(self, x: Tensor) -> Any:
+            out, mu, logvar = super().forward(x)
+            for moved in (self.centre, self.own, self.book.weight[0]) if self.training else ():
+                moved.data.lerp_(mu.detach().mean(0), 0.1)
+            return out + 0 * self.own.sum() + 0 * self.book.weight.sum(), mu, logvar
+
+    vae = Averages()
+    before = {name: t.clone() for name, t in vae.state_dict().items()}
+    vae2aef.wrap(vae, example=data())
+    assert all(torch.equal(t, before[name]) for name, t in vae.state_dict().items())
+    vae(data())
+    assert not any(torch.equal(t, before[name]) for name, t in vae.state_dict().items() if name in ("centre", "own"))
+
+
 class Overrides(Plain):
     """Says something else by the names of `nn.Module`'s methods, as the losses of pixyz do by `eval`."""
 
@@ -336,7 +454,8 @@ class Overrides(Plain):
     def parameters(self, data: Any) -> Any:  # type: ignore[override]
         raise ValueError("input is not given")
 
-    modules = buffers = named_parameters = parameters  # type: ignore[assignment]
+    modules = buffers = named_parameters = named_modules = parameters  # type: ignore[assignment]
+    children = named_children = apply = parameters  # type: ignore[assignment]
 
 
 class Parent(nn.Module):
@@ -358,8 +477,27 @@ def test_what_a_user_may_have_overridden_is_not_called(options):
         assert aef(x).isfinite() and aef.sample(2).shape == (2, *EVENT)
         assert aef.log_prob(x, num_samples=4, proposal="tuned").value.shape == (6,)
         own = {id(p) for p in parameters(vae)}
+        assert list(aef.modules()) == modules(aef)
         assert {id(p) for p in aef.parameters()} - own == {id(p) for p in aef.added_parameters()}
-        assert re.search("core", repr(aef)) and vae2aef.check(whole, example=x).ok
+        for mode, turn in ((True, aef.train), (False, aef.eval), (True, aef.train)):
+            assert turn() is aef and all(m.training is mode for m in modules(aef))
+        assert re.search("core", repr(aef)) and aef.summary() and vae2aef.check(whole, example=x).ok
+
+
+def test_a_train_of_its_own_that_takes_a_mode_is_called():
+    """As it is by those who keep a part in evaluation mode."""
+
+    class Frozen(Plain):
+        def train(self, mode: bool = True) -> Any:
+            super().train(mode)
+            self.body.training = False
+            return self
+
+    for whole in (Frozen(), Parent(Frozen())):
+        vae = getattr(whole, "inner", whole)
+        aef = vae2aef.wrap(whole, example=data()).train()
+        assert vae.training and vae.tail.training and not vae.body.training
+        assert not any(m.training for m in modules(aef.eval()))
 
 
 def test_untouched_gives_back_what_containers_held():

@@ -260,3 +260,127 @@ def test_a_tensor_that_double_has_left_behind_is_named_and_the_line_works():
     with pytest.raises(vae2aef.WrapError) as error:  # an error of another kind does not speak of it
         vae2aef.wrap(vae, example=x, prior=lambda z: z[:, :1])
     assert "idle" not in str(error.value)
+
+
+class InForward(zoo_wild.OwnPrior):
+    """Has no density that can be called; `how` its forward, or what it holds, shows one all the same."""
+
+    log_p_z = None  # type: ignore[assignment]
+
+    def __init__(self, how: str, centre: float = 1.0) -> None:
+        super().__init__()
+        self.how, self.place = how, centre
+        if how in ("buffer", "attribute"):
+            del self.centre
+            where = torch.full((LATENT,), centre)
+            self.register_buffer("prior_mean", where) if how == "buffer" else setattr(self, "prior_mean", where)
+
+    def forward(self, x: Tensor) -> Any:
+        out, mu, log_var = super().forward(x)
+        if self.how in ("buffer", "attribute"):
+            return out, mu, log_var
+        centre = self.place + 0 * self.centre
+        p = Normal(centre.expand_as(mu), 1.0) if self.how == "each" else Normal(centre, 1.0)
+        q = Normal(mu, (0.5 * log_var).exp())
+        if self.how == "tensor":
+            return {"recon": out, "q": q, "prior_mu": centre.expand_as(mu)}
+        if self.how == "loss":
+            return {"recon": out, "kl": torch.distributions.kl_divergence(q, Normal(self.centre, 1.0)).sum(1)}
+        return out, p, q
+
+
+SAYS = {
+    "buffer": "`prior_mean` seems", "attribute": "`prior_mean` seems", "each": r"forward\(x\)\[1\] seems",
+    "one": r"forward\(x\)\[1\] seems", "tensor": r"forward\(x\)\['prior_mu'\] seems",
+    "loss": r"1 trainable parameters of InForward \(`centre`\) have a part in its loss alone",
+}  # fmt: skip
+
+
+@pytest.mark.remedy("own_prior: {}")
+@pytest.mark.parametrize("how", SAYS)
+@pytest.mark.parametrize("options", [{}, {"encoder_scale": "log_var"}], ids=["nothing", "scale"])
+def test_a_prior_that_only_forward_or_a_name_shows(how, options):
+    """A (reconstruction, p, q), or a KL term with centres that are learned, was wrapped without a word."""
+    vae, x = InForward(how), data()
+    with pytest.warns(vae2aef.WrapWarning, match=SAYS[how]) as warned:
+        wrong = vae2aef.wrap(vae, example=x, core="noise", core_flow="none", **options)
+    assert len(warned) == 1
+    line = warned[0].message.fix.split(", or ")[1].removesuffix(" if they are of something else")
+    said = eval(f"dict({line})", {"torch": torch})
+    z = torch.randn(6, LATENT)
+    torch.testing.assert_close(vae2aef.wrap(vae, example=x, **said).prior.log_prob(z), wrong.prior.log_prob(z))
+    taken = vae2aef.wrap(vae, example=x, prior=lambda z: Normal(1.0, 1.0).log_prob(z).sum(1))
+    torch.testing.assert_close(taken.prior.log_prob(z), Normal(1.0, 1.0).log_prob(z).sum(1))
+
+
+@pytest.mark.parametrize("how", [how for how in SAYS if how != "loss"])
+def test_a_standard_normal_that_forward_returns_is_nothing_to_warn_of(how):
+    vae = InForward(how, 0.0)
+    if hasattr(vae, "centre"):
+        vae.centre.requires_grad_(False)
+    vae2aef.wrap(vae, example=data())  # a warning would be an error
+
+
+def test_what_a_loss_in_forward_trains_beside_is_no_prior():
+    class Beside(Plain):
+        """A scale of the data, and a classifier of the latent."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.log_sigma, self.classifier = nn.Parameter(torch.zeros(())), nn.Linear(LATENT, 2)
+
+        def forward(self, x: Tensor) -> Any:
+            out, mu, _ = super().forward(x)
+            return out, ((out - x) / self.log_sigma.exp()).square().sum() + self.classifier(mu).sum()
+
+    vae = Beside()
+    with pytest.MonkeyPatch.context() as patch:
+        vae2aef.wrap(vae, example=data())  # a warning would be an error
+        patch.setattr("vae2aef.wrapping.own_prior.ELSEWHERE", ())
+        with pytest.warns(vae2aef.WrapWarning, match="have a part in its loss alone"):
+            vae2aef.wrap(vae, example=data())
+
+
+def test_parameters_that_were_replaced_or_are_not_trained_are_no_prior():
+    """A warning would be an error."""
+
+    class Halves(Plain):
+        forward = nn.Module.forward
+
+    vae, x = Halves(), data()
+    vae2aef.wrap(vae, example=x, encoder=vae.encode, decoder=Plain().tail, encoder_scale="log_var")
+    vae = Adversarial("net", nn.Linear(LATENT, 1).requires_grad_(False))
+    vae2aef.wrap(vae, example=x)
+
+
+def test_a_prior_that_an_adapter_brings_and_a_head_that_forward_uses_are_nothing_to_warn_of():
+    """A warning would be an error."""
+
+    class Brought(zoo_wild.OwnPrior):
+        pass
+
+    class Parts(vae2aef.parts.CallableParts):
+        known = False
+
+    def adapter(vae: Any, x: Tensor, **kwargs: Any) -> Any:
+        parts = Parts(vae.encode, vae.decode, "log_var")
+        parts.prior = vae2aef.priors.StandardNormal((LATENT,))
+        return parts
+
+    class Headed(Plain):
+        """Cannot be traced; its head has no name that says what it is."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Linear(LATENT, 1)
+
+        def reparameterize(self, mu: Tensor, logvar: Tensor) -> Tensor:
+            return Normal(mu, (0.5 * logvar).exp()).sample()
+
+        def forward(self, x: Tensor) -> Any:
+            out, mu, logvar = super().forward(x)
+            return out, mu, logvar, self.net(mu).expand(-1, 7)
+
+    vae2aef.register_adapter(f"{Brought.__module__}.{Brought.__qualname__}")(adapter)
+    vae2aef.wrap(Brought(), example=data())
+    vae2aef.wrap(Headed(), example=data(), encoder_scale="log_var")

@@ -193,6 +193,52 @@ def test_channels_last() -> None:
     torch.testing.assert_close(aef.decode(z), vae.decoder(z))
 
 
+@remedy("expected the decoder to return {}, shaped li")
+def test_data_flattened_by_the_loader() -> None:
+    """The decoder returns images: neither in their shape nor flattened."""
+
+    class Images(zoo_wild.Plain):
+        def forward(self, x: Tensor) -> Any:
+            out, mu, _ = super().forward(x)
+            return mu, {"image": out.reshape(-1, 5, 2)}
+
+    vae, x = Images(), torch.rand(6, 10)
+    error = refused(vae, example=x)
+    assert error.fix == "Pass output=lambda out: out[1]['image'].reshape(-1, 10)"
+    z = torch.randn(6, LATENT)
+    aef = vae2aef.wrap(vae, example=x, output=eval(error.fix.split("=", 1)[1]))
+    torch.testing.assert_close(aef.decode(z), vae.decode(z).flatten(1))
+    parts = {"encoder": vae.encode, "decoder": lambda z: vae.decode(z).mT.reshape(-1, 5, 2), "encoder_scale": "log_var"}
+    error = refused(None, example=x, **parts)
+    assert error.fix == "Pass output=lambda out: out.reshape(-1, 10)"
+    aef = vae2aef.wrap(None, example=x, **parts, output=eval(error.fix.split("=", 1)[1]))
+    torch.testing.assert_close(aef.decode(z), vae.decode(z).mT.flatten(1))
+
+
+@remedy('decoder_scale="{}", but what its forward ret')
+def test_a_decoder_scale_that_forward_does_not_return() -> None:
+    """It was told of `residual=`, which nobody had passed."""
+
+    class MeanAlone(zoo_wild.Plain):
+        def decode(self, z: Tensor) -> Any:
+            mean = self.tail(z)
+            return mean, 0.1 * mean - 1
+
+        def forward(self, x: Tensor) -> Any:
+            mu, log_var = self.encode(x)
+            return self.decode(self.reparameterize(mu, log_var))[0], mu, log_var
+
+    vae, x = MeanAlone(), torch.rand(6, *zoo_wild.EVENT)
+    error = refused(vae, example=x, decoder_scale="log_var")
+    assert error.fix == "Pass decoder_scale=None"
+    z = torch.randn(6, LATENT)
+    torch.testing.assert_close(vae2aef.wrap(vae, example=x, decoder_scale=None).decode(z), vae.tail(z))
+    aef = vae2aef.wrap(  # as the message says besides
+        vae, example=x, encoder=vae.encode, decoder=vae.decode, encoder_scale="log_var", decoder_scale="log_var"
+    )
+    torch.testing.assert_close(aef.parts.decode(z).scale, (0.5 * vae.decode(z)[1]).exp())
+
+
 @remedy("no module is found in {}, nor behind forward")
 def test_networks_that_are_not_found() -> None:
     hidden = {f"layer{i}": nn.Linear(4, 4) for i in range(120)}  # more than are looked through

@@ -155,3 +155,61 @@ def test_these_are_refused(steps, end):
     vae = Random(steps, end)
     with pytest.raises(WrapError, match="cannot be traced"):
         trace(vae, zoo.example(vae)[0])
+
+
+class Branching(zoo.Base):
+    """Reads values into Python; one branch shows the decoder the data."""
+
+    def __init__(self, read: str) -> None:
+        super().__init__()
+        self.read = read
+
+    def forward(self, x: Tensor) -> Tensor:
+        loc, log_var = self.split(x)
+        z = self.draw(torch.distributions.Normal(loc, 1.0).mean, log_var)  # whose checks are no branches of the user's
+        out = self.data(z)
+        if self.read == "bool" and x.max() > 2:
+            out = out + x
+        if self.read == "item" and z.mean().item() > 100:
+            out = 2 * out
+        assert self.gain > 0  # is of neither
+        return out
+
+
+@pytest.mark.parametrize("read", ["bool", "item", "nothing"])
+def test_branches_that_the_example_does_not_take_are_followed_and_said(read):
+    vae = Branching(read)
+    vae.gain = nn.Parameter(torch.ones(()))
+    (x,) = zoo.example(vae)
+    parts = trace(vae, x)
+    assert any(f"reads values into Python, by {read}:" in line for line in parts.assumed) == (read != "nothing")
+    if read == "bool":
+        z = torch.randn(len(x), zoo.LATENTS)
+        torch.testing.assert_close(parts.follow(3 + x, (), {}, replacement=z)[1].mean, vae.data(z) + 3 + x)
+
+
+class RandomGradient(torch.autograd.Function):
+    """The identity, whose gradient is drawn."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * torch.rand(())
+
+
+def test_gradients_that_are_random_in_training_alone_are_refused():
+    class Drawn(zoo.Base):
+        def data(self, z: Tensor) -> Tensor:
+            out = super().data(z)
+            return RandomGradient.apply(out) if self.training and drawn else out
+
+    for drawn in (True, False):
+        vae = Drawn()
+        if drawn:
+            with pytest.raises(WrapError, match="in training mode its gradients change with the random state"):
+                trace(vae, zoo.example(vae)[0])
+        else:
+            trace(vae, zoo.example(vae)[0])

@@ -12,7 +12,7 @@ from zoo_core import SmallVAE
 
 import vae2aef
 from vae2aef.tracing.parts import TracedParts
-from vae2aef.wrapping.meaning import explained
+from vae2aef.wrapping.meaning import compare, explained
 
 
 def followed(said: Exception, vae: Any, example: Any, **options: Any) -> vae2aef.AEF:
@@ -71,6 +71,15 @@ def test_logits_are_recognised_and_the_line_works(apply, low, options):
         assert ("sigmoid" in shown) == (low == 0) and "tanh" in shown
     (note,) = (f for f in report.findings if "its output explains of the variance" in f.message)
     assert note.severity == "note" and "as it is" in note.message
+
+
+def test_what_output_says_is_not_taken_for_logits():
+    """And data that reach beyond what a sigmoid or tanh does were made by neither. A warning would be an error."""
+    vae, x = trained(torch.sigmoid, 0.0)
+    aef = vae2aef.wrap(vae, example=x, output=lambda out: out["out"][0])
+    out = aef.decode(aef.parts.encode(x).loc).detach()
+    assert compare(x, out).keys() == {"nothing", "sigmoid", "tanh"} and compare(x, out)["sigmoid"] > 0.5
+    assert compare(2 * x - 0.5, out).keys() == {"nothing"} and compare(x - 0.5, out).keys() == {"nothing", "tanh"}
 
 
 class Mean(nn.Module):

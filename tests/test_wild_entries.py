@@ -117,6 +117,20 @@ def test_the_same_data_twice() -> None:
         aef(x).backward()
 
 
+def test_a_module_of_parameters_alone() -> None:
+    class Alone(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.randn(6, 2))
+
+        def step(self, x: Tensor) -> Tensor:
+            return (x @ self.w + torch.randn(len(x), 2)) @ self.w.T
+
+    vae = Alone()
+    aef = vae2aef.wrap(vae, example=torch.rand(5, 6), forward=vae.step)
+    torch.testing.assert_close(aef.decode(torch.ones(1, 2)), vae.w.sum(1)[None])
+
+
 @pytest.mark.remedy("forward= is the whole VAE")
 def test_what_does_not_go_with_forward() -> None:
     vae = wild.ForwardWithoutNoise()

@@ -6,14 +6,16 @@ for one, has an `eval` that wants data.
 
 import collections
 import contextlib
-import random
-import sys
+import inspect
 from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from vae2aef.generators import as_they_were, everywhere, seed_torch
+from vae2aef.generators import seed as seed_generator
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -68,9 +70,37 @@ def named_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
                 yield f"{name}.{key}" if name else key, p
 
 
+def named_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield all buffers of a module, with dotted names."""
+    for name, m in named_modules(module):
+        for key, b in m._buffers.items():
+            if b is not None:
+                yield f"{name}.{key}" if name else key, b
+
+
 def parameters(module: nn.Module) -> list[nn.Parameter]:
     """Return all parameters of a module, each once."""
     return [p for _, p in named_parameters(module)]
+
+
+def set_mode(module: nn.Module, mode: bool) -> None:
+    """Put a module in training or evaluation mode.
+
+    Its own `train` is called if that takes a mode, such as one that keeps parts in evaluation mode.
+    """
+    if type(module).train is nn.Module.train:
+        module.training = mode
+        for child in module._modules.values():
+            if child is not None:
+                set_mode(child, mode)
+        return
+    try:
+        inspect.signature(module.train).bind(mode)
+    except TypeError:
+        for m in modules(module):
+            m.training = mode
+    else:
+        module.train(mode)
 
 
 @contextlib.contextmanager
@@ -106,6 +136,30 @@ def untouched(*outermost: nn.Module) -> Iterator[None]:
     finally:
         for put_back in reversed(back):
             put_back()
+
+
+@contextlib.contextmanager
+def same_parameters(*outermost: nn.Module) -> Iterator[None]:
+    """Leave parameters as they were that a forward may change in place: codebooks, moving averages.
+
+    Those are embeddings, what is not trained, and what is held by other modules than torch's own layers.
+    """
+    every = [m for module in outermost for m in modules(module)]
+    held = {id(p): p for m in every for p in m._parameters.values() if p is not None and _may_change(m, p)}
+    values = [(p, p.detach().clone()) for p in held.values()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for p, value in values:
+                if p.shape == value.shape and not torch.equal(p, value):
+                    p.copy_(value)
+
+
+def _may_change(m: nn.Module, p: nn.Parameter) -> bool:
+    uninitialized = isinstance(p, nn.parameter.UninitializedParameter)
+    layer = type(m).__module__.startswith("torch.nn") and not isinstance(m, (nn.Embedding, nn.EmbeddingBag))
+    return not uninitialized and not (layer and p.requires_grad)
 
 
 def _remember(m: nn.Module) -> Callable[[], None]:
@@ -162,36 +216,28 @@ def own_random_state(device: torch.device) -> Iterator[None]:
             yield
 
 
-def seed_torch(number: int) -> None:
-    """Seed torch's generators, those of accelerators that are in use included.
-
-    `torch.manual_seed` also notes, with a stack trace each time, the seed of accelerators that nobody uses: that took
-    half the time of wrapping a small VAE.
-    """
-    torch.default_generator.manual_seed(number)
-    for kind in (torch.cuda, torch.xpu):
-        if kind.is_initialized():
-            kind.manual_seed_all(number)
-    if torch.backends.mps.is_available():
-        torch.mps.manual_seed(number)
-
-
 @contextlib.contextmanager
-def own_random_states(device: torch.device) -> Iterator[Callable[[int], None]]:
-    """Leave the random states of torch, Python and NumPy as they were; gives a function that seeds all three."""
-    numpy = sys.modules.get("numpy")
-    state, arrays = random.getstate(), None if numpy is None else numpy.random.get_state()
+def own_random_states(device: torch.device, *outermost: nn.Module) -> Iterator[Callable[[int], None]]:
+    """Leave the random states of torch, Python, NumPy and of what modules hold as they were.
+
+    Args:
+        device: of the data.
+        *outermost: modules, whose own generators count too, those of the modules inside them included.
+
+    Yields:
+        A function that seeds them all.
+    """
+    generators = generators_of(*outermost)
 
     def seed(number: int) -> None:
         seed_torch(number)
-        random.seed(number)
-        if numpy is not None:
-            numpy.random.seed(number)
+        for one in generators:
+            seed_generator(one, number)
 
-    with own_random_state(device):
-        try:
-            yield seed
-        finally:
-            random.setstate(state)
-            if numpy is not None:
-                numpy.random.set_state(arrays)
+    with own_random_state(device), as_they_were(generators):
+        yield seed
+
+
+def generators_of(*outermost: nn.Module) -> list[Any]:
+    """Return Python's and NumPy's generators, and those of modules and the modules inside them."""
+    return everywhere(*(m for module in outermost for m in modules(module)))

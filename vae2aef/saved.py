@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vae2aef.added import load_added, save_added
 from vae2aef.batch import Batch
+from vae2aef.modes import parameters
 from vae2aef.tensors import numel
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def read_saved(path: str | Path) -> dict[str, Any]:
 
 
 def _row(name: str, part: Any, before: Any, after: Any) -> tuple[str, str, str, str]:
-    count = sum(p.numel() for p in part.parameters()) if isinstance(part, nn.Module) else 0
+    count = sum(p.numel() for p in parameters(part)) if isinstance(part, nn.Module) else 0
     return name, type(part).__name__, f"{before} -> {after}", f"{count:,}"
 
 

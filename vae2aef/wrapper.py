@@ -13,7 +13,7 @@ from vae2aef.chain import Site
 from vae2aef.core import DEFAULT_NOISE, Expansion, NoFeatures, Partition
 from vae2aef.errors import describe
 from vae2aef.flows import Bijection
-from vae2aef.modes import parameters
+from vae2aef.modes import named_modules, parameters, set_mode
 from vae2aef.parts import VAEParts
 from vae2aef.program import VAEProgram
 from vae2aef.saved import Saved
@@ -126,6 +126,22 @@ class Wrapper(Saved):
             core.noise = sigma
 
     # ------------------------------------------------------------------ parameters
+
+    def named_modules(
+        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Module]]:
+        """As of `nn.Module`, and without a call of what the VAE's class may have by this name."""
+        if memo is not None or not remove_duplicate:
+            return super().named_modules(memo, prefix, remove_duplicate)
+        return named_modules(self, prefix)
+
+    def train(self, mode: bool = True) -> "Wrapper":
+        """As of `nn.Module`, through the VAE's own `train` where that takes a mode; `eval` goes by it."""
+        self.training = mode
+        for child in self._modules.values():
+            if child is not None:
+                set_mode(child, mode)
+        return self
 
     def added_parameters(self) -> Iterator[nn.Parameter]:
         """Yield the parameters that are not the VAE's, for `optimizer.add_param_group`."""

@@ -312,7 +312,7 @@ def test_layers_that_are_set_by_their_first_batch() -> None:
         if hasattr(module, "init_done"):
             module.init_done = True
     contract(case._replace(build=lambda: vae), vae.eval(), vae2aef.wrap(
-        vae, example=case.data(), core="noise", core_flow="none"
+        vae, example=case.data(), core="noise", core_flow="none", kl="sampled"
     ).eval())  # fmt: skip
 
 

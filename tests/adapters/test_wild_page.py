@@ -62,6 +62,19 @@ def test_what_is_counted() -> None:
         assert one_line == (row not in draws), row
 
 
+def test_the_page_says_what_is_counted() -> None:
+    first = {re.split(r"[ ,]", name)[0] for name in FIRST}
+    more = {re.split(r"[ ,]", name)[0] for name in MORE}
+    wrapped = 30 - sum(row[4].startswith("none") for row in FIRST.values())  # for which nothing helps
+    assert not first & more
+    for said in (
+        f"of each of {len(first)} repositories (and {len(FIRST) - len(first)} row of another model)",
+        f"of each of {len(more)} more: {len(first | more)} repositories",
+        f"Of 30 main models, the {len(first)} and the first {30 - len(first)} of the second table, {wrapped} are",
+    ):
+        assert said in " ".join(PAGE.split()), said
+
+
 def test_the_code_runs() -> None:
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     exec(compile(code, "docs/wild.md", "exec"), {"__name__": "page"})

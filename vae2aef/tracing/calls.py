@@ -1,5 +1,6 @@
 """Calls of torch functions: their plain names, the tensors in their arguments, and what a draw asks for."""
 
+import sys
 from typing import Any
 
 import torch
@@ -8,6 +9,10 @@ from torch import Tensor
 SAME_NAME = {
     "multiply": "mul", "subtract": "sub", "divide": "div", "true_divide": "div", "negative": "neg",
 }  # fmt: skip
+
+
+# Functions that hand values to Python, which may branch on them.
+TO_PYTHON = {"bool", "item", "tolist", "int", "float", "index", "numpy", "array", "equal", "allclose", "contains"}
 
 
 def plain_name(func: Any) -> str:
@@ -55,3 +60,29 @@ def moments(func: Any, args: tuple, kwargs: dict) -> tuple[Any, Any]:
 
 def _plain_float(value: Any) -> Any:
     return float(value) if isinstance(value, (int, float)) else value
+
+
+def in_torch() -> bool:
+    """Whether a call comes from torch's own code, as the checks of its distributions do."""
+    frame: Any = sys._getframe(2)
+    return str(frame.f_globals.get("__name__", "")).split(".")[0] == "torch"
+
+
+def in_checkpoint() -> bool:
+    """Whether a call is made inside `torch.utils.checkpoint`."""
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_code.co_filename.replace("\\", "/").endswith("torch/utils/checkpoint.py"):
+            return True
+    return False
+
+
+def used_values(func: Any, args: tuple, kwargs: dict) -> list[Tensor]:
+    """List the tensors whose values, and not only shapes, a call uses."""
+    name = getattr(func, "__name__", "")
+    if name.endswith("_like") or name.startswith("new_") or name == "new":
+        return []
+    if name.endswith("_as") or name == "to":
+        return tensors(args[:1])
+    return tensors((args, kwargs))

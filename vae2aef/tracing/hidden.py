@@ -1,10 +1,8 @@
 """Noise that no function mode sees: whether there is any in a forward, and where it comes from."""
 
-import inspect
 import random
 import re
 import sys
-import types
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vae2aef.batch import Batch
+from vae2aef.generators import used_by
 from vae2aef.modes import named_modules
 from vae2aef.tracing.outputs import leaves
 from vae2aef.tracing.parts import own_values
@@ -77,35 +76,9 @@ def _scripted(vae: nn.Module) -> str | None:
     for name, m in named_modules(vae):
         if isinstance(m, kinds):
             return name
-        held = {**_used_by(type(m)), **vars(m)}
+        held = {**used_by(type(m)), **vars(m)}
         found = [name for name, value in held.items() if isinstance(value, kinds)]
         drawing = [name for name in found if _DRAWS.search(str(getattr(held[name], "graph", "")))]
         if found:
             return (drawing or found)[0]
     return None
-
-
-def _used_by(kind: type) -> dict[str, Any]:
-    """Return the globals that the methods of a class use, and those of the helpers among these, by name."""
-    methods = [f for base in kind.__mro__ for f in vars(base).values() if inspect.isfunction(f)]
-    found: dict[str, Any] = {}
-    for method in methods:
-        found.update(_globals(method))
-    for helper in [value for value in found.values() if inspect.isfunction(value)]:
-        found.update(_globals(helper))
-    return found
-
-
-def _globals(function: types.FunctionType) -> dict[str, Any]:
-    """Return what a function uses by name: globals, and what it takes out of modules among these."""
-    names = _names(function.__code__)
-    used = {name: function.__globals__[name] for name in names if name in function.__globals__}
-    for value in [value for value in used.values() if inspect.ismodule(value) and value is not torch]:
-        used.update((name, vars(value)[name]) for name in names if name in vars(value))
-    return used
-
-
-def _names(code: types.CodeType) -> tuple[str, ...]:
-    """Return the names that a function uses, those of the functions in it included."""
-    inner = [name for const in code.co_consts if inspect.iscode(const) for name in _names(const)]
-    return (*code.co_names, *inner)

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from vae2aef.batch import Batch
 from vae2aef.errors import WrapError, describe
-from vae2aef.modes import evaluation_mode, in_mode, named_modules, own_random_state, parameters, seed_torch, untouched
+from vae2aef.generators import seed_torch
+from vae2aef.modes import evaluation_mode, in_mode, named_modules, own_random_state, parameters, untouched
 from vae2aef.parts import MIN_SCALE
 from vae2aef.tracing.decide import Observation
 from vae2aef.tracing.noise import Follow
@@ -113,6 +114,11 @@ def _parts(entry: Entry, seen: Observation, batch: Batch, names: tuple[str, ...]
     if len(seen.record.draws) > 1:
         beside = [d.name for i, d in enumerate(seen.record.draws) if i != seen.latent_call.place]
         parts.assumed += (f"it also draws by {' and '.join(beside)}, on which the mean of the data does not depend",)
+    if seen.record.decided:
+        parts.assumed += (
+            f"its forward reads values into Python, by {' and '.join(sorted(seen.record.decided))}: where it branches "
+            "on them, only the branches that the example takes are proved not to show the decoder the data",
+        )
     if names:
         parts.assumed += (f"`{names[0] or 'the module'}` draws in training mode only, and is kept in it alone",)
     return parts

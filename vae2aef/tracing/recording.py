@@ -3,13 +3,12 @@
 `vae2aef.tracing.decide` decides from it, once, which call makes z and which output is the mean of the data.
 """
 
-import sys
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from vae2aef.tracing.calls import plain_name, tensors
+from vae2aef.tracing.calls import TO_PYTHON, in_checkpoint, in_torch, plain_name, tensors, used_values
 from vae2aef.tracing.noise import DETACH, DRAWS, GAUSSIAN, Follow
 
 # Functions that return the values they were given; with the same shape, in the same places.
@@ -60,6 +59,7 @@ class Record(Follow):
         repeated: indices of those made inside `torch.utils.checkpoint`, which repeats them; 0 is the draw.
         values: what the affine ones returned, by index.
         losses: nodes that went into a loss, by its function's name.
+        decided: functions by which the user's code has read values that depend on the data or on a draw.
     """
 
     LOSSES = frozenset(
@@ -84,6 +84,7 @@ class Record(Follow):
         self.repeated: set[int] = set()
         self.values: dict[int, Tensor] = {}
         self.losses: dict[str, int] = {}
+        self.decided: set[str] = set()
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         """Make one call and note it."""
@@ -93,17 +94,19 @@ class Record(Follow):
         args, kwargs, hit = self.with_noise(args, kwargs)
         result = func(*args, **kwargs)
         made = [args[0]] if func is torch.Tensor.__setitem__ else tensors(result)
+        if plain_name(func) in TO_PYTHON and not in_torch() and any(map(self.seen, tensors((args, kwargs)))):
+            self.decided.add(plain_name(func))
         if not made or func in DETACH:
-            self.note(func, made, _values(func, args, kwargs), noisy=False)
+            self.note(func, made, used_values(func, args, kwargs), noisy=False)
             return result
         if hit:
             self.count += 1
             self.calls.append(plain_name(func))
             if not torch.is_grad_enabled() and self._matters(args, kwargs):
                 self.grad_off.add(self.count)
-            if _in_checkpoint():
+            if in_checkpoint():
                 self.repeated.add(self.count)
-        self.note(func, made, _values(func, args, kwargs), noisy=hit)
+        self.note(func, made, used_values(func, args, kwargs), noisy=hit)
         if hit:
             self.touched.update((id(t), t) for t in made)
         return result
@@ -124,11 +127,11 @@ class Record(Follow):
             result = self.substitute(func, args, kwargs) if grad else func(*args, **kwargs)
             self.source = node = self.node(result, set())
             self.affine[node] = 0
-            if _in_checkpoint():
+            if in_checkpoint():
                 self.repeated.add(0)
         else:
             overwritten = func.__name__.endswith("_")
-            parents = [self._known(t) for t in _values(func, args[overwritten:], kwargs)]
+            parents = [self._known(t) for t in used_values(func, args[overwritten:], kwargs)]
             result = func(*args, **kwargs)
             node = self.node(tensors(result)[0], {parent for parent in parents if parent is not None})
             self.drawn_at[tensors(result)[0].data_ptr()] = node
@@ -171,6 +174,10 @@ class Record(Follow):
         """Return the node of a tensor; an alias of a draw, as `Variable(...)` makes one, counts as the draw."""
         return self.nodes.get(id(t), self.drawn_at.get(t.data_ptr()) if self.drawn_at else None)
 
+    def seen(self, t: Tensor) -> bool:
+        """Whether a tensor depends on the data or on a draw."""
+        return self._known(t) is not None
+
     def reaches(self, *nodes: int, avoiding: int | None = None) -> set[int]:
         """Return all nodes that some were made from, themselves included, on ways that avoid one node."""
         seen: set[int] = set()
@@ -204,25 +211,6 @@ def _keeps_affine(name: str, affine: list[bool]) -> bool:
     if name == "div":
         return affine[0] and not any(affine[1:])
     return name == "addcmul" and sum(affine[1:]) <= 1
-
-
-def _in_checkpoint() -> bool:
-    frame = sys._getframe()
-    while frame.f_back is not None:
-        frame = frame.f_back
-        if frame.f_code.co_filename.replace("\\", "/").endswith("torch/utils/checkpoint.py"):
-            return True
-    return False
-
-
-def _values(func: Any, args: tuple, kwargs: dict) -> list[Tensor]:
-    """List the tensors whose values, and not only shapes, a call uses."""
-    name = getattr(func, "__name__", "")
-    if name.endswith("_like") or name.startswith("new_") or name == "new":
-        return []
-    if name.endswith("_as") or name == "to":
-        return tensors(args[:1])
-    return tensors((args, kwargs))
 
 
 class Known(Record):

@@ -143,7 +143,7 @@ def _require(name: str, what: str, value: Any, shape: Sequence[int], of: str = "
 def _require_all_parameters(aef: AEF, own: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
     """Refuse trainable tensors that the loss uses and `aef.parameters()` does not hold."""
     known = {id(p) for p in aef.parameters()} | set(map(id, own))
-    hidden = [leaf for leaf in _leaves(outputs) if id(leaf) not in known]
+    hidden = [leaf for leaf in leaves_of(outputs) if id(leaf) not in known]
     if hidden:
         shapes = ", ".join(str(tuple(leaf.shape)) for leaf in hidden[:4]) + (", ..." if len(hidden) > 4 else "")
         said, fix = _whose(aef, hidden)
@@ -169,7 +169,7 @@ def _whose(aef: AEF, hidden: Sequence[Tensor]) -> tuple[str, str]:
     )
 
 
-def _leaves(outputs: Sequence[Tensor]) -> list[Tensor]:
+def leaves_of(outputs: Sequence[Tensor]) -> list[Tensor]:
     """Return the tensors that gradients of `outputs` accumulate in."""
     leaves = {id(t): t for t in outputs if t.requires_grad and t.grad_fn is None}
     todo: list[Any] = [t.grad_fn for t in outputs if t.grad_fn is not None]

@@ -37,12 +37,12 @@ def read_example(example: Any) -> Batch:
 
 @contextmanager
 def naming_labels(batch: Batch) -> Iterator[None]:
-    """Say, where a batch of a data loader cannot be wrapped, that what stands beside x is taken for a condition."""
+    """Say, where a batch of a loader is more than a VAE takes, that what stands beside x is taken for a condition."""
     try:
         yield
     except (WrapError, TypeError) as error:
         y = batch.cond[0] if len(batch.cond) == 1 else None
-        if not isinstance(y, Tensor) or y.dim() != 1:
+        if not isinstance(y, Tensor) or y.dim() != 1 or "positional argument" not in str(error):
             raise
         raise WrapError(
             f"{error} -- the example is (x, y), so that y, {describe(y)}, is a condition of the VAE; if it is a label "

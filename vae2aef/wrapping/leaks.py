@@ -51,7 +51,7 @@ def prove_no_leak(vae: Any, parts: VAEParts, batch: Batch, seen: Seen, raw: Tens
     else:
         few = batch.head(ROWS).detach()
     owners = modules_of(vae, parts)
-    with trial(few.x.device, vae, parts), untouched(*owners), own_random_states(few.x.device) as seed:
+    with trial(few.x.device, vae, parts), untouched(*owners), own_random_states(few.x.device, *owners) as seed:
         probe = Probe(parts, few, seen, owners, seed)
         try:
             probe.decode(probe.z, few, probe.infer(few))
@@ -79,6 +79,7 @@ def _data(probe: Probe, mode: str) -> None:
             results.append(probe.decode(probe.z, probe.batch, state))
     name = moved(*results)
     if name:
+        probe.require_repeatable(mode)
         by = f" (by what it keeps in {', '.join(f'`{k}`' for k in sorted(kept))})" if kept else ""
         raise _leak(f"{mode}for given z the decoder's {name} moves with the data that were encoded before{by}")
 
@@ -170,6 +171,7 @@ def _rows(probe: Probe, mode: str, number: int = 0) -> None:
         rows = ({k: t[:-1] for k, t in found.items() if t.shape[:1] == (batch.size,)} for found in (first, second))
         name = moved(*rows)
         if name:
+            probe.require_repeatable(mode)
             raise _mixed(f"{mode}the {what}'s {name} for one row moves with another row{_mixer(probe)}")
 
 

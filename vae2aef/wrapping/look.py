@@ -91,7 +91,7 @@ def look(vae: Any, parts: VAEParts, batch: Batch, like_data: bool = True) -> See
             f"of shape {shape}; encoder and decoder must agree on the latent shape. The decoder said:"
         ):
             decoded = parts.decode(z, *cond, **kwargs)
-        _require_decoded(decoded, y, like_data)
+        _require_decoded(decoded, y, like_data, place_of(parts))
     seen = _seen(y, {"z": loc.shape[1:]}, decoded, posterior.transform is not None)
     grid = seen.grids.get("z")
     if grid is not None and grid.dims == 1 and not encodes_other_lengths(vae, parts, batch, grid):
@@ -99,7 +99,7 @@ def look(vae: Any, parts: VAEParts, batch: Batch, like_data: bool = True) -> See
     return seen
 
 
-def _require_decoded(decoded: Decoded, y: Tensor, like_data: bool) -> None:
+def _require_decoded(decoded: Decoded, y: Tensor, like_data: bool, place: str = "") -> None:
     mean, own = decoded.mean, decoded.scale
     if not isinstance(mean, Tensor):
         return
@@ -111,7 +111,7 @@ def _require_decoded(decoded: Decoded, y: Tensor, like_data: bool) -> None:
                 "pass output=lambda out: ... that picks it out of what the decoder returns, or a likelihood= that "
                 "takes all",
             )
-        _require_like_data(mean, y)
+        _require_like_data(mean, y, place)
     if decoded.density is None and not bool(mean.isfinite().all()):
         raise WrapError("the decoder's mean is not finite on the example")
     if own is not None and like_data:
@@ -192,7 +192,7 @@ def _raw_range(parts: CallableParts, y: Tensor, cond: tuple, kwargs: dict) -> st
     )
 
 
-def _require_like_data(mean: Tensor, y: Tensor) -> None:
+def _require_like_data(mean: Tensor, y: Tensor, place: str) -> None:
     """Refuse a mean whose values would be put in another order by a reshape, such as channels last."""
 
     def plain(shape: Sequence[int]) -> list[int]:
@@ -202,8 +202,21 @@ def _require_like_data(mean: Tensor, y: Tensor) -> None:
     if batch and (plain(event) == plain(y.shape[1:]) or event == (numel(y.shape[1:]),)):
         return
     turned = batch and sorted(plain(event)) == sorted(plain(y.shape[1:]))
+    said, fix = "", ""
+    if turned:
+        said, fix = "; its dimensions stand in another order: ", "pass decoder=lambda z: ... that permutes them"
+    elif batch and place and numel(event) == numel(y.shape[1:]):
+        said, fix = ": ", f"Pass output=lambda out: {place}.reshape({', '.join(map(str, (-1, *y.shape[1:])))})"
     raise WrapError(
         f"expected the decoder to return {tuple(y.shape)}, shaped like the data (or flattened), got "
-        f"{tuple(mean.shape)}" + ("; its dimensions stand in another order: " if turned else ""),
-        "pass decoder=lambda z: ... that permutes them" if turned else "",
+        f"{tuple(mean.shape)}{said}",
+        fix,
     )
+
+
+def place_of(parts: VAEParts) -> str:
+    """Say where in `out`, what the VAE, or its decoder, returns, the mean of the data is."""
+    from vae2aef.tracing.outputs import say_path
+    from vae2aef.tracing.parts import TracedParts
+
+    return "out" + (say_path(parts.outputs[False])[len("forward(x)") :] if isinstance(parts, TracedParts) else "")

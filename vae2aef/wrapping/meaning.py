@@ -9,7 +9,7 @@ from vae2aef.errors import WrapWarning
 from vae2aef.parts import VAEParts
 from vae2aef.residual import Residual
 from vae2aef.tensors import numel
-from vae2aef.wrapping.look import Seen
+from vae2aef.wrapping.look import Seen, place_of
 
 ACTIVATIONS = (("sigmoid", torch.sigmoid, 0.0), ("tanh", torch.tanh, -1.0))
 """Names, functions, and from where to 1 they reach."""
@@ -69,7 +69,7 @@ def warn_of_logits(parts: VAEParts, seen: Seen, likelihood: object, x: Tensor, c
         return
     line = 'likelihood="bernoulli_logits"'
     if continuous or name != "sigmoid":
-        line = f"output=lambda out: torch.{name}({_place(parts)})"
+        line = f"output=lambda out: torch.{name}({place_of(parts)})"
     warnings.warn(
         WrapWarning(
             f"the decoder's output, taken as the mean of the data, explains of their variance {said(shares)} (of data "
@@ -78,11 +78,3 @@ def warn_of_logits(parts: VAEParts, seen: Seen, likelihood: object, x: Tensor, c
         ),
         stacklevel=4,
     )
-
-
-def _place(parts: VAEParts) -> str:
-    """Say where in `out`, what the VAE returns, the output is."""
-    from vae2aef.tracing.outputs import say_path
-    from vae2aef.tracing.parts import TracedParts
-
-    return "out" + (say_path(parts.outputs[False])[len("forward(x)") :] if isinstance(parts, TracedParts) else "")

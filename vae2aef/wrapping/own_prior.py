@@ -13,10 +13,11 @@ from torch.overrides import TorchFunctionMode
 
 from vae2aef.batch import Batch
 from vae2aef.errors import WrapWarning
-from vae2aef.modes import named_modules, named_parameters, untouched
+from vae2aef.modes import named_buffers, named_modules, named_parameters, untouched
 from vae2aef.parts import VAEParts
 from vae2aef.priors import StandardNormal
 from vae2aef.wrapping.look import Seen
+from vae2aef.wrapping.prior_in_forward import plain, returned
 from vae2aef.wrapping.stray import says_types, stray
 from vae2aef.wrapping.trial import trial
 
@@ -108,13 +109,35 @@ def _sign(vae: nn.Module, parts: VAEParts, batch: Batch, seen: Seen, whole: bool
         return (
             f"`{pseudo}` seems to be of pseudo-inputs, whose posteriors are the prior; the standard normal is taken: "
         )
+    path, in_a_loss = returned(vae, parts, batch, seen)
+    place = _held(vae) or path
+    if place:
+        return f"{place} seems to be of a prior of {type(vae).__name__}'s own; the standard normal is taken: "
     left = _unused(vae, parts, batch, seen) if whole else []
-    if not left:
-        return ""
-    listed = ", ".join(f"`{name}`" for name in left[:SHOWN]) + (", ..." if len(left) > SHOWN else "")
+    if left:
+        return _are_not_seen(vae, left, "have no part in its outputs")
+    left = _of_latents(vae, in_a_loss, batch, seen) if whole else []
+    return _are_not_seen(vae, left, "have a part in its loss alone") if left else ""
+
+
+def _held(vae: nn.Module) -> str:
+    """Return the name of a tensor that is called a prior's, and is not what it is of the standard normal."""
+    tensors = [(name, t) for name, t in (*named_buffers(vae), *vars(vae).items()) if isinstance(t, Tensor)]
+    return next((f"`{name}`" for name, t in tensors if "prior" in name.lower() and not plain(t, name)), "")
+
+
+def _of_latents(vae: nn.Module, names: list[str], batch: Batch, seen: Seen) -> list[str]:
+    """Keep parameters that may be of a density of z; none if no one has a dimension of z, such as a scale of x."""
+    left = [name for name in names if not _plainly_no_prior(vae, name, set(names), batch.x, None)]
+    shapes = [p.shape for name, p in named_parameters(vae) if name in left]
+    return left if any(n in shape for shape in shapes for n in seen.latents["z"]) else []
+
+
+def _are_not_seen(vae: nn.Module, names: list[str], what: str) -> str:
+    listed = ", ".join(f"`{name}`" for name in names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
     return (
-        f"{len(left)} trainable parameters of {type(vae).__name__} ({listed}) have no part in its "
-        "outputs. If they are of its prior, that is not seen, and the standard normal is taken: "
+        f"{len(names)} trainable parameters of {type(vae).__name__} ({listed}) {what}. "
+        "If they are of its prior, that is not seen, and the standard normal is taken: "
     )
 
 
@@ -134,7 +157,7 @@ def _unused(vae: nn.Module, parts: VAEParts, batch: Batch, seen: Seen) -> list[s
                 and not _plainly_no_prior(vae, name, left, batch.x, z[0])]  # fmt: skip
 
 
-def _plainly_no_prior(vae: nn.Module, name: str, unused: set[str], x: Tensor, z: Tensor) -> bool:
+def _plainly_no_prior(vae: nn.Module, name: str, unused: set[str], x: Tensor, z: Tensor | None) -> bool:
     """Whether a parameter is of a part that is called otherwise, or is run on data and cannot be run on latents."""
     path = name.lower().split(".")
     if any("prior" in step for step in path):
@@ -143,7 +166,7 @@ def _plainly_no_prior(vae: nn.Module, name: str, unused: set[str], x: Tensor, z:
     if any(sign in words or (len(sign) > 4 and any(sign in step for step in path)) for sign in ELSEWHERE):
         return True
     outer = _outermost(vae, name, unused)
-    return outer is not None and _takes(outer, x) and not _takes(outer, z)
+    return outer is not None and _takes(outer, x) and (z is None or not _takes(outer, z))
 
 
 def _outermost(vae: nn.Module, name: str, unused: set[str]) -> nn.Module | None:

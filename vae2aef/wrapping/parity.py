@@ -12,6 +12,7 @@ from vae2aef.modes import named_modules, untouched
 from vae2aef.parts import SCALES, CallableParts, VAEParts, to_scale, two_tensors
 from vae2aef.program import VAEProgram
 from vae2aef.tensors import at_least_float32
+from vae2aef.tracing.refusal import CONDITION
 from vae2aef.wrapping.find_parts import has_forward
 from vae2aef.wrapping.known_pass import Pass, alike, close, few_rows, known_pass, of_one_order
 from vae2aef.wrapping.trial import trial
@@ -72,6 +73,7 @@ class _Comparison:
         self.posterior = parts.encode(batch.x, *batch.cond, **batch.kwargs)
         self.name = type(vae).__name__
         self.kind = parts.encoder_scale if isinstance(parts, CallableParts) else ""
+        self.by_adapter = given.get("encoder") is None and given.get("decoder") is None
 
     def verdict(self) -> str:
         """See `compare_with_forward`."""
@@ -165,6 +167,26 @@ class _Comparison:
 
     def refusal(self, same_z: bool, shaped: list[Tensor]) -> WrapError:
         """Say in what they differ, and what to pass."""
+        other = self.other_latent(shaped)
+        if other is not None:
+            return other
+        untraced = self.trace()
+        if self.by_adapter and isinstance(untraced, WrapError) and untraced.fix == CONDITION:
+            return WrapError(untraced.reason + "\n", untraced.fix)  # the true reason for another output
+        if not same_z:
+            return WrapError(
+                f"of the same noise, the forward of {self.name} makes another z than loc + scale * u of the encoder. ",
+                self.traced() or self.alone(),
+            )
+        off = min(float((at_least_float32(v).reshape(self.mean.shape) - self.mean).abs().max()) for v in shaped)
+        return WrapError(
+            f"of the same z, the forward of {self.name} returns another output than the decoder: off by up to "
+            f"{off:.3g}. ",
+            self.traced() or self.alone(),
+        )
+
+    def other_latent(self, shaped: list[Tensor]) -> WrapError | None:
+        """Say which latent forward decodes in the place of theirs, if that is known."""
         for kind, z in self.latents():
             if kind != self.kind and (not shaped or any(self.is_output(v, self.decode(z)) for v in shaped)):
                 return WrapError(
@@ -178,17 +200,7 @@ class _Comparison:
                     "encoder says nothing of that: a posterior flow, or a projection, would be lost. ",
                     self.traced() or self.with_flow(kind, z, later),
                 )
-        if not same_z:
-            return WrapError(
-                f"of the same noise, the forward of {self.name} makes another z than loc + scale * u of the encoder. ",
-                self.traced() or self.alone(),
-            )
-        off = min(float((at_least_float32(v).reshape(self.mean.shape) - self.mean).abs().max()) for v in shaped)
-        return WrapError(
-            f"of the same z, the forward of {self.name} returns another output than the decoder: off by up to "
-            f"{off:.3g}. ",
-            self.traced() or self.alone(),
-        )
+        return None
 
     def is_decoded(self, latent: Tensor, z: Tensor, shaped: list[Tensor]) -> bool:
         """Whether forward's output is the decoder's for a latent that is not z."""
@@ -205,16 +217,22 @@ class _Comparison:
     def traced(self) -> str:
         """Return the line that has forward traced, if it can be."""
         from vae2aef.tracing.outputs import say_path
+
+        parts = self.trace()
+        if isinstance(parts, WrapError):
+            return ""
+        path = say_path(parts.outputs[False])[len("forward(x)") :]
+        more = f", output=lambda out: out{path}" if self.by_adapter else ""
+        return f"Pass encoder=None, decoder=None, encoder_scale=None{more}"
+
+    def trace(self) -> Any:
+        """Trace forward; return its parts, or why it cannot be."""
         from vae2aef.tracing.proof import trace
 
         try:
-            parts = trace(self.vae, *self.batch)
-        except WrapError:
-            return ""
-        path = say_path(parts.outputs[False])[len("forward(x)") :]
-        by_adapter = self.given.get("encoder") is None and self.given.get("decoder") is None
-        more = f", output=lambda out: out{path}" if by_adapter else ""
-        return f"Pass encoder=None, decoder=None, encoder_scale=None{more}"
+            return trace(self.vae, *self.batch)
+        except WrapError as error:
+            return error
 
     def with_flow(self, kind: str, before: Tensor, later: Tensor) -> str:
         """Return the line that hands over the flow: a module that makes the later latent of z, and its log|det|."""

@@ -1,8 +1,6 @@
 """Encoder and decoder of a VAE as functions of a few rows, with the same random state at every call."""
 
 import contextlib
-import random
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,7 +8,9 @@ import torch
 from torch import Tensor
 
 from vae2aef.batch import Batch
-from vae2aef.modes import untouched
+from vae2aef.errors import WrapError
+from vae2aef.generators import next_one
+from vae2aef.modes import generators_of, untouched
 from vae2aef.parts import VAEParts
 from vae2aef.program import VAEProgram
 from vae2aef.wrapping.known_pass import close
@@ -83,8 +83,27 @@ class Probe:
     def _next_ones(self) -> list[float]:
         """Draw a number from each of the generators that `seed` seeds."""
         found = [torch.rand((), device=where).item() for where in {torch.device("cpu"), self.batch.x.device}]
-        numpy = sys.modules.get("numpy")
-        return [*found, random.random(), *([] if numpy is None else [numpy.random.random()])]
+        return [*found, *map(next_one, generators_of(*self.owners))]
+
+    def require_repeatable(self, mode: str) -> None:
+        """Refuse parts that return something else of the same data, latents and random state: nothing can be proved.
+
+        Args:
+            mode: in words, for the message.
+        """
+        passes = []
+        for _ in range(2):
+            with self.afresh():
+                found = self.decode(self.z, self.batch, self.infer(self.batch))
+                passes.append(found if isinstance(self.parts, VAEProgram) else {**self.encode(self.batch), **found})
+        name = moved(*passes)
+        if name:
+            raise WrapError(
+                f"{mode}the {name} is another at each call, with the same data, latents and random state: it cannot be "
+                "proved that it moves with nothing else. ",
+                "Draw random numbers from torch's, Python's or NumPy's own generator, or from one that is an attribute "
+                "of the module which draws",
+            )
 
     def score(self, z: dict[str, Tensor], batch: Batch, seen: Batch) -> Tensor:
         """Return a Pyro program's log density of data for given latents, `(batch,)`, after its guide was run on some.

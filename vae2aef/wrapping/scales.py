@@ -109,6 +109,14 @@ def require_decoder_scale(likelihood: nn.Module | None, parts: VAEParts, seen: S
     """
     if not (isinstance(likelihood, Scaled) and likelihood.kind == "decoder"):
         return
+    from vae2aef.tracing.parts import TracedParts
+
+    if seen.scale_range is None and isinstance(parts, TracedParts) and parts.decoder_scale is not None:
+        raise WrapError(
+            f'decoder_scale="{parts.decoder_scale}", but what its forward returns of the data is their mean alone. A '
+            "decoder that returns a scale beside it can be given by encoder= and decoder=; without that: ",
+            "Pass decoder_scale=None",
+        )
     if seen.scale_range is None:
         likelihood.scale(None)
         return

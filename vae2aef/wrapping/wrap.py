@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from vae2aef.aef import AEF
 from vae2aef.batch import Batch
-from vae2aef.modes import modules, untouched
+from vae2aef.generators import as_they_were
+from vae2aef.modes import generators_of, modules, same_parameters, untouched
 from vae2aef.parts import VAEParts
 from vae2aef.registry import unwrap
 from vae2aef.wrapping.choices import KL, CoreOption, FlowOption, PreprocessOption, PriorOption, ScaleName, Start
@@ -150,7 +151,9 @@ def wrap(
         likelihood = "decoder"
     options = {"core": read_core(core), "core_flow": core_flow, "prior": prior, "preprocess": preprocess}
     sigma = read_noise(noise)
-    with naming_labels(given_batch), naming_stray_tensors(vae), untouched(*modules_of(vae, encoder, decoder, forward)):
+    owners = modules_of(vae, encoder, decoder, forward)
+    states, values = as_they_were(generators_of(*owners)), same_parameters(*owners)
+    with naming_labels(given_batch), naming_stray_tensors(vae), states, values, untouched(*owners):
         aef = _wrapped(vae, given_batch, given, options, sigma, likelihood, start)
     aef.kl = kl
     said = {**given, "core": core, "core_flow": core_flow, "prior": prior, "likelihood": likelihood, "kl": kl,
@@ -203,7 +206,10 @@ def _wrapped(
         prior_takes_conditions=takes_conditions,
         discrete=seen.discrete if the_likelihood is None else getattr(the_likelihood, "discrete", False),
         summary=summarise(vae, parts, seen, the_prior, the_likelihood, said, why),
-    ).to(x.device)
+    )
+    for name, part in aef._modules.items():  # the VAE is where it is
+        if part is not None and name not in ("vae", "outside"):
+            part.to(x.device)
     prove(aef, batch, seen)
     warn_of_learned_prior(aef, batch, seen)
     bits = None if continuous else bits_of(seen)
