@@ -14,8 +14,8 @@ PACKAGES = {"vae2aef": "vae2aef", "adapters": "vae2aef.adapters"}
 MOST_LINES, MOST_WAYS, MOST_BODY = 250, 15, 40
 
 LAYERS = (
-    ("added", "batch", "draws", "errors", "evidence", "fan_in", "generators", "grids", "modes", "pareto", "schedules",
-     "tensors"),
+    ("added", "batch", "draws", "errors", "evidence", "fan_in", "generators", "grids", "holding", "modes", "pareto",
+     "schedules", "tensors"),
     ("core", "features", "flows", "grid_flows", "likelihood", "masked", "patches", "preprocess", "priors", "protocols",
      "residual"),
     ("parts",),

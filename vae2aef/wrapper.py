@@ -1,9 +1,8 @@
 """What an AEF is besides its mathematics: a module that holds a user's VAE and what was added to it."""
 
 import copy
-import inspect
 from collections.abc import Callable, Iterator, Mapping
-from types import FunctionType, ModuleType
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from vae2aef.chain import Site
 from vae2aef.core import DEFAULT_NOISE, Expansion, NoFeatures, Partition
 from vae2aef.errors import describe
 from vae2aef.flows import Bijection
+from vae2aef.holding import holds_module
 from vae2aef.modes import named_modules, parameters, set_mode
 from vae2aef.parts import VAEParts
 from vae2aef.program import VAEProgram
@@ -239,17 +239,3 @@ def _sigma(core: Any) -> str:
     """Say sigma, and whether it is what `wrap` takes if nobody says."""
     usual = isinstance(core, Expansion) and not isinstance(core.features, NoFeatures) and core.noise == DEFAULT_NOISE
     return f"{core.noise:g}" + (" (the default; noise=0 is the paper's loss)" if usual else "")
-
-
-def holds_module(function: FunctionType) -> bool:
-    """Whether a function uses a module from outside, so that a copy of it would go on using the same one."""
-    return any(isinstance(held, nn.Module) for held in _holds(function))
-
-
-def _holds(function: FunctionType) -> Iterator[Any]:
-    """Yield what a function refers to from outside, its closure, defaults and globals; and what such objects hold."""
-    held = inspect.getclosurevars(function)
-    for value in (*held.nonlocals.values(), *held.globals.values(), *(function.__defaults__ or ())):
-        yield value
-        if not isinstance(value, (type, ModuleType, FunctionType, nn.Module)):
-            yield from getattr(value, "__dict__", {}).values()

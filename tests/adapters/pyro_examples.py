@@ -122,7 +122,7 @@ def vae(epochs: int, rows: int = 256, aef: bool = True, jit: bool = False) -> Tr
         utils={},
     ):  # fmt: skip
         changes = {"svi = SVI(vae.model, vae.guide, optimizer": (
-            "vae.aef = vae2aef.aef_guide(vae.model, vae.guide, noise=0)\n"
+            "vae.aef = vae2aef.aef_guide(vae.model, vae.guide)\n"
             "    svi = SVI(vae.model, vae.aef, optimizer")} if aef else {}  # fmt: skip
         module = run((ROOT / "examples/vae/vae.py").read_text(), "pyro_vae", changes)
         vars(module)["print"] = told.append
@@ -152,7 +152,7 @@ def ss_vae(epochs: int, rows: int = 240, aef: bool = True, how: str = "parallel"
         }, utils__vae_plots={"mnist_test_tsne_ssvae": None, "plot_conditional_samples_ssvae": None},
     ):  # fmt: skip
         mark = "guide = config_enumerate(ss_vae.guide, args.enum_discrete, expand=True)\n"
-        line = f"{mark}    guide = vae2aef.aef_guide(ss_vae.model, guide, noise=0)\n" if aef else mark
+        line = f"{mark}    guide = vae2aef.aef_guide(ss_vae.model, guide)\n" if aef else mark
         changes = {mark: f"{line}    kept.update(vae=ss_vae, guide=guide)\n"}
         module = run((ROOT / "examples/vae/ss_vae_M2.py").read_text(), "pyro_ss_vae", changes)
         vars(module).update(kept=kept, print_and_log=lambda logger, line: told.append(line))
@@ -182,7 +182,7 @@ def cvae(epochs: int, rows: int = 256, aef: bool = True) -> Trained:
 
         baseline = importlib.import_module("baseline")
         line = "svi = SVI(cvae_net.model, cvae_net.guide, optimizer, loss=Trace_ELBO())"
-        made = "kept['aef'] = vae2aef.aef_guide(cvae_net.model, cvae_net.guide, noise=0)\n    "
+        made = "kept['aef'] = vae2aef.aef_guide(cvae_net.model, cvae_net.guide)\n    "
         marks = {line: made + line.replace("cvae_net.guide", "kept['aef']")} if aef else {}
         marks["epoch_loss = running_loss / dataset_sizes[phase]"] = (
             "epoch_loss = running_loss / dataset_sizes[phase]\n            kept['losses'].append((phase, epoch_loss))"
@@ -199,9 +199,7 @@ def cvae(epochs: int, rows: int = 256, aef: bool = True) -> Trained:
     )  # fmt: skip
 
 
-def dmm(
-    epochs: int, rows: int = 60, aef: bool = True, iafs: int = 0, jit: bool = False, options: str = ", noise=0"
-) -> Trained:
+def dmm(epochs: int, rows: int = 60, aef: bool = True, iafs: int = 0, jit: bool = False, options: str = "") -> Trained:
     """examples/dmm.py: its `main`, on ragged songs."""
     x, lengths = songs(rows)
     data = {k: {"sequences": x, "sequence_lengths": lengths} for k in ("train", "test", "valid")}
@@ -243,7 +241,7 @@ def flow_prior(epochs: int, rows: int = 256, aef: bool = True) -> Trained:
              "range(96)": f"range({epochs})"}  # fmt: skip
     if aef:
         small["svi = SVI(vae.model, vae.guide, "] = (
-            "aef = vae2aef.aef_guide(vae.model, vae.guide, noise=0)\nsvi = SVI(vae.model, aef, "
+            "aef = vae2aef.aef_guide(vae.model, vae.guide)\nsvi = SVI(vae.model, aef, "
         )
     small["losses = torch.tensor(losses)\n"] = "losses = torch.tensor(losses)\n    told.append(losses.sum().item())\n"
     told: list[float] = []
@@ -280,7 +278,7 @@ def prodlda(epochs: int, rows: int = 200, aef: bool = True) -> Trained:
     mark = "svi = SVI(prodLDA.model, prodLDA.guide, optimizer"
     assert text.count(mark) == 1
     if aef:
-        made = "aef = vae2aef.aef_guide(prodLDA.model, prodLDA.guide, noise=0)\n"
+        made = "aef = vae2aef.aef_guide(prodLDA.model, prodLDA.guide)\n"
         text = text.replace(mark, made + "svi = SVI(prodLDA.model, aef, optimizer")
     end = "bar.set_postfix"
     assert text.count(end) == 1
@@ -295,7 +293,7 @@ def prodlda(epochs: int, rows: int = 200, aef: bool = True) -> Trained:
     )  # fmt: skip
 
 
-def scanvi(epochs: int, aef: bool = True, options: str = ", core='log', noise=0") -> Trained:
+def scanvi(epochs: int, aef: bool = True, options: str = ", core='log'") -> Trained:
     """examples/scanvi/scanvi.py: its `main`, on its own mock data."""
     kept: dict[str, Any] = {}
     told: list[str] = []
@@ -329,7 +327,7 @@ def cevae(epochs: int, rows: int = 300, aef: bool = True, outcome: str = "bernou
     if aef:
         import vae2aef
 
-        made.guide = vae2aef.aef_guide(made.model, made.guide, noise=0)
+        made.guide = vae2aef.aef_guide(made.model, made.guide)
     losses = made.fit(x, t, y, num_epochs=epochs, batch_size=100, log_every=0)
     return Trained(
         model=made.model, guide=guide, aef=made.guide if aef else None, losses=losses, args=(x[:50], t[:50], y[:50]),
@@ -353,7 +351,7 @@ def air(steps: int, rows: int = 40, aef: bool = True) -> Trained:
     ):
         mark = "svi = SVI(air.model, air.guide, adam, loss=elbo)"
         line = mark.replace("air.guide", "aef") if aef else mark
-        made = "aef = kept['aef'] = vae2aef.aef_guide(air.model, air.guide, noise=0)\n    " if aef else ""
+        made = "aef = kept['aef'] = vae2aef.aef_guide(air.model, air.guide)\n    " if aef else ""
         text = (ROOT / "examples/air/main.py").read_text()
         text = text.replace("import pyro.contrib.examples.multi_mnist as multi_mnist\n", "")
         module = run(text, "pyro_air", {mark: made + line + "\n    kept['air'] = air"})
@@ -400,8 +398,8 @@ ROWS: dict[str, Callable[[bool], Trained]] = {
     "vae.py": lambda aef: vae(8, aef=aef),
     "ss_vae_M2": lambda aef: ss_vae(8, aef=aef),
     "cvae": lambda aef: cvae(6, aef=aef),
-    "dmm": lambda aef: dmm(4, aef=aef, options=", noise=1.0"),
-    "dmm with IAF": lambda aef: dmm(3, aef=aef, iafs=1, options=", noise=1.0"),
+    "dmm": lambda aef: dmm(4, aef=aef),
+    "dmm with IAF": lambda aef: dmm(8, aef=aef, iafs=1),
     "vae_flow_prior": lambda aef: flow_prior(8, aef=aef),
     "prodlda": lambda aef: prodlda(20, aef=aef),
     "scanvi": lambda aef: scanvi(10, aef=aef),

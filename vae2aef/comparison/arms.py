@@ -18,8 +18,8 @@ from vae2aef.comparison.factory import BUILT_IN, make_vae
 from vae2aef.comparison.likelihoods import is_discrete, option
 from vae2aef.errors import WrapWarning
 from vae2aef.flows import Bijection
+from vae2aef.holding import holds_module
 from vae2aef.modes import parameters
-from vae2aef.wrapper import holds_module
 from vae2aef.wrapping import wrap
 from vae2aef.wrapping.sigma import SAID
 

@@ -8,17 +8,15 @@ from torch import Tensor
 
 from vae2aef.batch import Batch
 from vae2aef.errors import WrapError
-from vae2aef.modes import named_modules, untouched
+from vae2aef.modes import untouched
 from vae2aef.parts import SCALES, CallableParts, VAEParts, to_scale, two_tensors
 from vae2aef.program import VAEProgram
 from vae2aef.tensors import at_least_float32
 from vae2aef.tracing.refusal import CONDITION
 from vae2aef.wrapping.find_parts import has_forward
 from vae2aef.wrapping.known_pass import Pass, alike, close, few_rows, known_pass, of_one_order
+from vae2aef.wrapping.parity_remedies import alone, with_flow
 from vae2aef.wrapping.trial import trial
-
-WRITTEN = {"std": "{}", "log_std": "{}.exp()", "var": "{}.sqrt()", "log_var": "(0.5 * {}).exp()"}
-"""How a standard deviation is written for an output of each kind."""
 
 
 def compare_with_forward(vae: Any, parts: VAEParts, batch: Batch, given: dict[str, Any]) -> str:
@@ -176,13 +174,13 @@ class _Comparison:
         if not same_z:
             return WrapError(
                 f"of the same noise, the forward of {self.name} makes another z than loc + scale * u of the encoder. ",
-                self.traced() or self.alone(),
+                self.traced() or alone(self.vae, self.given),
             )
         off = min(float((at_least_float32(v).reshape(self.mean.shape) - self.mean).abs().max()) for v in shaped)
         return WrapError(
             f"of the same z, the forward of {self.name} returns another output than the decoder: off by up to "
             f"{off:.3g}. ",
-            self.traced() or self.alone(),
+            self.traced() or alone(self.vae, self.given),
         )
 
     def other_latent(self, shaped: list[Tensor]) -> WrapError | None:
@@ -198,7 +196,7 @@ class _Comparison:
                 return WrapError(
                     f"the forward of {self.name} maps z = loc + scale * u further before it decodes it, and the "
                     "encoder says nothing of that: a posterior flow, or a projection, would be lost. ",
-                    self.traced() or self.with_flow(kind, z, later),
+                    self.traced() or with_flow(self.vae, kind, z, later),
                 )
         return None
 
@@ -233,29 +231,3 @@ class _Comparison:
             return trace(self.vae, *self.batch)
         except WrapError as error:
             return error
-
-    def with_flow(self, kind: str, before: Tensor, later: Tensor) -> str:
-        """Return the line that hands over the flow: a module that makes the later latent of z, and its log|det|."""
-        general = "Pass encoder=lambda x: vae2aef.Posterior(loc, scale, flow), where flow(z) returns (z, log|det|)"
-        name = next((name for name in ("encode", "encoder") if callable(getattr(self.vae, name, None))), None)
-        for path, module in named_modules(self.vae):
-            if name is None or kind not in WRITTEN or not path or not has_forward(module):
-                continue
-            try:
-                z, change = module(before.clone())
-            except Exception:  # it maps something else
-                continue
-            if alike(z, later) and close(z, later.reshape(z.shape)) and change.shape == z.shape[:1]:
-                scale = WRITTEN[kind].format(f"vae.{name}(x)[1]")
-                return f"Pass encoder=lambda x: vae2aef.Posterior(vae.{name}(x)[0], {scale}, vae.{path})"
-        return general
-
-    def alone(self) -> str:
-        """Return the line by which the parts stand for themselves, and no forward is looked at."""
-        named = [
-            f"{part}=vae.{name}"
-            for part, names in (("encoder", ("encode", "encoder")), ("decoder", ("decode", "decoder")))
-            for name in [next((n for n in names if callable(getattr(self.vae, n, None))), None)]
-            if self.given.get(part) is None and name is not None
-        ]
-        return "If they are meant as they are: Pass " + ", ".join(["vae=torch.nn.ModuleList([vae])", *named])

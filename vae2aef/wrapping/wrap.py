@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from vae2aef.aef import AEF
@@ -207,16 +208,20 @@ def _wrapped(
         discrete=seen.discrete if the_likelihood is None else getattr(the_likelihood, "discrete", False),
         summary=summarise(vae, parts, seen, the_prior, the_likelihood, said, why),
     )
-    for name, part in aef._modules.items():  # the VAE is where it is
-        if part is not None and name not in ("vae", "outside"):
-            part.to(x.device)
+    _move_added(aef, x.device)
     prove(aef, batch, seen)
     warn_of_learned_prior(aef, batch, seen)
-    bits = None if continuous else bits_of(seen)
-    warn_of_grey_levels(aef.discrete or aef.likelihood is None, bits, bijection, x)
+    warn_of_grey_levels(aef.discrete or aef.likelihood is None, None if continuous else bits_of(seen), bijection, x)
     if seen.local:
         aef.say(grid_line(seen, allow_other_grids(aef, batch, seen.grids)))
     return aef
+
+
+def _move_added(aef: AEF, device: torch.device) -> None:
+    """Move all but the VAE, which is where it is."""
+    for name, part in aef._modules.items():
+        if part is not None and name not in ("vae", "outside"):
+            part.to(device)
 
 
 def _read(vae: Any, batch: Batch, given: dict[str, Any], like_data: bool, raw: Tensor) -> tuple[VAEParts, Seen]:
