@@ -1,5 +1,6 @@
 """One pass of a VAE's own forward with its noise known, and comparisons of what is made of it."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from vae2aef.batch import Batch
 from vae2aef.parts import VAEParts
 
 ROWS = 8
+DRAWS = 16
 
 
 class Pass(NamedTuple):
@@ -70,6 +72,13 @@ def known_pass(vae: Any, batch: Batch, parts: VAEParts, u: Tensor | None = None)
     return Pass(record.u.detach(), [t.detach() for t in made], [value.detach() for _, _, value in found])
 
 
+def is_random(vae: Any, batch: Batch, parts: VAEParts, seen: Pass) -> bool:
+    """Whether forward returns something else than in a pass that was seen, of the same data and noise."""
+    torch.manual_seed(1)
+    pairs = zip(known_pass(vae, batch, parts, seen.u).outputs, seen.outputs, strict=False)
+    return any(a.shape != b.shape or not close(a, b) for a, b in pairs)
+
+
 def alike(t: Any, like: Tensor) -> bool:
     """Whether a tensor has the rows and values of another, whatever its shape."""
     return isinstance(t, Tensor) and t.numel() == like.numel() and t.shape[:1] == like.shape[:1]
@@ -93,3 +102,24 @@ def of_one_order(a: Tensor, b: Tensor) -> bool:
     steps = b.gather(0, a.argsort(0)).diff(dim=0)
     slack = 1e-6 * (1 + b.abs().max())
     return bool(((steps >= -slack).all(0) | (steps <= slack).all(0)).all())
+
+
+def stays_so(vae: Any, batch: Batch, parts: VAEParts, place: int, decode: Callable[[Tensor], Tensor]) -> bool:
+    """Whether one output of forward keeps the order of the decoder's, or its opposite, over rows of many draws.
+
+    Of a few rows it is kept by chance where forward decodes a latent that is nearly the same.
+
+    Args:
+        vae: the user's VAE.
+        batch: a few rows.
+        parts: its parts.
+        place: of the output in what a pass returns.
+        decode: the decoder's mean, `(batch, *event)`, for the noise of a pass, as it was drawn.
+    """
+    values, means = [], []
+    for seed in range(DRAWS):
+        torch.manual_seed(seed)
+        seen = known_pass(vae, batch, parts)
+        means.append(decode(seen.u))
+        values.append(seen.outputs[place].reshape(means[-1].shape))
+    return of_one_order(torch.cat(values), torch.cat(means))

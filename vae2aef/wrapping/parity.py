@@ -14,11 +14,9 @@ from vae2aef.program import VAEProgram
 from vae2aef.tensors import at_least_float32
 from vae2aef.tracing.refusal import CONDITION
 from vae2aef.wrapping.find_parts import has_forward
-from vae2aef.wrapping.known_pass import Pass, alike, close, few_rows, known_pass, of_one_order
+from vae2aef.wrapping.known_pass import Pass, alike, close, few_rows, is_random, known_pass, of_one_order, stays_so
+from vae2aef.wrapping.scales import WRITTEN
 from vae2aef.wrapping.trial import trial
-
-WRITTEN = {"std": "{}", "log_std": "{}.exp()", "var": "{}.sqrt()", "log_var": "(0.5 * {}).exp()"}
-"""How a standard deviation is written for an output of each kind."""
 
 
 def compare_with_forward(vae: Any, parts: VAEParts, batch: Batch, given: dict[str, Any]) -> str:
@@ -88,13 +86,13 @@ class _Comparison:
         self.mean = self.decode(self.z)
         shaped = [v for v in self.seen.outputs if alike(v, self.mean)] if isinstance(self.mean, Tensor) else []
         same_z = self.is_latent(self.z)
-        same_output = any(self.is_output(v, self.mean) for v in shaped)
+        same_output = any(self.is_output(v, self.mean) and self.stays(v) for v in shaped)
         if same_z and (same_output or not shaped):
             what = "this z" if not shaped else "this z and this output"
             return f"compared: of the same noise, its own forward makes {what}"
         if same_output and not any(self.latents()) and self.moves():
             return "compared: of the same noise, its own forward makes this output"
-        if self.is_random():
+        if is_random(self.vae, self.batch, self.parts, self.seen):
             return "not compared with its forward, which is random beyond its draw"
         raise self.refusal(same_z, shaped)
 
@@ -125,6 +123,18 @@ class _Comparison:
         written = self.given.get("decoder") is not None or not isinstance(self.parts, CallableParts)
         return close(value, mean) or (written and of_one_order(value, mean))
 
+    def stays(self, value: Tensor) -> bool:
+        """Whether what is another function of the decoder's output is so over more draws, and not by chance."""
+        if close(at_least_float32(value).reshape(self.mean.shape), self.mean):
+            return True
+        place = next(i for i, v in enumerate(self.seen.outputs) if v is value)
+        sign = torch.where(self.u == self.seen.u.reshape(self.u.shape).to(self.u), 1.0, -1.0).to(self.u)
+
+        def decode(u: Tensor) -> Tensor:
+            return self.decode(self.posterior.push(sign * u.reshape(sign.shape).to(sign))[0])
+
+        return stays_so(self.vae, self.batch, self.parts, place, decode)
+
     def latents(self) -> Iterator[tuple[str, Tensor]]:
         """Yield those of z, and of what it would be for another kind of scale, that forward has made; and the kind."""
         if self.is_latent(self.z):
@@ -141,13 +151,6 @@ class _Comparison:
     def moves(self) -> bool:
         """Whether the decoder's output depends on z at all."""
         return not close(self.decode(self.z + 1), self.mean)
-
-    def is_random(self) -> bool:
-        """Whether forward returns something else of the same data and noise."""
-        torch.manual_seed(1)
-        again = known_pass(self.vae, self.batch, self.parts, self.seen.u)
-        pairs = zip(again.outputs, self.seen.outputs, strict=False)
-        return any(a.shape != b.shape or not close(a, b) for a, b in pairs)
 
     def refusal(self, same_z: bool, shaped: list[Tensor]) -> WrapError:
         """Say in what they differ, and what to pass."""

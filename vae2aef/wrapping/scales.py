@@ -15,6 +15,9 @@ from vae2aef.wrapping.look import Seen
 from vae2aef.wrapping.refusal import no_parts
 from vae2aef.wrapping.trial import naming, trial
 
+WRITTEN = {"std": "{}", "log_std": "{}.exp()", "var": "{}.sqrt()", "log_var": "(0.5 * {}).exp()"}
+"""How a standard deviation is written for an output of each kind."""
+
 
 def ask_for_encoder_scale(
     vae: Any, encoder: Callable, batch: Batch, name: str, untraced: WrapError | None
