@@ -206,7 +206,10 @@ def _require_like_data(mean: Tensor, y: Tensor, place: str) -> None:
     if turned:
         said, fix = "; its dimensions stand in another order: ", "pass decoder=lambda z: ... that permutes them"
     elif batch and place and numel(event) == numel(y.shape[1:]):
-        said, fix = ": ", f"Pass output=lambda out: {place}.reshape({', '.join(map(str, (-1, *y.shape[1:])))})"
+        said, fix = (
+            "; if its values stand in the order of the data's: ",
+            f"Pass output=lambda out: {place}.reshape({', '.join(map(str, (-1, *y.shape[1:])))})",
+        )
     raise WrapError(
         f"expected the decoder to return {tuple(y.shape)}, shaped like the data (or flattened), got "
         f"{tuple(mean.shape)}{said}",
