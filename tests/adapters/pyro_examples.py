@@ -6,6 +6,7 @@ Runs where VAE2AEF_CHECKOUTS names a folder that holds a checkout: git clone htt
 import contextlib
 import importlib
 import json
+import logging
 import os
 import sys
 import types
@@ -318,6 +319,7 @@ def cevae(epochs: int, rows: int = 300, aef: bool = True, outcome: str = "bernou
     """pyro.contrib.cevae, on the data of examples/contrib/cevae/synthetic.py."""
     import pyro.contrib.cevae as contrib
 
+    logging.getLogger("pyro").addHandler(logging.NullHandler())  # the script asks for the first one
     with modules(ROOT / "examples/contrib/cevae"):
         text = (ROOT / "examples/contrib/cevae/synthetic.py").read_text()
         module = run(text.replace("pyro.__version__.startswith", "str"), "pyro_synthetic", {})
