@@ -113,9 +113,15 @@ class Told(SmallVAE):
 def test_a_condition_that_equals_the_data_is_named(preprocess):
     x = 0.02 + 0.9 * data()
     options = {"encoder_scale": "log_std", "preprocess": preprocess}
-    refused(Told(), "^condition 1 equals the data, and the decoder's output moves", (x, x.clone()), **options)
-    refused(Told(), "^the condition `label` equals the data", (x, {"label": x.flatten(1)}), **options)
-    assert vae2aef.wrap(Told(), example=(x, x + 0.1), **options)(x, x + 0.1).isfinite()
+    refused(
+        Told(),
+        "^condition 1 is the data, as they are or scaled, and the decoder's output moves",
+        (x, x.clone()),
+        **options,
+    )
+    refused(Told(), "^the condition `label` is the data", (x, {"label": x.flatten(1)}), **options)
+    refused(Told(), "^condition 1 is the data, as they are or scaled", (x, 0.1 - 2 * x), **options)
+    assert vae2aef.wrap(Told(), example=(x, x.square()), **options)(x, x.square()).isfinite()
 
 
 def test_a_label_that_equals_data_of_one_value_a_row_is_a_label():
@@ -131,8 +137,8 @@ def test_a_condition_that_equals_the_data_in_a_traced_forward():
             return super().forward(x)[0] + c
 
     x = data()
-    refused(Added(), "^condition 1 equals the data, and the decoder's output moves", (x, x.clone()))
-    assert vae2aef.wrap(Added(), example=(x, 0.5 * x))(x, 0.5 * x).isfinite()
+    refused(Added(), "^condition 1 is the data, as they are or scaled, and the decoder's output moves", (x, x.clone()))
+    assert vae2aef.wrap(Added(), example=(x, x.square()))(x, x.square()).isfinite()
 
 
 def test_a_target_that_the_decoder_does_not_see_may_be_the_data():

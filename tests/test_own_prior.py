@@ -384,3 +384,23 @@ def test_a_prior_that_an_adapter_brings_and_a_head_that_forward_uses_are_nothing
     vae2aef.register_adapter(f"{Brought.__module__}.{Brought.__qualname__}")(adapter)
     vae2aef.wrap(Brought(), example=data())
     vae2aef.wrap(Headed(), example=data(), encoder_scale="log_var")
+
+
+@pytest.mark.parametrize("standard", [False, True])
+def test_a_prior_of_two_tensors_is_named(standard):
+    """What the second one is, is not known, so that no line can be written; of the standard normal nothing is said."""
+
+    class Made(Plain):
+        def prior(self) -> tuple[Tensor, Tensor]:
+            return torch.zeros(1, LATENT), torch.full((1, LATENT), 1.0 if standard else 0.25)
+
+    vae, x = Made(), data()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        vae2aef.wrap(vae, example=x)
+    said = [str(one.message) for one in warned]
+    assert len(said) == (0 if standard else 1), said
+    if said:
+        assert "`prior()` seems to be of a prior of Made's own; the standard normal is taken" in said[0]
+        aef = vae2aef.wrap(vae, example=x, prior=lambda z: Normal(0.0, 0.5).log_prob(z).sum(1))
+        assert aef(x).isfinite()

@@ -398,7 +398,7 @@ def test_a_decoder_that_sees_the_data_has_no_remedy(cls: type) -> None:
         def forward(self, x: Tensor, c: Tensor) -> Any:
             return self.data(self.draw(*self.split(x))) + c
 
-    assert "equals the data" in str(refused(Told(), example=(x, x.clone())))
+    assert "is the data, as they are or scaled" in str(refused(Told(), example=(x, x.clone())))
     assert vae2aef.wrap(Told(), example=(x, x.flip(0)))(x, x.flip(0)).isfinite()
 
 
@@ -504,7 +504,7 @@ def test_what_leads_past_z_is_taken_out_or_handed_over() -> None:
     assert aef(options["example"], c).isfinite()
 
 
-@remedy("{} equals the data, and the decoder's output")
+@remedy("{} is the data, as they are or scaled, and")
 def test_a_condition_that_is_the_data_is_left_out() -> None:
     vae, x = zoo_wild.Plain(), torch.rand(6, *EVENT)
     vae.forward = lambda x, c=0.0: zoo_wild.Plain.forward(vae, x)[0] + c

@@ -31,6 +31,8 @@ from vae2aef.wrapping.probe import Probe, moved, other
 from vae2aef.wrapping.trial import modules_of, naming, trial
 
 ROWS, TRIES = 3, 3
+MANY = 8
+"""So many values are a multiple of others by no chance."""
 
 
 def prove_no_leak(vae: Any, parts: VAEParts, batch: Batch, seen: Seen, raw: Tensor) -> None:
@@ -99,7 +101,7 @@ def _gradient(probe: Probe) -> None:
 
 
 def _conditions(probe: Probe, batch: Batch, raw: Tensor) -> None:
-    """A condition that equals the data must have no effect on the decoder."""
+    """A condition that is the data must have no effect on the decoder."""
     for i, c in enumerate(batch.cond):
         if _is_data(c, batch.x, raw):
             cond = tuple(other(c) if k == i else c for k, c in enumerate(probe.batch.cond))
@@ -111,9 +113,18 @@ def _conditions(probe: Probe, batch: Batch, raw: Tensor) -> None:
 
 
 def _is_data(c: Any, *data: Tensor) -> bool:
-    """Whether a condition equals the data, as given or as the VAE sees them; one value a row may be a label."""
+    """Whether a condition is the data, as given or as the VAE sees them, or scaled; one value may be a label."""
     shaped = [x for x in data if isinstance(c, Tensor) and c.numel() == x.numel() and c.shape[:1] == x.shape[:1]]
-    return any(x[:1].numel() > 1 and torch.equal(c.reshape(x.shape).to(x), x) for x in shaped)
+    return any(x[:1].numel() > 1 and _scaled(c.reshape(x.shape), x) for x in shaped)
+
+
+def _scaled(c: Tensor, x: Tensor) -> bool:
+    """Whether c is a x + b for numbers a other than 0 and b."""
+    if torch.equal(c.to(x), x) or x.numel() < MANY:  # of a few values nearly all are
+        return torch.equal(c.to(x), x)
+    c, x = (t.double() - t.double().mean() for t in (c, x))
+    slope = (c * x).sum() / x.square().sum().clamp(min=1e-300)
+    return bool(slope != 0) and bool((c - slope * x).abs().max() <= 1e-6 * c.abs().max())
 
 
 def _without_effect(probe: Probe, what: str, changed: Batch) -> None:
@@ -121,8 +132,8 @@ def _without_effect(probe: Probe, what: str, changed: Batch) -> None:
     results = [probe.decode(probe.z, b, None if probe.by_itself else probe.infer(b)) for b in batches]
     if moved(*results):
         raise WrapError(
-            f"{what} equals the data, and the decoder's output moves with it: there is no density of x given z in a "
-            "decoder that is told x. ",
+            f"{what} is the data, as they are or scaled, and the decoder's output moves with it: there is no density of "
+            "x given z in a decoder that is told x. ",
             "Leave it out of example=, or give in its place what is known of a datum beside z (a label)",
         )
 

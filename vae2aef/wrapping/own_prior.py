@@ -16,6 +16,7 @@ from vae2aef.errors import WrapWarning
 from vae2aef.modes import named_buffers, named_modules, named_parameters, untouched
 from vae2aef.parts import VAEParts
 from vae2aef.priors import StandardNormal
+from vae2aef.tensors import numel
 from vae2aef.wrapping.look import Seen
 from vae2aef.wrapping.prior_in_forward import plain, returned
 from vae2aef.wrapping.stray import says_types, stray
@@ -110,7 +111,7 @@ def _sign(vae: nn.Module, parts: VAEParts, batch: Batch, seen: Seen, whole: bool
             f"`{pseudo}` seems to be of pseudo-inputs, whose posteriors are the prior; the standard normal is taken: "
         )
     path, in_a_loss = returned(vae, parts, batch, seen)
-    place = _held(vae) or path
+    place = _held(vae) or path or _made(vae, seen, batch.x.device)
     if place:
         return f"{place} seems to be of a prior of {type(vae).__name__}'s own; the standard normal is taken: "
     left = _unused(vae, parts, batch, seen) if whole else []
@@ -124,6 +125,18 @@ def _held(vae: nn.Module) -> str:
     """Return the name of a tensor that is called a prior's, and is not what it is of the standard normal."""
     tensors = [(name, t) for name, t in (*named_buffers(vae), *vars(vae).items()) if isinstance(t, Tensor)]
     return next((f"`{name}`" for name, t in tensors if "prior" in name.lower() and not plain(t, name)), "")
+
+
+def _made(vae: nn.Module, seen: Seen, device: torch.device) -> str:
+    """Return the method, called as a prior, whose parameters are of another density of z than the standard normal."""
+    with trial(device, vae), untouched(vae):
+        for name in NAMES:
+            with contextlib.suppress(Exception):  # it takes something, and is none
+                made = getattr(vae, name)()
+                first, *others = [t for t in made if numel(t.shape) == numel(seen.latents["z"])]
+                if not plain(first, "loc") or not all(plain(t, name) for t in others):
+                    return f"`{name}()`"
+    return ""
 
 
 def _of_latents(vae: nn.Module, names: list[str], batch: Batch, seen: Seen) -> list[str]:
