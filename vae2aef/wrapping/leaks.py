@@ -132,8 +132,8 @@ def _without_effect(probe: Probe, what: str, changed: Batch) -> None:
     results = [probe.decode(probe.z, b, None if probe.by_itself else probe.infer(b)) for b in batches]
     if moved(*results):
         raise WrapError(
-            f"{what} is the data, as they are or scaled, and the decoder's output moves with it: there is no density of "
-            "x given z in a decoder that is told x. ",
+            f"{what} is the data, as they are or scaled, and the decoder's output moves with it: there is no density "
+            "of x given z in a decoder that is told x. ",
             "Leave it out of example=, or give in its place what is known of a datum beside z (a label)",
         )
 
