@@ -84,8 +84,7 @@ def test_grey_levels_that_get_a_density_are_warned_of(scale, line):
         vae2aef.wrap(vae(), example=levels / 255, likelihood="discretized_logistic")
         vae2aef.wrap(vae(), example=levels.to(torch.uint8), preprocess="dequantize")
         vae2aef.wrap(vae(), example=torch.rand(64, *EVENT))
-        # bits, whole numbers below 0, and too few values to tell
-        vae2aef.wrap(vae(), example=torch.rand(64, *EVENT).round(), likelihood="gaussian")
+        # whole numbers below 0, and too few values to tell
         vae2aef.wrap(vae(), example=(levels - 128).float())
         vae2aef.wrap(vae(), example=levels[:10].float() / 255)
 
