@@ -205,7 +205,7 @@ def test_a_factory_of_a_module_that_is_run_is_named_by_the_module(monkeypatch):
     assert name_of(main.make) == "package.module:make"
 
 
-@pytest.mark.parametrize("where", [".", "scripts"])
+@pytest.mark.parametrize("where", [".", pytest.param("scripts", marks=pytest.mark.slow)])
 def test_a_script_writes_a_command_that_can_be_run(folder, where):
     """From the folder of the script and from another; the script is not run a second time to find its own function."""
     (folder / where).mkdir(exist_ok=True)

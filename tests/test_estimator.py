@@ -51,9 +51,9 @@ def test_outliers_lie_below_zero(fitted):
 
 def test_data_in_order_are_scored_as_in_any_order():
     """What divides inliers from outliers is read off rows from all of the data, not off the first thousand."""
-    low = np.sort(np.concatenate([0.1 * RNG.randn(1500, 1), 8 + 2 * RNG.randn(1500, 1)]), 0)
-    found = AEFEstimator(**{**QUICK, "max_iter": 100, "learning_rate": 1e-2}).fit(low)
-    assert (found.decision_function(low) < 0).mean() == pytest.approx(0.1, abs=0.03)
+    low = np.sort(np.concatenate([0.1 * RNG.randn(1100, 1), 8 + 2 * RNG.randn(1100, 1)]), 0)
+    found = AEFEstimator(**{**QUICK, "max_iter": 60, "learning_rate": 2e-2}).fit(low)
+    assert (found.decision_function(low[::4]) < 0).mean() == pytest.approx(0.1, abs=0.03)
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,7 @@ def single() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
 
 
+@pytest.mark.slow
 @either
 def test_it_trains_on_binary_digits(name: str, single: None) -> None:
     make = stand_in if name == "stand-in" else checkout

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/anomaly.py --shuttle shuttle-anomalies.npz --out docs/results/other/anomaly.json
 
-Shuttle: trained on 10,000 normal rows, tested on 1000 other normal ones and 1000 anomalies. Digits: one class at a time
+Shuttle: trained on 10,000 normal rows, tested on 1000 other normal ones and 1000 anomalies. Digits: one class of three
 is left out of the training and is the anomaly among held-out data of the other nine. Nothing is tuned; each model has
 its defaults, but for PyOD's VAE, which gets 64 units a layer and 4 latents, as the others have, and the steps: 2000.
 """
@@ -26,6 +26,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from vae2aef import AEFEstimator
 
 STEPS, LATENTS, BATCH = 2000, 4, 128
+DIGITS = (0, 1, 8)
 Score = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 """(training data, test data, seed) to scores, higher for what is more of an anomaly."""
 
@@ -70,7 +71,7 @@ def problems(shuttle: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.nd
     x, y = load_digits(return_X_y=True)
     held = np.random.default_rng(2).random(len(x)) < 0.3
     x = (x + np.random.default_rng(3).random(x.shape)) / 17  # grey levels have no density
-    for digit in range(10):
+    for digit in DIGITS:
         test = np.concatenate([x[held & (y != digit)], x[y == digit]])
         yield (
             f"digits without {digit}",
