@@ -81,6 +81,24 @@ def problems(shuttle: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.nd
         )
 
 
+def table(runs: list[dict[str, Any]]) -> str:
+    """AUROC and average precision, means over the seeds that every model has, a row a model."""
+    data = list(dict.fromkeys(run["data"] for run in runs))
+    known = {(run["data"], run["model"], run["seed"]) for run in runs}
+    seeds = {name: [s for s in range(9) if all((name, model, s) in known for model in MODELS)] for name in data}
+    heads = [f"{name}, {len(seeds[name])} seed" + "s" * (len(seeds[name]) > 1) for name in data]
+    rows = ["| AUROC, average precision | " + " | ".join(heads) + " |"]
+    rows.append("|---|" + "---:|" * len(data))
+    for model in MODELS:
+        cells = []
+        for name in data:
+            own = [r for r in runs if (r["data"], r["model"]) == (name, model) and r["seed"] in seeds[name]]
+            means = (np.mean([run[what] for run in own]) for what in ("auroc", "average_precision"))
+            cells.append(", ".join(f"{mean:.3f}" for mean in means))
+        rows.append(f"| {model} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shuttle", type=Path, required=True, help="arrays `normal` and `anomalies`")
@@ -106,6 +124,7 @@ def main() -> None:
                 done.append(row)
                 print(row, flush=True)
                 options.out.write_text(json.dumps(done, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(table(done))
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def said(shares: dict[str, float]) -> str:
     return as_it_is.removesuffix(f" through a {AS_IT_IS}") + " as it is" + "".join(f", {other}" for other in others)
 
 
-def warn_of_logits(parts: VAEParts, seen: Seen, likelihood: object, x: Tensor, continuous: bool) -> None:
+def warn_of_logits(parts: VAEParts, seen: Seen, likelihood: object, x: Tensor, continuous: bool) -> bool:
     """Warn if the decoder's output explains nothing of the data as it is, but does through an activation.
 
     Args:
@@ -56,17 +56,20 @@ def warn_of_logits(parts: VAEParts, seen: Seen, likelihood: object, x: Tensor, c
         x: the example as the VAE sees it, `(batch, *event)`.
         continuous: whether only a density will do: there is a preprocessing, or a partition core.
 
+    Returns:
+        Whether it warned.
+
     Warns:
         WrapWarning: gives the line that says what the output is.
     """
     if not isinstance(likelihood, Residual) or not isinstance(seen.outputs[0], Tensor) or parts.output is not None:
-        return
+        return False
     shares = compare(x, seen.outputs[0])
     enough = EXPLAINS + CHANCE / numel(x.shape[1:])
     # The first that explains enough: a sigmoid, for data from 0 to 1, half of which a tanh does not use.
     name = next((one for one, share in shares.items() if one != AS_IT_IS and share >= enough), None)
     if shares[AS_IT_IS] >= 0 or name is None:
-        return
+        return False
     line = 'likelihood="bernoulli_logits"'
     if continuous or name != "sigmoid":
         line = f"output=lambda out: torch.{name}({place_of(parts)})"
@@ -78,3 +81,4 @@ def warn_of_logits(parts: VAEParts, seen: Seen, likelihood: object, x: Tensor, c
         ),
         stacklevel=4,
     )
+    return True

@@ -188,7 +188,7 @@ def _wrapped(
     continuous = preprocess is not None or is_partition(options["core"])
     core, seen = resolve_core(options["core"], parts, seen)
     the_likelihood, why = build_likelihood(choice, parts, seen, batch.x, continuous)
-    warn_of_logits(parts, seen, the_likelihood, batch.x, continuous)
+    told = warn_of_logits(parts, seen, the_likelihood, batch.x, continuous)
     the_prior, takes_conditions = build_prior(options["prior"], parts, seen, batch.kwargs)
     if options["prior"] is None:
         warn_of_prior(vae, parts, batch, seen, whole=given["encoder"] is given["decoder"] is None)
@@ -211,7 +211,8 @@ def _wrapped(
     _move_added(aef, x.device)
     prove(aef, batch, seen)
     warn_of_learned_prior(aef, batch, seen)
-    warn_of_grey_levels(aef.discrete or aef.likelihood is None, None if continuous else bits_of(seen), bijection, x)
+    if not told:  # one remedy at a time
+        warn_of_grey_levels(aef.discrete or aef.likelihood is None, None if continuous else bits_of(seen), bijection, x)
     if seen.local:
         aef.say(grid_line(seen, allow_other_grids(aef, batch, seen.grids)))
     return aef
