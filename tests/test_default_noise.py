@@ -68,12 +68,34 @@ def test_weights_with_a_core_flow_say_which_option_to_pass():
     with_flow = small(core_flow="coupling").state_dict()
     old = {key.replace("sites.z.flow.", "core_flow."): value for key, value in with_flow.items()}
     for state in (with_flow, old):
-        with pytest.raises(RuntimeError, match=r'(?s)Unexpected key.*wrap took core_flow="coupling"$'):
+        with pytest.raises(RuntimeError, match=r"(?s)Unexpected key.*the core flows differ: pass core_flow= to wrap"):
             small().load_state_dict(dict(state))
-    with pytest.raises(RuntimeError) as caught:
-        small().load_state_dict({})
-    assert "core_flow" not in str(caught.value)
+    with pytest.raises(RuntimeError, match=r"(?s)Missing key.*the core flows differ"):
+        small(core_flow="coupling").load_state_dict(small().state_dict())
+    broken = {key: value for key, value in old.items() if key != "vae.mean.weight"} | {
+        "vae.flow.2.weight": torch.ones(1)
+    }
+    for aef, state in ((small(), {}), (small(core_flow="coupling"), broken)):  # other things that do not fit
+        with pytest.raises(RuntimeError) as caught:
+            aef.load_state_dict(state)
+        assert "core flows differ" not in str(caught.value)
     assert small().load_state_dict(with_flow, strict=False).unexpected_keys
+
+
+def test_the_noise_of_the_vae_itself_stays_one():
+    """In the setter as in `wrap`; a number for all leaves such a latent out."""
+    aef = small(core="noise")
+    for value in (0.0, 0.5, {"z": 0.3}):
+        with pytest.raises(ValueError, match='core="noise" is the VAE itself, whose noise is 1'):
+            aef.noise = value
+    aef.noise = 1.0
+    two = vae2aef.wrap(TwoLevels(), example=torch.randn(6, 4), core={"z1": "linear", "z2": "noise"})
+    two.noise = 0.1
+    assert two.noise == {"z1": 0.1, "z2": 1.0}
+    with pytest.raises(ValueError, match="whose noise is 1"):
+        two.noise = {"z2": 0.5}
+    with pytest.raises(TypeError, match=r"set aef\.site\(name\)\.core"):
+        two.core = two.site("z1").core
 
 
 def test_it_is_a_name_to_import():

@@ -78,6 +78,8 @@ def test_grey_levels_that_get_a_density_are_warned_of(scale, line):
     x = levels.float() / scale
     with pytest.warns(WrapWarning, match=rf"grow without bound.*{line}"):
         vae2aef.wrap(vae(), example=x)
+    with pytest.warns(WrapWarning, match=rf"Dequantise them, .*{line}.*\)$"):  # there only a density will do
+        vae2aef.wrap(vae(), example=x, preprocess="standardize")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         vae2aef.wrap(vae(), example=vae2aef.dequantize(levels.to(torch.uint8)))
@@ -163,7 +165,7 @@ def step(aef):
     "options",
     [{}, {"core": "center", "noise": 0.0}, {"prior": "maf", "preprocess": ["logit", "standardize"]},
      {"start": "exact", "core_flow": "maf"}, {"likelihood": "shared", "kl": "sampled"},
-     {"noise": np.float64(0.5), "likelihood": np.float32(0.25)}],
+     {"noise": np.float64(0.5), "likelihood": np.float32(0.25), "start": np.str_("random")}],
 )  # fmt: skip
 def test_saved_and_loaded_it_is_the_same(tmp_path, options):
     aef = made(**options)
@@ -187,6 +189,11 @@ def test_another_sigma_leaves_a_flow_that_began_exactly(tmp_path):
     twin = vae2aef.load(tmp_path / "aef.pt", vae(), noise=0.8)
     core = torch.randn(5, 2)
     assert twin.noise == 0.8 and aef.noise == 0.3
+    for options, error in (({"core": "noise", "noise": 1.0}, ValueError), ({"prior": "coupling"}, WrapWarning)):
+        made(**options).save(tmp_path / "other.pt")
+        with warnings.catch_warnings(), pytest.raises(error, match=r"itself|noise=0 and a prior"):  # as wrap says
+            warnings.simplefilter("error")
+            vae2aef.load(tmp_path / "other.pt", vae(), noise=0.5 if error is ValueError else 0.0)
     assert torch.equal(twin.core_flow(core)[0], aef.core_flow(core)[0])
 
 

@@ -58,10 +58,18 @@ def test_data_in_order_are_scored_as_in_any_order():
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("n_components", 0), ("max_iter", 1.5), ("batch_size", 0), ("importance_samples", -1), ("contamination", 1.5)],
+    [
+        ("n_components", 0),
+        ("max_iter", 1.5),
+        ("batch_size", 0),
+        ("importance_samples", -1),
+        ("contamination", 1.5),
+        ("contamination", "auto"),
+        ("hidden", 2.5),
+    ],
 )
 def test_options_out_of_range_are_named(option, value):
-    with pytest.raises(ValueError, match=f"expected {option} as .* got {value}"):
+    with pytest.raises(ValueError, match=f"expected {option} as .* got {value!r}"):
         AEFEstimator(**{**QUICK, option: value}).fit(X)
 
 

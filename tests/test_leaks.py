@@ -490,6 +490,26 @@ def test_what_a_user_may_have_overridden_is_not_called(options):
         assert re.search("core", repr(aef)) and aef.summary() and vae2aef.check(whole, example=x).ok
 
 
+@pytest.mark.parametrize("required", [True, False])
+def test_a_train_that_trains_is_not_called(required):
+    class Trains(Plain):
+        if required:
+
+            def train(self, loader: Any) -> Any:  # type: ignore[override]
+                raise ValueError("it trains")
+
+        else:
+
+            def train(self, data: Any = None, epochs: int = 3) -> Any:  # type: ignore[override]
+                raise ValueError("it trains")
+
+    aef = vae2aef.wrap(Trains(), example=data())
+    aef.eval()
+    assert not aef.vae.training and not aef.vae.body.training
+    aef.train()
+    assert aef.vae.training and aef.vae.body.training
+
+
 def test_a_train_of_its_own_that_takes_a_mode_is_called():
     """As it is by those who keep a part in evaluation mode."""
 

@@ -404,3 +404,35 @@ def test_a_prior_of_two_tensors_is_named(standard):
         assert "`prior()` seems to be of a prior of Made's own; the standard normal is taken" in said[0]
         aef = vae2aef.wrap(vae, example=x, prior=lambda z: Normal(0.0, 0.5).log_prob(z).sum(1))
         assert aef(x).isfinite()
+
+
+class Draws(Plain):
+    """Nothing of these is a density of z: draws, the weight of a term, a constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prior_weight = torch.tensor(0.5)
+        self.register_buffer("prior_probs", torch.full((10,), 0.1))
+
+    def prior(self, n: int = 10) -> Tensor:
+        return torch.randn(n, LATENT)
+
+    def forward(self, x: Tensor) -> Any:
+        out, *_ = super().forward(x)
+        return {"out": out, "z_prior": 2 * torch.randn(len(x), LATENT)}
+
+
+def test_draws_and_weights_are_no_prior():
+    vae = Draws()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        vae2aef.wrap(vae, example=data())
+
+
+def test_a_prior_of_rows_is_named():
+    class Rows(Plain):
+        def prior(self) -> tuple[Tensor, Tensor]:
+            return torch.zeros(4, LATENT), torch.full((4, LATENT), 2.0)
+
+    with pytest.warns(vae2aef.WrapWarning, match=r"`prior\(\)` seems to be of a prior of Rows"):
+        vae2aef.wrap(Rows(), example=data())

@@ -61,6 +61,12 @@ def test_a_loss_and_a_single_arm():
     assert len(alone) == 1 and "no other arm" in alone[0] and winner([made("aef", None)]) is None
 
 
+def test_a_difference_that_is_no_number_is_not_sure():
+    rows = [made("vae", None), made("aef", float("nan"), float("nan"))]
+    assert winner(rows) is rows[0] or winner(rows) is None
+    assert "is better" not in verdict(rows, Options(seeds=3), 1)[0]
+
+
 def test_an_arm_that_is_surely_better_is_not_hidden_by_one_that_is_not():
     """The lowest mean is within its interval: it wins nothing, and takes nothing from an arm that is sure."""
     rows = [made("vae", None), made("aef", -0.20, 0.30), made("aef-noise", -0.05)]

@@ -245,6 +245,8 @@ def test_options_that_make_no_sense(x, vae, options, error, match):
         (lambda aef, x: setattr(aef, "noise", "0.3"), TypeError, "expected noise as a number, got '0.3'"),
         (lambda aef, x: setattr(aef, "noise", None), TypeError, "expected noise as a number, got None"),
         (lambda aef, x: setattr(aef, "noise", True), TypeError, "expected noise as a number, got True"),
+        (lambda aef, x: aef.sample(2, temperature="1"), ValueError, "finite and at least 0, got '1'"),
+        (lambda aef, x: aef.log_prob(x, target_error="x"), ValueError, "target_error"),
         (lambda aef, x: vae2aef.as_vae(aef.vae), TypeError, "expected an AEF, got .*SmallVAE: wrap it first"),
     ],
 )  # fmt: skip

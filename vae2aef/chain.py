@@ -174,7 +174,7 @@ class Generate:
             if prior is None:
                 raise ValueError(f'the latent "{name}" has no prior to draw it from')
             factor = self.temperature.get(name, 1.0) if isinstance(self.temperature, Mapping) else self.temperature
-            if not (math.isfinite(factor) and factor >= 0):
-                raise ValueError(f"expected a temperature that is finite and at least 0, got {factor}")
+            if not hasattr(factor, "__float__") or not (math.isfinite(factor) and factor >= 0):
+                raise ValueError(f"expected a temperature that is finite and at least 0, got {factor!r}")
             self.z[name] = draw(prior, self.size, float(factor), self.shapes.get(name))
         return self.z[name]

@@ -111,11 +111,11 @@ class AEFEstimator(TransformerMixin, DensityMixin, BaseEstimator):
         return self
 
     def _require_options(self) -> None:
-        for name in ("n_components", "max_iter", "batch_size", "importance_samples"):
+        for name in ("n_components", "hidden", "max_iter", "batch_size", "importance_samples"):
             value = getattr(self, name)
             if not isinstance(value, numbers.Integral) or value < 1:
                 raise ValueError(f"expected {name} as a whole number of at least 1, got {value!r}")
-        if not 0 <= self.contamination <= 1:
+        if not (isinstance(self.contamination, numbers.Real) and 0 <= self.contamination <= 1):
             raise ValueError(f"expected contamination as a share from 0 to 1, got {self.contamination!r}")
 
     def _train(self, x: Tensor) -> AEF:
@@ -177,7 +177,7 @@ class AEFEstimator(TransformerMixin, DensityMixin, BaseEstimator):
     def sample(self, n_samples: int = 1) -> Any:
         """Draw data from the model, (n_samples, features); other ones at each call, the same after the same `fit`."""
         check_is_fitted(self, "aef_")
-        self._drawn += 1
+        self._drawn = getattr(self, "_drawn", 0) + 1  # models of before have none
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed + self._drawn)
             return self.aef_.sample(n_samples, residual=True).numpy()

@@ -74,11 +74,10 @@ def everywhere(*held: Any) -> list[Any]:
     """
     numpy = sys.modules.get("numpy")
     found = [random._inst] if numpy is None else [random._inst, numpy.random.mtrand._rand]
-    for m in held:
-        values = (*vars(m).values(), *used_by(type(m)).values())
-        for value in values:
-            inside = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
-            found += [one for one in (value, *inside) if is_generator(one)]
+    used = [value for kind in {type(m) for m in held} for value in used_by(kind).values()]
+    for value in (*used, *(value for m in held for value in vars(m).values())):
+        inside = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+        found += [one for one in (value, *inside) if is_generator(one)]
     return list({id(one): one for one in found}.values())
 
 

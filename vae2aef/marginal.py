@@ -139,7 +139,7 @@ def require_numbers(num_samples: int, chunk_size: int | None = None, target_erro
             raise ValueError(f"expected {name} as a whole number, got {value!r}")
     if num_samples < 1 or (chunk_size is not None and chunk_size < 1):
         raise ValueError(f"expected num_samples and chunk_size of at least 1, got {num_samples}, {chunk_size}")
-    if target_error is not None and not target_error > 0:
+    if target_error is not None and not (isinstance(target_error, numbers.Real) and target_error > 0):
         raise ValueError(f"expected a positive target_error, got {target_error}")
 
 

@@ -94,13 +94,20 @@ def set_mode(module: nn.Module, mode: bool) -> None:
             if child is not None:
                 set_mode(child, mode)
         return
-    try:
-        inspect.signature(module.train).bind(mode)
-    except TypeError:
-        for m in modules(module):
-            m.training = mode
-    else:
+    if _takes_a_mode(inspect.signature(module.train)):
         module.train(mode)
+        return
+    for m in modules(module):
+        m.training = mode
+
+
+def _takes_a_mode(train: inspect.Signature) -> bool:
+    """Whether a `train` is that of `nn.Module`, and not one that trains on data."""
+    named = [p for p in train.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    if not named or any(p.default is p.empty and p.kind is not p.VAR_POSITIONAL for p in named[1:]):
+        return False
+    first = named[0]
+    return first.name == "mode" or first.kind is first.VAR_POSITIONAL or first.annotation in (bool, "bool")
 
 
 @contextlib.contextmanager

@@ -127,11 +127,16 @@ class Saved(nn.Module):
 
 
 def pythons(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options with numbers of NumPy as Python's own: in a file they would be objects, loaded by code."""
-    return {
-        name: value.item() if isinstance(value, numbers.Number) and hasattr(value, "item") else value
-        for name, value in options.items()
-    }
+    """Return options with what is NumPy's as Python's own: in a file these would be objects, loaded by code."""
+
+    def python(value: Any) -> Any:
+        if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
+            return type(value)(map(python, value))
+        if type(value) is dict:
+            return {key: python(item) for key, item in value.items()}
+        return value.item() if isinstance(value, (numbers.Number, str)) and hasattr(value, "item") else value
+
+    return {name: python(value) for name, value in options.items()}
 
 
 def plain(value: Any) -> bool:

@@ -1,6 +1,7 @@
 """What an AEF is besides its mathematics: a module that holds a user's VAE and what was added to it."""
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Mapping
 from types import FunctionType
 from typing import Any
@@ -89,6 +90,8 @@ class Wrapper(Saved):
             if not isinstance(value, expected):
                 one = "a vae2aef.Bijection" if name == "core_flow" else "an Expansion or a Partition of vae2aef.core"
                 raise TypeError(f"expected {name} as {one}, got {describe(value)}: pass other things to vae2aef.wrap")
+            if isinstance(self.parts, VAEProgram):
+                raise TypeError(f"of several latents each has its own: set aef.site(name).{name.removeprefix('core_')}")
             setattr(self.site("z"), name.removeprefix("core_"), value)
         else:
             super().__setattr__(name, value)
@@ -119,11 +122,14 @@ class Wrapper(Saved):
         if unknown:
             known, got = ", ".join(self.sites), ", ".join(sorted(unknown))
             raise ValueError(f"expected noise for the latents {known}; got {got}")
-        for name, sigma in values.items():
-            core = self.site(name).core
-            if core.exact:
-                raise ValueError("the partition family has an exact likelihood and takes no noise")
-            core.noise = sigma
+        cores = {name: self.site(name).core for name in values}
+        if any(core.exact for core in cores.values()):
+            raise ValueError("the partition family has an exact likelihood and takes no noise")
+        own = {n for n, core in cores.items() if isinstance(core.features, NoFeatures)}  # the VAE's noise, which is 1
+        if any(values[name] != 1 for name in own) and (isinstance(value, Mapping) or own == set(values)):
+            raise ValueError(f'core="noise" is the VAE itself, whose noise is 1 by definition; got {value}')
+        for name in values.keys() - own:
+            cores[name].noise = values[name]
 
     # ------------------------------------------------------------------ parameters
 
@@ -181,10 +187,11 @@ class Wrapper(Saved):
         try:
             return super().load_state_dict(state_dict, *args, **kwargs)
         except RuntimeError as error:
-            if any(".flow." in key or key.startswith("core_flow.") for key in state_dict.keys() - self.state_dict()):
-                hint = 'the weights are of an AEF with another core flow; until 0.1 wrap took core_flow="coupling"'
-                raise RuntimeError(f"{error}\n\t{hint}") from None
-            raise
+            given = {re.sub(r"^core_flow\.", "sites.z.flow.", key) for key in state_dict}
+            if not any(re.match(r"sites\.[^.]+\.flow\.", key) for key in given ^ self.state_dict().keys()):
+                raise
+            hint = 'the core flows differ: pass core_flow= to wrap as it was then; "coupling" was the default of 0.1'
+            raise RuntimeError(f"{error}\n\t{hint}") from None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Wrapper":
         """Move or convert everything; refuse half precision before anything is changed.

@@ -67,7 +67,7 @@ def verdict(rows: Sequence[Row], options: Options, bins: int) -> list[str]:
 def _sure(row: Row) -> int:
     """The sign of an arm's difference to the first, 0 where its interval holds zero."""
     difference, interval = row.difference or 0.0, row.difference_interval or 0.0
-    return 0 if abs(difference) <= interval else 1 if difference > 0 else -1
+    return -1 if difference < -interval else 1 if difference > interval else 0
 
 
 def _name(row: Row) -> str:

@@ -49,7 +49,7 @@ def build_sites(
     sites = {}
     for name, latent in seen.latents.items():
         own_core = _of_latent(core, name, "core", several)
-        own_flow = _of_latent(core_flow, name, "core_flow", several)
+        own_flow = flow_of(_of_latent(core_flow, name, "core_flow", several), own_core)
         outer = parts.outer_dims(name) if isinstance(parts, VAEProgram) else 0
         grid = seen.grids.get(name) if is_local(own_core) and not outer else None
         if several and is_partition(own_core):

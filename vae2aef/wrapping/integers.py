@@ -87,7 +87,7 @@ def warn_of_grey_levels(discrete: bool, bits: str | None, preprocess: Bijection,
         if found == [0, 255] and top == 255:
             warnings.warn(_of_bits(bits), stacklevel=4)
         elif len(found) > 2:
-            warnings.warn(_of_grey_levels(top), stacklevel=4)
+            warnings.warn(_of_grey_levels(top, bits is not None), stacklevel=4)
 
 
 def _of_bits(likelihood: str | None) -> WrapWarning:
@@ -99,12 +99,13 @@ def _of_bits(likelihood: str | None) -> WrapWarning:
     )
 
 
-def _of_grey_levels(top: int) -> WrapWarning:
+def _of_grey_levels(top: int, discrete: bool) -> WrapWarning:
     line = "(255 * x).round().to(torch.uint8)" if top == 255 else "x.to(torch.uint8)"
+    scaled = "" if top == 255 else ", of x / 255"
+    as_they_are = f', or score them as they are: likelihood="discretized_logistic"{scaled}'
     return WrapWarning(
         f"the example holds grey levels ({'multiples of 1/255' if top == 255 else 'whole numbers'}) as floating "
         "point data: a density of continuous data can grow without bound on them, and its bits per dimension mean "
         "nothing. ",
-        f"Dequantise them, x = vae2aef.dequantize({line}), or score them as they are: "
-        'likelihood="discretized_logistic"' + ("" if top == 255 else ", of x / 255"),
+        f"Dequantise them, x = vae2aef.dequantize({line})" + (as_they_are if discrete else ""),
     )

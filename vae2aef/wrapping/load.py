@@ -48,9 +48,11 @@ def make_again(found: dict[str, Any], path: str, vae: Any, *, example: Any = Non
             raise ValueError(f"{path}: saved without an example: vae2aef.load(path, vae, example=x)")
         x, cond, kwargs = found["example"]
         example = (x, *cond, *([kwargs] if kwargs else []))
-    noise = options.pop("noise", None)  # with start="exact" the flow depends on the sigma that it was made with
+    exact = found["options"].get("start") == "exact"  # where the flow depends on the sigma that it was made with
+    noise = options.pop("noise", None) if exact else None
     aef = wrap(vae, example=example, **{**found["options"], **options})
-    aef.load_state_dict(found["state"])
+    own = {key for key in found["state"] if key.endswith(".core.sigma") and "noise" in options}
+    aef.load_state_dict({**found["state"], **{key: aef.state_dict()[key] for key in own}})
     if noise is not None:
         aef.noise = noise
     return aef

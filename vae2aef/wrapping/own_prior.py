@@ -16,7 +16,6 @@ from vae2aef.errors import WrapWarning
 from vae2aef.modes import named_buffers, named_modules, named_parameters, untouched
 from vae2aef.parts import VAEParts
 from vae2aef.priors import StandardNormal
-from vae2aef.tensors import numel
 from vae2aef.wrapping.look import Seen
 from vae2aef.wrapping.prior_in_forward import plain, returned
 from vae2aef.wrapping.stray import says_types, stray
@@ -111,7 +110,7 @@ def _sign(vae: nn.Module, parts: VAEParts, batch: Batch, seen: Seen, whole: bool
             f"`{pseudo}` seems to be of pseudo-inputs, whose posteriors are the prior; the standard normal is taken: "
         )
     path, in_a_loss = returned(vae, parts, batch, seen)
-    place = _held(vae) or path or _made(vae, seen, batch.x.device)
+    place = _held(vae, seen) or path or _made(vae, seen, batch.x.device)
     if place:
         return f"{place} seems to be of a prior of {type(vae).__name__}'s own; the standard normal is taken: "
     left = _unused(vae, parts, batch, seen) if whole else []
@@ -121,9 +120,10 @@ def _sign(vae: nn.Module, parts: VAEParts, batch: Batch, seen: Seen, whole: bool
     return _are_not_seen(vae, left, "have a part in its loss alone") if left else ""
 
 
-def _held(vae: nn.Module) -> str:
+def _held(vae: nn.Module, seen: Seen) -> str:
     """Return the name of a tensor that is called a prior's, and is not what it is of the standard normal."""
-    tensors = [(name, t) for name, t in (*named_buffers(vae), *vars(vae).items()) if isinstance(t, Tensor)]
+    held = [(name, t) for name, t in (*named_buffers(vae), *vars(vae).items()) if isinstance(t, Tensor)]
+    tensors = [(name, t) for name, t in held if any(n in t.shape for n in seen.latents["z"])]
     return next((f"`{name}`" for name, t in tensors if "prior" in name.lower() and not plain(t, name)), "")
 
 
@@ -132,8 +132,10 @@ def _made(vae: nn.Module, seen: Seen, device: torch.device) -> str:
     with trial(device, vae), untouched(vae):
         for name in NAMES:
             with contextlib.suppress(Exception):  # it takes something, and is none
-                made = getattr(vae, name)()
-                first, *others = [t for t in made if numel(t.shape) == numel(seen.latents["z"])]
+                made, again = getattr(vae, name)(), getattr(vae, name)()
+                if not isinstance(made, (tuple, list)) or not all(map(torch.equal, made, again)):
+                    continue  # one tensor says nothing, and what differs is a draw
+                first, *others = [t for t in made if t.shape[t.dim() - len(seen.latents["z"]) :] == seen.latents["z"]]
                 if not plain(first, "loc") or not all(plain(t, name) for t in others):
                     return f"`{name}()`"
     return ""

@@ -34,9 +34,8 @@ def returned(vae: nn.Module, parts: VAEParts, batch: Batch, seen: Seen) -> tuple
     from vae2aef.tracing.outputs import leaves
 
     with trial(batch.x.device, vae, parts), untouched(vae), torch.enable_grad():
-        torch.manual_seed(0)
         try:
-            found = leaves(vae(batch.x, *batch.cond, **batch.kwargs))
+            found, again = (leaves(_seeded(vae, batch, seed)) for seed in (0, 1))
         except Exception:  # it takes something else, which shows nothing
             return "", []
         posterior = parts.encode(batch.x, *batch.cond, **batch.kwargs)
@@ -46,7 +45,13 @@ def returned(vae: nn.Module, parts: VAEParts, batch: Batch, seen: Seen) -> tuple
         losses = [t for _, _, t in found if t.requires_grad and t.numel() in (1, batch.size)]
         beside = {id(t) for t in leaves_of(losses)} - own
         named = [name for name, p in named_parameters(vae) if p.requires_grad and id(p) in beside]
-        return _density(found, posterior.loc, mean, seen), named
+        fixed = [one for one, other in zip(found, again, strict=False) if torch.equal(one[2], other[2])]
+        return _density(fixed, posterior.loc, mean, seen), named
+
+
+def _seeded(vae: nn.Module, batch: Batch, seed: int) -> Any:
+    torch.manual_seed(seed)
+    return vae(batch.x, *batch.cond, **batch.kwargs)
 
 
 def _density(found: list[tuple[tuple, Any, Tensor]], loc: Tensor, mean: Any, seen: Seen) -> str:
