@@ -185,8 +185,8 @@ def test_what_three_seeds_say(page, runs):
             if line.arm in page.SHOWN and line.difference and abs(better) > line.difference.interval:
                 sure[int(np.sign(better))].add((name, line.arm))
     assert said(
-        "the flow prior alone is surely ahead on digits, Shuttle and genes; σ = 0 is surely behind on digits, Shuttle (with "
-        "the flow prior, too) and genes, the features alone and σ = 0.3 on genes"
+        "the flow prior alone is surely ahead on digits, Shuttle and genes; σ = 0 is surely behind on digits, Shuttle "
+        "(with the flow prior, too) and genes, the features alone and σ = 0.3 on genes"
     )
     assert sure[1] == {("digits", "vae-prior"), ("shuttle", "vae-prior"), ("genes", "vae-prior")}
     assert sure[-1] == {("digits", "aef"), ("shuttle", "aef"), ("genes", "aef"), ("genes", "features"),
