@@ -172,11 +172,13 @@ class Branching(zoo.Base):
             out = out + x
         if self.read == "item" and z.mean().item() > 100:
             out = 2 * out
+        if self.read == "is_nonzero" and torch.is_nonzero(z.mean() > 100):
+            out = 2 * out
         assert self.gain > 0  # is of neither
         return out
 
 
-@pytest.mark.parametrize("read", ["bool", "item", "nothing"])
+@pytest.mark.parametrize("read", ["bool", "item", "is_nonzero", "nothing"])
 def test_branches_that_the_example_does_not_take_are_followed_and_said(read):
     vae = Branching(read)
     vae.gain = nn.Parameter(torch.ones(()))

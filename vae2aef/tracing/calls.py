@@ -12,7 +12,9 @@ SAME_NAME = {
 
 
 # Functions that hand values to Python, which may branch on them.
-TO_PYTHON = {"bool", "item", "tolist", "int", "float", "index", "numpy", "array", "equal", "allclose", "contains"}
+TO_PYTHON = {
+    "bool", "item", "tolist", "int", "float", "index", "numpy", "array", "equal", "allclose", "contains", "is_nonzero",
+}  # fmt: skip
 
 
 def plain_name(func: Any) -> str:
