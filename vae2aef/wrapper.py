@@ -137,9 +137,11 @@ class Wrapper(Saved):
         self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nn.Module]]:
         """As of `nn.Module`, and without a call of what the VAE's class may have by this name."""
-        if memo is not None or not remove_duplicate:
+        if not remove_duplicate:
             return super().named_modules(memo, prefix, remove_duplicate)
-        return named_modules(self, prefix)
+        found = [(name, m) for name, m in named_modules(self, prefix) if m not in (memo or ())]
+        (set() if memo is None else memo).update(m for _, m in found)
+        return iter(found)
 
     def train(self, mode: bool = True) -> "Wrapper":
         """As of `nn.Module`, through the VAE's own `train` where that takes a mode; `eval` goes by it."""
