@@ -371,6 +371,43 @@ def test_a_default_in_from_pyro():
                                                          core_flow=aef.core_flow)(x))  # fmt: skip
 
 
+def test_a_default_of_the_guide_alone_is_not_handed_to_the_model():
+    """Fault: `model() got an unexpected keyword argument`; or the guide's own default in the place of the model's."""
+    pair, x = Simple(), torch.randn(B, N)
+
+    twice, once = 2 * torch.ones(N), torch.ones(N)
+
+    def guide(x, scale=twice):
+        pair.guide(x * scale)
+
+    def other(x, scale=once):
+        pair.model(x * scale)
+
+    for model in (pair.model, other, lambda x, **more: other(x, **more)):
+        pyro.clear_param_store()
+        aef = vae2aef.from_pyro(model, guide, x, noise=0)
+        elbo = vae2aef.AEF_ELBO(noise=0, core=aef.core.features, core_flow=aef.core_flow)
+        assert aef(x).item() == pytest.approx(elbo.loss(model, guide, x) / B, rel=1e-5)
+
+
+@pytest.mark.parametrize("equal", [False, True])
+def test_a_default_that_is_given_by_position_only(equal):
+    """Fault: it is passed by its name, which is a TypeError."""
+    pair, x = Simple(), torch.randn(B, N)
+    again = x.clone() if equal else x
+
+    def model(x=x, factor=1.0, /):
+        pair.model(factor * x)
+
+    def guide(x=again, factor=1.0, /):
+        pair.guide(factor * x)
+
+    aef = vae2aef.from_pyro(model, guide, noise=0)
+    elbo = vae2aef.AEF_ELBO(noise=0, core=aef.core.features, core_flow=aef.core_flow)
+    assert aef(x).item() == pytest.approx(elbo.loss(model, guide) / B, rel=1e-5)
+    assert vae2aef.AEF_ELBO(noise=0).loss(pair.model, lambda x=x, /: pair.guide(x), x)
+
+
 @pytest.mark.parametrize("left_out", [1, 2], ids=["the label", "all"])
 def test_a_model_may_draw_what_it_scores_elsewhere(left_out):
     """Fault: a prediction by `obs=None` is refused, since the guide has no such site."""

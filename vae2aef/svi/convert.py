@@ -57,7 +57,7 @@ def from_pyro(
     Raises:
         WrapError: if model and guide make no AEF; names the site and the fix.
     """
-    args, kwargs = with_defaults(guide, args, kwargs)
+    args, kwargs = with_defaults(guide, args, kwargs, model)
     pair = PyroPair(model, guide, args, kwargs, data, observed=observed, plate=plate)
     x, *cond, named = pair.example(args, kwargs)
     likelihood = one_of(likelihood, residual)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeGuard
 
 import pyro.poutine as poutine
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence, pad_sequence
 
@@ -56,23 +57,57 @@ def bind(function: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def with_defaults(function: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    """Return the arguments of a call, with those defaults that hold tensors written out."""
-    bound = _bound(function, args, kwargs)
-    if bound is None:
+def with_defaults(
+    function: Any, args: tuple, kwargs: dict[str, Any], other: Any = None
+) -> tuple[tuple, dict[str, Any]]:
+    """Return the arguments of a call, with those defaults that hold tensors written out.
+
+    Args:
+        function: the one with the defaults.
+        args: of the call.
+        kwargs: likewise.
+        other: a function that is called alike; only defaults that it has too, or needs, are written out then.
+    """
+    bound, theirs = _bound(function, args, kwargs), _signature(function if other is None else other)
+    if bound is None or theirs is None:
         return args, kwargs
-    given = set(bound.arguments)
-    bound.apply_defaults()
-    left_out = {name: value for name, value in bound.arguments.items() if name not in given}
-    return args, {**kwargs, **{name: value for name, value in left_out.items() if any(units(value))}}
+    own = list(bound.signature.parameters.values())
+    by_place = [p for p in own if p.kind is p.POSITIONAL_ONLY][len(args) :]
+    while by_place and not any(units(by_place[-1].default)):
+        by_place.pop()
+    positional = [p for p in theirs.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    at_place = positional[len(args) :][: len(by_place)]
+    if len(at_place) == len(by_place) and all(map(_takes, at_place, by_place)):
+        args = (*args, *(p.default for p in by_place))
+    by_name = [p for p in own if p.kind in _NAMED and p.name not in bound.arguments and any(units(p.default))]
+    shared = [p for p in by_name if (q := theirs.parameters.get(p.name)) and q.kind in _NAMED and _takes(q, p)]
+    return args, {**kwargs, **{p.name: p.default for p in shared}}
+
+
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def _takes(theirs: inspect.Parameter, own: inspect.Parameter) -> bool:
+    """Whether a parameter of another function needs a value, or has the same default."""
+    a, b = theirs.default, own.default
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a is b or ((a.dtype, a.device) == (b.dtype, b.device) and torch.equal(a, b))
+    return a is b or a is inspect.Parameter.empty
+
+
+def _signature(function: Any) -> inspect.Signature | None:
+    try:
+        function = poutine.unwrap(function)
+        return inspect.signature(function.forward if isinstance(function, nn.Module) else function)
+    except (TypeError, ValueError):
+        return None
 
 
 def _bound(function: Any, args: tuple, kwargs: dict[str, Any]) -> inspect.BoundArguments | None:
+    signature = _signature(function)
     try:
-        function = poutine.unwrap(function)
-        signature = inspect.signature(function.forward if isinstance(function, nn.Module) else function)
-        return signature.bind(*args, **kwargs)
-    except (TypeError, ValueError):
+        return None if signature is None else signature.bind(*args, **kwargs)
+    except TypeError:
         return None
 
 
