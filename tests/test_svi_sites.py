@@ -875,6 +875,18 @@ def test_noise_can_change_and_options_are_checked():
         vae2aef.AEF_ELBO(core={"y": "linear"}, noise=0).loss(model, guide, x)
 
 
+@pytest.mark.parametrize("flow", [None, {"z": None}])
+def test_no_core_flow_is_none(flow):
+    """Fault: None, the default of `wrap`, is no flow of these."""
+    model, guide = simple()
+    both, x = Both(model, guide), torch.randn(B, N)
+    elbo, aef = vae2aef.AEF_ELBO(core_flow=flow), vae2aef.aef_guide(both.model, both.guide, core_flow=flow)
+    assert math.isfinite(elbo.loss(both.model, both.guide, x))
+    aef(x)
+    for maps in (elbo.maps, aef.maps.maps):
+        assert isinstance(maps["z"].flow, vae2aef.flows.Identity)
+
+
 def test_one_default_of_sigma_everywhere():
     """Fault: `AEF_ELBO` and `aef_guide` train at 0 what `from_pyro` and `wrap` take at 0.3."""
     model, guide = simple(model_site=lambda n: dist.Normal(torch.zeros(n, D), 1.0).to_event(1))

@@ -85,7 +85,7 @@ class GuideMaps:
     def __init__(
         self,
         core: Any = "linear",
-        core_flow: Any = "none",
+        core_flow: Any = None,
         noise: float | None = None,
         data: Chosen = None,
         plate: str | None = None,

@@ -90,7 +90,12 @@ def _of_latent(option: Any, name: str, what: str, several: bool) -> Any:
 
 
 def flow_of(core_flow: Any, core: Any) -> Any:
-    """Return the core flow as given; without one `"coupling"` in the partition family, else `"none"`."""
+    """Return the core flow as given, also by name; without one `"coupling"` in the partition family, else `"none"`."""
+    if isinstance(core_flow, Mapping):
+        return {
+            name: flow_of(flow, core.get(name) if isinstance(core, Mapping) else core)
+            for name, flow in core_flow.items()
+        }
     return core_flow if core_flow is not None else "coupling" if is_partition(core) else "none"
 
 
