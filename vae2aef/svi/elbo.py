@@ -102,7 +102,7 @@ class AEF_ELBO(Trace_ELBO):
         return self._maps.noise
 
     @noise.setter
-    def noise(self, value: float) -> None:
+    def noise(self, value: float | None) -> None:
         self._maps.noise = value
 
     def __call__(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:

@@ -120,7 +120,7 @@ class AEFGuide(nn.Module):
         return self.maps.noise
 
     @noise.setter
-    def noise(self, value: float) -> None:
+    def noise(self, value: float | None) -> None:
         self.maps.noise = value
 
     def trained(self) -> dict[str, dict[str, Any]]:

@@ -103,7 +103,7 @@ def resolve_core(core: Any, parts: VAEParts, seen: Seen) -> tuple[Any, Seen]:
     """Say which features None stands for: local ones for a latent that is a grid, else the dense map of the paper.
 
     Returns:
-        The option, a dict by name where latents differ; and what was seen, with `local` set.
+        The option, a dict by name where latents differ or it was one; and what was seen, with `local` set.
     """
     program = parts if isinstance(parts, VAEProgram) else None
     grids = {name: grid for name, grid in seen.grids.items() if program is None or not program.outer_dims(name)}
@@ -112,7 +112,7 @@ def resolve_core(core: Any, parts: VAEParts, seen: Seen) -> tuple[Any, Seen]:
         own = _of_latent(core, name, "core", program is not None)
         found[name] = own if own is not None else ("patch" if name in grids else "linear")
     local = all(name in grids and is_local(own) for name, own in found.items())
-    alike = all(own is next(iter(found.values())) for own in found.values())
+    alike = not isinstance(core, Mapping) and all(own is next(iter(found.values())) for own in found.values())
     return (next(iter(found.values())) if alike else found), seen._replace(grids=grids, local=local)
 
 
