@@ -36,8 +36,8 @@ def aef_guide(
     Each latent site of the guide that is reparameterised by location and scale (Normal, Laplace, StudentT, Cauchy,
     MultivariateNormal, LowRankMultivariateNormal, also under `to_event` and `mask`, and a TransformedDistribution
     over one) and sees the data takes the value loc + scale * n^-1(h(x) + sigma epsilon) instead of a draw (Eq. 9, 11).
-    All else is the guide's: other sites, plates, enumeration, `infer=`, parameters. A call without observed data, such
-    as for a prediction from conditions alone, is the guide itself.
+    All else is the guide's: other sites, plates, enumeration, `infer=`, parameters. After the first call with data, one
+    without observed data, such as for a prediction from conditions alone, is the guide itself.
 
     With `noise > 0` a loss is what it is for any guide. With `noise=0` it is the negative log-likelihood in the
     expanded space: a training objective, unbounded below, and **no likelihood of x**; `RenyiELBO` and `Importance`,
