@@ -92,7 +92,7 @@ def _takes(theirs: inspect.Parameter, own: inspect.Parameter) -> bool:
     a, b = theirs.default, own.default
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a is b or ((a.dtype, a.device) == (b.dtype, b.device) and torch.equal(a, b))
-    return a is b or a is inspect.Parameter.empty
+    return a is b or a is inspect.Parameter.empty or (isinstance(a, (int, float, str)) and a == b)
 
 
 def _signature(function: Any) -> inspect.Signature | None:
