@@ -392,7 +392,7 @@ def test_a_default_of_the_guide_alone_is_not_handed_to_the_model():
 
 @pytest.mark.parametrize("equal", [False, True])
 def test_a_default_that_is_given_by_position_only(equal):
-    """Fault: it is passed by its name, a TypeError; or equal numbers before it, of two functions, count as different."""
+    """Fault: it is passed by its name, a TypeError; or equal numbers before it, of two functions, are told apart."""
     pair, x, factors = Simple(), torch.randn(B, N), [float(v) for v in ("1", "1")]
     again = x.clone() if equal else x
 
