@@ -71,19 +71,27 @@ def with_defaults(
     bound, theirs = _bound(function, args, kwargs), _signature(function if other is None else other)
     if bound is None or theirs is None:
         return args, kwargs
-    own = list(bound.signature.parameters.values())
-    by_place = [p for p in own if p.kind is p.POSITIONAL_ONLY][len(args) :]
-    while by_place and not any(units(by_place[-1].default)):
-        by_place.pop()
-    positional = [p for p in theirs.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    at_place = positional[len(args) :][: len(by_place)]
-    if len(at_place) == len(by_place) and all(map(_takes, at_place, by_place)):
-        args = (*args, *(p.default for p in by_place))
-    by_name = [p for p in own if p.kind in _NAMED and p.name not in bound.arguments and any(units(p.default))]
-    shared = [p for p in by_name if (q := theirs.parameters.get(p.name)) and q.kind in _NAMED and _takes(q, p)]
+    args = (*args, *_by_place(bound.signature, theirs, len(args)))
+    by_name = [p for p in _of_kind(bound.signature, *_NAMED) if p.name not in bound.arguments and any(units(p.default))]
+    others = {p.name: p for p in _of_kind(theirs, *_NAMED)}
+    shared = [p for p in by_name if p.name in others and _takes(others[p.name], p)]
     return args, {**kwargs, **{p.name: p.default for p in shared}}
 
 
+def _by_place(signature: inspect.Signature, theirs: inspect.Signature, given: int) -> list[Any]:
+    """Return the defaults that can be given by position only, up to the last with tensors, after those given."""
+    own = _of_kind(signature, inspect.Parameter.POSITIONAL_ONLY)[given:]
+    while own and not any(units(own[-1].default)):
+        own.pop()
+    others = _of_kind(theirs, *_PLACED)[given:][: len(own)]
+    return [p.default for p in own] if len(others) == len(own) and all(map(_takes, others, own)) else []
+
+
+def _of_kind(signature: inspect.Signature, *kinds: Any) -> list[inspect.Parameter]:
+    return [p for p in signature.parameters.values() if p.kind in kinds]
+
+
+_PLACED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
