@@ -1,5 +1,6 @@
 """Shared by all tests: one thread, a seed for each test, float64 on request, hypothesis profiles."""
 
+import inspect
 import os
 from collections.abc import Iterator
 
@@ -47,7 +48,11 @@ def core_flows() -> Iterator[None]:
     from vae2aef.svi import AEF_ELBO, aef_guide, from_pyro
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(AEF_ELBO.__init__, "__defaults__", ("linear", "coupling", None))
+        parameters = inspect.signature(AEF_ELBO.__init__).parameters.values()
+        by_place = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is not p.empty]
+        changed = tuple("coupling" if p.name == "core_flow" else p.default for p in by_place)
+        assert "coupling" in changed
+        patch.setattr(AEF_ELBO.__init__, "__defaults__", changed)
         for made in (aef_guide, from_pyro):
             patch.setitem(made.__kwdefaults__, "core_flow", "coupling")
         yield

@@ -1,7 +1,9 @@
 """Every remedy that is printed for a Pyro program is followed, and then works."""
 
+import copy
 import functools
 import gc
+import pickle
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -414,6 +416,17 @@ def test_no_family_that_can_be_mapped() -> None:
     exp = [dist.transforms.ExpTransform()]
     pair.q = lambda loc, scale: dist.TransformedDistribution(dist.Normal(loc, scale).to_event(1), exp)
     assert loss(pair)
+
+
+def test_a_refusal_through_pyro_comes_from_another_process() -> None:
+    """Fault: it is of a class inside a function, which cannot be pickled, as workers of a pool do with errors."""
+    pair, x = Pair(), data()
+    split = poutine.reparam(pair.guide, {"z": LocScaleReparam(0.5)})
+    with pytest.raises(vae2aef.WrapError) as caught:
+        vae2aef.AEF_ELBO().loss(pair.model, split, x)
+    for other in (pickle.loads(pickle.dumps(caught.value)), copy.copy(caught.value)):
+        assert type(other) is vae2aef.WrapError and str(other) == str(caught.value)
+        assert other.fix == caught.value.fix and other.reason == caught.value.reason and other.fix
 
 
 @pytest.mark.remedy("the latent sites of model and guide must hav")

@@ -371,6 +371,69 @@ def test_a_default_in_from_pyro():
                                                          core_flow=aef.core_flow)(x))  # fmt: skip
 
 
+def test_a_default_of_the_guide_alone_is_not_handed_to_the_model():
+    """Fault: `model() got an unexpected keyword argument`; or the guide's own default in the place of the model's."""
+    pair, x = Simple(), torch.randn(B, N)
+
+    twice, once = 2 * torch.ones(N), torch.ones(N)
+
+    def guide(x, scale=twice):
+        pair.guide(x * scale)
+
+    def other(x, scale=once):
+        pair.model(x * scale)
+
+    for model in (pair.model, other, lambda x, **more: other(x, **more)):
+        pyro.clear_param_store()
+        aef = vae2aef.from_pyro(model, guide, x, noise=0)
+        elbo = vae2aef.AEF_ELBO(noise=0, core=aef.core.features, core_flow=aef.core_flow)
+        assert aef(x).item() == pytest.approx(elbo.loss(model, guide, x) / B, rel=1e-5)
+
+
+@pytest.mark.parametrize("equal", [False, True])
+def test_a_default_that_is_given_by_position_only(equal):
+    """Fault: it is passed by its name, a TypeError; or equal numbers before it, of two functions, are told apart."""
+    pair, x, factors = Simple(), torch.randn(B, N), [float(v) for v in ("1", "1")]
+    again = x.clone() if equal else x
+
+    def model(factor=factors[0], x=x, last=1.0, /):
+        pair.model(factor * last * x)
+
+    def guide(factor=factors[1], x=again, last=1.0, /):
+        pair.guide(factor * last * x)
+
+    aef = vae2aef.from_pyro(model, guide, noise=0)
+    elbo = vae2aef.AEF_ELBO(noise=0, core=aef.core.features, core_flow=aef.core_flow)
+    assert aef(x, 1.0).item() == pytest.approx(elbo.loss(model, guide) / B, rel=1e-5)
+    assert vae2aef.AEF_ELBO(noise=0).loss(pair.model, lambda x=x, /: pair.guide(x), x)
+
+
+def test_what_a_call_without_data_is_before_the_first_one_with_them_and_after():
+    """As docs/your_pyro_model.md says. Fault: one without any tensor is the guide itself when nothing is known yet."""
+    x, y = torch.randn(B, N), torch.randn(B, N)
+    pair = Simple()
+
+    def model(y=None, x=None):
+        with pyro.plate("data", B):
+            z = pyro.sample("z", dist.Normal(torch.zeros(D), 1.0).expand([B, D]).to_event(1))
+            pyro.sample("x", pair.density(z), obs=x)
+
+    def guide(y=None, x=None):
+        pair.guide(x if x is not None else torch.zeros(B, N) if y is None else y)
+
+    aef = vae2aef.aef_guide(model, guide, noise=0)
+    with pytest.raises(vae2aef.WrapError, match="gets no tensor to encode"):
+        aef()
+    for before in (True, False):
+        for args in ((y,), *([] if before else [()])):
+            torch.manual_seed(1)
+            z = poutine.trace(aef).get_trace(*args).nodes["z"]["value"]
+            torch.manual_seed(1)
+            torch.testing.assert_close(z, poutine.trace(guide).get_trace(*args).nodes["z"]["value"])
+        assert ("h reads x" in repr(aef)) != before
+        aef(y, x)
+
+
 @pytest.mark.parametrize("left_out", [1, 2], ids=["the label", "all"])
 def test_a_model_may_draw_what_it_scores_elsewhere(left_out):
     """Fault: a prediction by `obs=None` is refused, since the guide has no such site."""

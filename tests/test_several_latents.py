@@ -297,6 +297,21 @@ def test_noise_core_is_the_vae(make, x):
     torch.testing.assert_close(terms.z["z2"], loc + raw.exp() * noise["z2"])
 
 
+@both
+def test_a_dict_of_latents_that_are_all_the_vaes_own(make, x):
+    """Fault: refused, since equal words count as one for all, beside which sigma must be 1."""
+    for word, noise in (("noise", 1.0), ("linear", {"z2": 1.0, "z1": 0.3})):
+        aef = make(x, core={"z2": "noise", "z1": word}, noise=0.3)
+        assert aef.noise == noise and aef(x).isfinite() and f"core z2: noise, z1: {word}" in repr(aef)
+
+
+@both
+def test_no_core_flow_of_one_latent_is_that_of_all(make, x):
+    """Fault: None in a dict is no flow, though it is the default."""
+    aef = make(x, core_flow={"z2": None, "z1": "coupling"})
+    assert isinstance(aef.core_flow["z2"], vae2aef.flows.Identity) and "core flow z2: none, z1: coupling" in repr(aef)
+
+
 def test_the_analytic_kl_of_each_level_given_those_above(x):
     """The KL of z1 is averaged over z1 alone: it still depends on the z2 that was drawn."""
     vae = TwoLevels()

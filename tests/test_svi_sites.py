@@ -875,6 +875,46 @@ def test_noise_can_change_and_options_are_checked():
         vae2aef.AEF_ELBO(core={"y": "linear"}, noise=0).loss(model, guide, x)
 
 
+def test_a_dict_of_sites_that_are_all_the_guides_own():
+    """Fault: sigma is 0.3 beside a core that is "noise", and what was trained cannot be converted."""
+    model, guide = simple()
+    both, x = Both(model, guide), torch.randn(B, N)
+    for noise in (None, 0.0, 0.3):
+        elbo = vae2aef.AEF_ELBO(core={"z": "noise"}, noise=noise)
+        assert elbo.noise == 1
+        elbo.noise = 0.1  # of the other sites, of which there are none
+        assert elbo.noise == 1 and math.isfinite(elbo.loss(both.model, both.guide, x))
+        assert vae2aef.from_pyro(both.model, both.guide, x, noise=elbo.noise, **elbo.trained()).noise == 1
+    assert vae2aef.from_pyro(both.model, both.guide, x, core={"z": "noise"}, noise=0.3).noise == 1
+
+
+@pytest.mark.parametrize("flow", [None, {"z": None}])
+def test_no_core_flow_is_none(flow):
+    """Fault: None, the default of `wrap`, is no flow of these."""
+    model, guide = simple()
+    both, x = Both(model, guide), torch.randn(B, N)
+    elbo, aef = vae2aef.AEF_ELBO(core_flow=flow), vae2aef.aef_guide(both.model, both.guide, core_flow=flow)
+    assert math.isfinite(elbo.loss(both.model, both.guide, x))
+    aef(x)
+    for maps in (elbo.maps, aef.maps.maps):
+        assert isinstance(maps["z"].flow, vae2aef.flows.Identity)
+
+
+@pytest.mark.parametrize("noise", ["0.3", b"1", True, [0.3]])
+def test_sigma_that_is_no_number(noise):
+    """Fault: an error of `math.isfinite`, or True taken for 1."""
+    model, guide = simple()
+    with pytest.raises(TypeError, match="expected noise as a number >= 0"):
+        vae2aef.AEF_ELBO(noise=noise)
+    elbo, aef = vae2aef.AEF_ELBO(noise=0), vae2aef.aef_guide(model, guide, noise=0)
+    for changed in (elbo, aef):
+        with pytest.raises(TypeError, match="expected noise as a number >= 0"):
+            changed.noise = noise
+        assert changed.noise == 0
+        changed.noise = None
+        assert changed.noise == vae2aef.core.DEFAULT_NOISE
+
+
 def test_one_default_of_sigma_everywhere():
     """Fault: `AEF_ELBO` and `aef_guide` train at 0 what `from_pyro` and `wrap` take at 0.3."""
     model, guide = simple(model_site=lambda n: dist.Normal(torch.zeros(n, D), 1.0).to_event(1))

@@ -47,7 +47,7 @@ def from_pyro(
         likelihood: None for the model's own observed density; else as in `wrap` (one latent only).
         residual: the older name of `likelihood`.
         preprocess: as in `wrap` (one latent only).
-        noise: sigma of Eq. 11; None as in `wrap`.
+        noise: sigma of Eq. 11; None as in `wrap`. A site that is `"noise"` in a dict `core` keeps its own, 1.
         data: which argument is the data, which h reads: None for what the observed sites score (the largest tensor,
             if there are several), or a name.
         observed: as in `vae2aef.AEF_ELBO`.
@@ -57,13 +57,15 @@ def from_pyro(
     Raises:
         WrapError: if model and guide make no AEF; names the site and the fix.
     """
-    args, kwargs = with_defaults(guide, args, kwargs)
+    args, kwargs = with_defaults(guide, args, kwargs, model)
     pair = PyroPair(model, guide, args, kwargs, data, observed=observed, plate=plate)
     x, *cond, named = pair.example(args, kwargs)
     likelihood = one_of(likelihood, residual)
     parts = read_pair(pair, Batch(x, tuple(cond), named))
     if isinstance(parts, SinglePyro):
-        core = core[parts.latent] if isinstance(core, Mapping) else core
+        if isinstance(core, Mapping):
+            core = core[parts.latent]
+            noise = None if isinstance(core, str) and core == "noise" else noise  # its own, as beside others
         core_flow = core_flow[parts.latent] if isinstance(core_flow, Mapping) else core_flow
         likelihood = parts.residual if likelihood is None else likelihood
     elif likelihood is not None:

@@ -37,8 +37,8 @@ class AEF_ELBO(Trace_ELBO):
         core: `"linear"`, `"step"`, `"sum"`, `"log"`, `"noise"`, a module, or a dict of these by site, as in
             `vae2aef.aef_guide`. With `"noise"` and `core_flow="none"` the loss is the guide's negative ELBO, with its
             entropy in closed form.
-        core_flow: `"none"`, the default, `"coupling"`, `"maf"`, a bijection or transform (`vae2aef.wrap`), or a dict by
-            site.
+        core_flow: None, the default, is `"none"`; `"coupling"`, `"maf"`, a bijection or transform (`vae2aef.wrap`), or
+            a dict of these by site.
         noise: sigma of Eq. 11; None for 0.3, as in `vae2aef.wrap` and `from_pyro` (1 with `core="noise"`). 0 is the
             paper's loss. May be changed while training: `elbo.noise = 0.1`.
         data: what h reads: None for what the observed sites score (the largest tensor, if there are several), the
@@ -62,7 +62,7 @@ class AEF_ELBO(Trace_ELBO):
     def __init__(
         self,
         core: Any = "linear",
-        core_flow: Any = "none",
+        core_flow: Any = None,
         noise: float | None = None,
         *,
         data: "str | Callable[..., Any] | None" = None,
@@ -102,7 +102,7 @@ class AEF_ELBO(Trace_ELBO):
         return self._maps.noise
 
     @noise.setter
-    def noise(self, value: float) -> None:
+    def noise(self, value: float | None) -> None:
         self._maps.noise = value
 
     def __call__(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:

@@ -21,7 +21,7 @@ def aef_guide(
     guide: Callable[..., Any],
     *,
     core: Any = "linear",
-    core_flow: Any = "none",
+    core_flow: Any = None,
     noise: float | None = None,
     data: "str | Callable[..., Any] | None" = None,
     plate: str | None = None,
@@ -36,8 +36,8 @@ def aef_guide(
     Each latent site of the guide that is reparameterised by location and scale (Normal, Laplace, StudentT, Cauchy,
     MultivariateNormal, LowRankMultivariateNormal, also under `to_event` and `mask`, and a TransformedDistribution
     over one) and sees the data takes the value loc + scale * n^-1(h(x) + sigma epsilon) instead of a draw (Eq. 9, 11).
-    All else is the guide's: other sites, plates, enumeration, `infer=`, parameters. A call without observed data, such
-    as for a prediction from conditions alone, is the guide itself.
+    All else is the guide's: other sites, plates, enumeration, `infer=`, parameters. After the first call with data, one
+    without observed data, such as for a prediction from conditions alone, is the guide itself.
 
     With `noise > 0` a loss is what it is for any guide. With `noise=0` it is the negative log-likelihood in the
     expanded space: a training objective, unbounded below, and **no likelihood of x**; `RenyiELBO` and `Importance`,
@@ -54,8 +54,8 @@ def aef_guide(
             `"step"`: W x_t + b of the site's time step, `"sum"`: of the sum over time steps, the second dimension,
             `"log"`: W log(1 + x) + b, for large counts, `"noise"`: h = 0 and sigma = 1, the guide itself; a module
             from data `(rows, *event)` to `(rows, *latent)`; or a dict of these by site.
-        core_flow: `"none"`, the default, `"coupling"`, `"maf"`, a bijection or transform (`vae2aef.wrap`), or a dict by
-            site.
+        core_flow: None, the default, is `"none"`; `"coupling"`, `"maf"`, a bijection or transform (`vae2aef.wrap`), or
+            a dict of these by site.
         noise: sigma of Eq. 11; None for 0.3, as in `vae2aef.wrap` and `from_pyro` (1 with `core="noise"`). 0 is the
             paper's loss. May be changed while training: `guide.noise = 0.1`.
         data: what h reads: None for what the observed sites score (the largest tensor, if there are several), the name
@@ -120,7 +120,7 @@ class AEFGuide(nn.Module):
         return self.maps.noise
 
     @noise.setter
-    def noise(self, value: float) -> None:
+    def noise(self, value: float | None) -> None:
         self.maps.noise = value
 
     def trained(self) -> dict[str, dict[str, Any]]:

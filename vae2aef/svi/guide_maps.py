@@ -17,6 +17,7 @@ from vae2aef.residual import Residual
 from vae2aef.svi.data import Chosen, Source
 from vae2aef.svi.reading import structure
 from vae2aef.svi.site_map import SiteMap
+from vae2aef.wrapping.sigma import read_noise
 
 _owners: "weakref.WeakValueDictionary[str, GuideMaps]" = weakref.WeakValueDictionary()
 
@@ -85,7 +86,7 @@ class GuideMaps:
     def __init__(
         self,
         core: Any = "linear",
-        core_flow: Any = "none",
+        core_flow: Any = None,
         noise: float | None = None,
         data: Chosen = None,
         plate: str | None = None,
@@ -97,8 +98,7 @@ class GuideMaps:
         self.core, self.core_flow, self.data, self.plate = core, core_flow, data, plate
         self.observed = dict(observed) if isinstance(observed, Mapping) else observed
         self.name = name
-        usual = 1.0 if self._is_guide else DEFAULT_NOISE
-        self.noise = usual if noise is None or (self._is_guide and noise == 0) else noise
+        self.noise = None if self._is_guide and noise == 0 else noise
         self.added = AddedModules()
         self.maps: dict[str, SiteMap | None] = {}
         self.scales: dict[str, Residual] = {}
@@ -113,22 +113,29 @@ class GuideMaps:
     def noise(self) -> float:
         """The noise sigma on the core variables (Eq. 11). May be changed at any time while training.
 
-        A site with `core="noise"` in a dict keeps its own, which is 1.
+        A site with `core="noise"` in a dict keeps its own, which is 1; so this is 1 where the dict has nothing else.
+        None is the default.
         """
         return self._noise
 
     @noise.setter
-    def noise(self, value: float) -> None:
-        if not (math.isfinite(value) and value >= 0):
+    def noise(self, value: float | None) -> None:
+        sigma = read_noise(value)
+        if sigma is None:
+            sigma = 1.0 if self._is_guide else DEFAULT_NOISE
+        if not (math.isfinite(sigma) and sigma >= 0):
             raise ValueError(f"expected noise >= 0, got {value}")
-        if self._is_guide and value != 1:
+        if self._is_guide and isinstance(self.core, Mapping):
+            sigma = 1.0
+        if self._is_guide and sigma != 1:
             raise ValueError(f'core="noise" is the guide itself, whose noise is 1 by definition; got noise={value}')
-        self._noise = float(value)
+        self._noise = sigma
 
     @property
     def _is_guide(self) -> bool:
         """Whether every site is the guide's own."""
-        return isinstance(self.core, str) and self.core == "noise"
+        words = list(self.core.values()) if isinstance(self.core, Mapping) else [self.core]
+        return bool(words) and all(isinstance(word, str) and word == "noise" for word in words)
 
     def structure(self, named: dict[str, Any]) -> Any:
         """Return what tells calls of different structure apart."""

@@ -62,6 +62,9 @@ def kept_by_pyro(error: WrapError) -> WrapError:
             ValueError.__init__(self, str(error))
             self.reason, self.fix = error.reason, error.fix
 
+        def __reduce__(self) -> Any:
+            return error.__reduce__()  # a class of this function cannot be pickled
+
     Kept.__name__, Kept.__qualname__, Kept.__module__ = "WrapError", "WrapError", WrapError.__module__
     return Kept().with_traceback(error.__traceback__)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeGuard
 
 import pyro.poutine as poutine
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence, pad_sequence
 
@@ -56,23 +57,65 @@ def bind(function: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def with_defaults(function: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    """Return the arguments of a call, with those defaults that hold tensors written out."""
-    bound = _bound(function, args, kwargs)
-    if bound is None:
+def with_defaults(
+    function: Any, args: tuple, kwargs: dict[str, Any], other: Any = None
+) -> tuple[tuple, dict[str, Any]]:
+    """Return the arguments of a call, with those defaults that hold tensors written out.
+
+    Args:
+        function: the one with the defaults.
+        args: of the call.
+        kwargs: likewise.
+        other: a function that is called alike; only defaults that it has too, or needs, are written out then.
+    """
+    bound, theirs = _bound(function, args, kwargs), _signature(function if other is None else other)
+    if bound is None or theirs is None:
         return args, kwargs
-    given = set(bound.arguments)
-    bound.apply_defaults()
-    left_out = {name: value for name, value in bound.arguments.items() if name not in given}
-    return args, {**kwargs, **{name: value for name, value in left_out.items() if any(units(value))}}
+    args = (*args, *_by_place(bound.signature, theirs, len(args)))
+    by_name = [p for p in _of_kind(bound.signature, *_NAMED) if p.name not in bound.arguments and any(units(p.default))]
+    others = {p.name: p for p in _of_kind(theirs, *_NAMED)}
+    shared = [p for p in by_name if p.name in others and _takes(others[p.name], p)]
+    return args, {**kwargs, **{p.name: p.default for p in shared}}
+
+
+def _by_place(signature: inspect.Signature, theirs: inspect.Signature, given: int) -> list[Any]:
+    """Return the defaults that can be given by position only, up to the last with tensors, after those given."""
+    own = _of_kind(signature, inspect.Parameter.POSITIONAL_ONLY)[given:]
+    while own and not any(units(own[-1].default)):
+        own.pop()
+    others = _of_kind(theirs, *_PLACED)[given:][: len(own)]
+    return [p.default for p in own] if len(others) == len(own) and all(map(_takes, others, own)) else []
+
+
+def _of_kind(signature: inspect.Signature, *kinds: Any) -> list[inspect.Parameter]:
+    return [p for p in signature.parameters.values() if p.kind in kinds]
+
+
+_PLACED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def _takes(theirs: inspect.Parameter, own: inspect.Parameter) -> bool:
+    """Whether a parameter of another function needs a value, or has the same default."""
+    a, b = theirs.default, own.default
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a is b or ((a.dtype, a.device) == (b.dtype, b.device) and torch.equal(a, b))
+    return a is b or a is inspect.Parameter.empty or (isinstance(a, (int, float, str)) and a == b)
+
+
+def _signature(function: Any) -> inspect.Signature | None:
+    try:
+        function = poutine.unwrap(function)
+        return inspect.signature(function.forward if isinstance(function, nn.Module) else function)
+    except (TypeError, ValueError):
+        return None
 
 
 def _bound(function: Any, args: tuple, kwargs: dict[str, Any]) -> inspect.BoundArguments | None:
+    signature = _signature(function)
     try:
-        function = poutine.unwrap(function)
-        signature = inspect.signature(function.forward if isinstance(function, nn.Module) else function)
-        return signature.bind(*args, **kwargs)
-    except (TypeError, ValueError):
+        return None if signature is None else signature.bind(*args, **kwargs)
+    except TypeError:
         return None
 
 

@@ -105,6 +105,7 @@ def build_map(
     """
     core = _for_site(batch.site, "core", options.core)
     core_flow = _for_site(batch.site, "core_flow", options.core_flow)
+    core_flow = "none" if core_flow is None else core_flow
     features, reads = _features(core, data, batch, step, varying)
     axis = site.loc.dim() + batch.axis
     inner = [size for i, size in enumerate(site.loc.shape) if i >= batch_dims and i != axis]

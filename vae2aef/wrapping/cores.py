@@ -90,7 +90,12 @@ def _of_latent(option: Any, name: str, what: str, several: bool) -> Any:
 
 
 def flow_of(core_flow: Any, core: Any) -> Any:
-    """Return the core flow as given; without one `"coupling"` in the partition family, else `"none"`."""
+    """Return the core flow as given, also by name; without one `"coupling"` in the partition family, else `"none"`."""
+    if isinstance(core_flow, Mapping):
+        return {
+            name: flow_of(flow, core.get(name) if isinstance(core, Mapping) else core)
+            for name, flow in core_flow.items()
+        }
     return core_flow if core_flow is not None else "coupling" if is_partition(core) else "none"
 
 
@@ -98,7 +103,7 @@ def resolve_core(core: Any, parts: VAEParts, seen: Seen) -> tuple[Any, Seen]:
     """Say which features None stands for: local ones for a latent that is a grid, else the dense map of the paper.
 
     Returns:
-        The option, a dict by name where latents differ; and what was seen, with `local` set.
+        The option, a dict by name where latents differ or it was one; and what was seen, with `local` set.
     """
     program = parts if isinstance(parts, VAEProgram) else None
     grids = {name: grid for name, grid in seen.grids.items() if program is None or not program.outer_dims(name)}
@@ -107,7 +112,7 @@ def resolve_core(core: Any, parts: VAEParts, seen: Seen) -> tuple[Any, Seen]:
         own = _of_latent(core, name, "core", program is not None)
         found[name] = own if own is not None else ("patch" if name in grids else "linear")
     local = all(name in grids and is_local(own) for name, own in found.items())
-    alike = all(own is next(iter(found.values())) for own in found.values())
+    alike = not isinstance(core, Mapping) and all(own is next(iter(found.values())) for own in found.values())
     return (next(iter(found.values())) if alike else found), seen._replace(grids=grids, local=local)
 
 
