@@ -169,7 +169,7 @@ def test_whole_partition_map_is_onto(case):
 def test_expanded_map_with_a_posterior_flow():
     """decode(z, delta) gives x back whatever stands between u and z."""
     x = torch.rand(3, 2, 3)
-    aef = vae2aef.wrap(FlowPosteriorVAE((2, 3), (2,)), example=x, preprocess="logit")
+    aef = vae2aef.wrap(FlowPosteriorVAE((2, 3), (2,)), example=x, core_flow="coupling", preprocess="logit")
     check_invertible(aef, x)
 
 

@@ -74,7 +74,7 @@ def test_whole_partition_map(case):
 def test_whole_map_with_a_posterior_flow(core, latent):
     """z = T(g_m + g_s u): the log-determinant of T is counted."""
     x = 0.02 + 0.96 * torch.rand(2, 2, 3)
-    aef = vae2aef.wrap(FlowPosteriorVAE((2, 3), latent), example=x, core=core, preprocess="logit")
+    aef = vae2aef.wrap(FlowPosteriorVAE((2, 3), latent), example=x, core=core, core_flow="coupling", preprocess="logit")
     shake(aef)
     check_jacobian(aef, x)
 
@@ -114,5 +114,6 @@ def test_the_loss_counts_this_determinant(case):
 
 def test_conditions_are_in_the_map():
     x, label = torch.rand(3, 4), torch.rand(3, 2)
-    aef = vae2aef.wrap(SmallVAE((4,), (2,), classes=2), example=(x, {"label": label}), encoder_scale="log_std")
+    options = {"encoder_scale": "log_std", "core_flow": "coupling"}
+    aef = vae2aef.wrap(SmallVAE((4,), (2,), classes=2), example=(x, {"label": label}), **options)
     check_jacobian(aef, (x, {"label": label}))

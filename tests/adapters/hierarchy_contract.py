@@ -75,7 +75,7 @@ def bridge(
 
 def whole_map(vae: nn.Module, x: Tensor) -> None:
     """The log-determinant of the whole map against autograd, and a gradient for everything."""
-    aef = vae2aef.wrap(vae, example=x, noise=0.0)
+    aef = vae2aef.wrap(vae, example=x, core_flow="coupling", noise=0.0)
     with torch.no_grad():
         for p in aef.parameters():
             p.add_(0.05 * torch.randn_like(p))
@@ -86,7 +86,7 @@ def whole_map(vae: nn.Module, x: Tensor) -> None:
 
 def trains(vae: nn.Module, x: Tensor, steps: int, lr: float = 2e-3) -> None:
     """Some steps on real images lower the loss; then the marginal is finite, and samples have the data's shape."""
-    aef = vae2aef.wrap(vae, example=x, noise=0.3)
+    aef = vae2aef.wrap(vae, example=x, core_flow="coupling", noise=0.3)
     optimizer = torch.optim.Adam(aef.parameters(), lr=lr)
     losses = []
     for step in range(steps):

@@ -158,7 +158,7 @@ def test_sampling(case: Hierarchy) -> None:
 @every_case
 def test_the_whole_map(case: Hierarchy) -> None:
     x = case.data()
-    aef = vae2aef.wrap(case.make(), example=x)
+    aef = vae2aef.wrap(case.make(), example=x, core_flow="coupling")
     for added in aef.added_parameters():  # a coupling starts as the identity
         nn.init.normal_(added, std=0.1 / case.shape[-1])
     if x[0].numel() < 1000:

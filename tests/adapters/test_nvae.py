@@ -112,7 +112,7 @@ def moved(case: Images) -> vae2aef.AEF:
     for module in vae.modules():
         if type(module).__name__ == "SE":
             nn.init.ones_(module.se[0].bias)
-    aef = vae2aef.wrap(vae, example=case.data())
+    aef = vae2aef.wrap(vae, example=case.data(), core_flow="coupling")
     for added in aef.added_parameters():
         nn.init.normal_(added, std=0.1)
     with torch.no_grad():
@@ -144,7 +144,7 @@ def test_the_whole_map_through_flows_that_change_volumes() -> None:
     with torch.no_grad():
         state = aef.parts.infer(case.data())
         posterior = aef.parts.posterior(0, state[0])
-        assert (posterior.transform(posterior.loc)[1].abs() > 0.01).all()
+        assert (posterior.transform(posterior.loc)[1].abs() > 0.1).all()
         aef(case.data())
     testing.check_jacobian(aef, case.data())
 
