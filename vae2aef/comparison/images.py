@@ -48,6 +48,7 @@ class _Folder:
         self.kinds: set[str] = set()
 
     def read(self) -> np.ndarray:
+        """Return the images, `(n, height, width)` or with channels behind; refuse sizes and depths that differ."""
         first: np.ndarray | None = None
         images: list[np.ndarray] = []
         for path in self.paths:
