@@ -95,10 +95,11 @@ def table(found: list[Line], cell: Cell, runs: Runs) -> str:
         run = line.run
         best = min(run["validation_nats"], key=lambda point: point[1])
         difference = "" if line.difference is None else spread(line.difference, digits, sign=True)
+        drift = f"{run['gauge']['std_h']:.2f}" if run["gauge"] else ""
         rows.append(
             f"| {ARMS[line.arm].text} | {spread(line.value, digits)} | {difference} | {line.seeds} | "
             f"{number(run['certificate'], 2)} | {100 * run['uncertain'] / len(run['log_prob']):.0f} % | {best[0]} | "
-            f"{run['gauge']['std_h']:.2f} | {equal_after(run, runs['vae'])} | {best_seconds(run)} |"
+            f"{drift} | {equal_after(run, runs['vae'])} | {best_seconds(run)} |"
         )
     return "\n".join(rows)
 
