@@ -1,5 +1,6 @@
 """The command line as a user meets it, interruption included."""
 
+import contextlib
 import importlib.machinery
 import json
 import os
@@ -309,6 +310,51 @@ def test_it_says_at_once_what_it_does(folder, monkeypatch, command):
     with pytest.raises(SystemExit):
         entry.main()
     assert said == ["loading torch and Lightning"]
+
+
+AT_TORCH = """
+import sys
+
+
+class AtTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print("HERE TORCH", file=sys.stderr, flush=True)
+        return None
+
+
+sys.meta_path.insert(0, AtTorch())
+sys.argv = ["vae2aef", "compare", "--help"]
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a terminal of POSIX")
+@pytest.mark.parametrize(
+    "start",
+    [
+        "from vae2aef.__main__ import main; main()",  # what pip's script does
+        "import runpy; runpy.run_module('vae2aef', run_name='__main__', alter_sys=True)",  # python -m vae2aef
+    ],
+)
+def test_the_first_word_comes_before_torch(tmp_path, start):
+    """On a terminal the first seconds, which torch's import takes, are not blank; what is piped on stays clean."""
+    import pty
+
+    terminal, end = pty.openpty()
+    with (tmp_path / "piped").open("w") as piped:
+        process = subprocess.Popen(
+            [sys.executable, "-c", AT_TORCH + start], stdin=end, stderr=end, stdout=piped,
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "80"},
+        )  # fmt: skip
+    os.close(end)
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux's end of a terminal
+        while part := os.read(terminal, 4096):
+            shown += part
+    os.close(terminal)
+    assert process.wait() == 0
+    assert shown.index(b"loading torch") < shown.index(b"HERE TORCH")
+    assert "--data" in (said := (tmp_path / "piped").read_text()) and "loading" not in said
 
 
 def test_missing_packages_are_named(monkeypatch, capsys):
