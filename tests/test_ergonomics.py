@@ -311,8 +311,9 @@ def factory(event_shape, latents):
 
 
 @pytest.mark.usefixtures("quick_fits", "quick_pictures")
-def test_compare_from_python(tmp_path, capsys):
+def test_compare_from_python(tmp_path, capsys, monkeypatch):
     pytest.importorskip("lightning")
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)  # there rich shows things by other ways than print
     options = {"steps": 3, "latents": 2, "core_flow": "none", "importance_samples": 8, "test_limit": 8}
     rows = vae2aef.compare(factory, "digits", tmp_path / "out", arms="vae,aef", device="cpu", quiet=True, **options)
     assert [row.arm for row in rows] == ["vae", "aef"] and capsys.readouterr().out == ""

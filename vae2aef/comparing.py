@@ -58,7 +58,7 @@ def compare(
         options["arms"] = tuple(arms.split(",") if isinstance(arms, str) else arms)
     if data is not None:
         options["data"] = str(data)
-    console = Console(file=io.StringIO()) if quiet else Console()
+    console = Console(file=io.StringIO(), force_jupyter=False) if quiet else Console()  # a notebook's ignores the file
     return run(Options(vae=_named(vae), device=device, **options), Path(out), console, overwrite)
 
 

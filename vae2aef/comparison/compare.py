@@ -25,6 +25,7 @@ from vae2aef.comparison.folder import check_out, opened
 from vae2aef.comparison.inspect_vae import INSPECTED_ROWS, inspect_vae
 from vae2aef.comparison.likelihoods import GRIDS, values
 from vae2aef.comparison.options import Options
+from vae2aef.comparison.own_loop import of_recipe
 from vae2aef.comparison.plots import SHOWN
 from vae2aef.comparison.results import Outcome, write_results
 from vae2aef.comparison.run import RunData, run_arm
@@ -91,7 +92,7 @@ def compare(options: Options, out: Path, console: Console, overwrite: bool = Fal
                 *wording.nats(rows, options, dataset.event_shape),
                 *wording.certificates(rows),
             ]
-            outcome = Outcome(options, dataset, data, results, rows, [*found, *notes], shared)
+            outcome = Outcome(options, dataset, data, results, rows, [*found, *notes], shared, of_recipe(recipe))
             write_results(outcome, out)
     _show(outcome, notes, out, console)
     return rows
