@@ -1,7 +1,9 @@
 """The command line as a user meets it, interruption included."""
 
 import contextlib
+import importlib
 import importlib.machinery
+import importlib.util
 import json
 import os
 import shlex
@@ -26,7 +28,7 @@ import vae2aef
 from vae2aef import __main__ as entry
 from vae2aef.cli import app
 from vae2aef.comparison.device import require_device
-from vae2aef.comparison.factory import name_of
+from vae2aef.comparison.factory import find_factory, name_of
 
 pytestmark = pytest.mark.usefixtures("quick_fits", "quick_pictures")
 TINY = """
@@ -204,6 +206,20 @@ def test_a_factory_of_a_module_that_is_run_is_named_by_the_module(monkeypatch):
     exec(TINY, main.__dict__)
     monkeypatch.setitem(sys.modules, "__main__", main)
     assert name_of(main.make) == "package.module:make"
+
+
+@pytest.mark.parametrize("name", ["other", "some.where", "tiny_0123abcd"])
+def test_a_factory_of_a_module_made_by_a_path_is_named_by_its_file(folder, monkeypatch, name):
+    """Under the name that whoever loaded it gave it, no import finds it."""
+    spec = importlib.util.spec_from_file_location(name, folder / "tiny.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
+    spec.loader.exec_module(module)
+    assert name_of(module.make) == "tiny.py:make"
+    monkeypatch.delitem(sys.modules, name)
+    assert name_of(find_factory("tiny.py:make")) == "tiny.py:make"  # as --vae loads it
+    importlib.import_module("tiny")
+    assert name_of(sys.modules["tiny"].make) == "tiny:make"
 
 
 @pytest.mark.parametrize("where", [".", pytest.param("scripts", marks=pytest.mark.slow)])

@@ -111,8 +111,11 @@ def name_of(factory: Callable[..., Any]) -> str:
     if file is None:
         return f"{module.__name__}:{name}"
     path, within = Path(file).resolve(), module.__name__.split(".")
-    root = path.parents[len(within) - 1 + (path.name == "__init__.py")]
-    if module.__name__ != "__main__" and (len(within) > 1 or root == Path.cwd() or "site-packages" in path.parts):
+    place = path.parent if path.name == "__init__.py" else path.with_suffix("")
+    # A module that was made of a file's path may have any name, under which no import finds it.
+    own = module.__name__ != "__main__" and list(place.parts[-len(within) :]) == within
+    root = place.parents[len(within) - 1] if own else None
+    if own and (len(within) > 1 or root == Path.cwd() or "site-packages" in path.parts):
         return f"{module.__name__}:{name}"
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     return f"{shown}:{name}"
