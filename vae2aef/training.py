@@ -122,7 +122,7 @@ class AEFTask(LightningModule):
 
     def _writes(self) -> bool:
         """Whether loggers write what this step logs; the terms are made for no other."""
-        trainer = self._trainer
+        trainer: Any = self._trainer
         return bool(trainer and trainer.loggers) and (self.global_step + 1) % trainer.log_every_n_steps == 0
 
     def _sigmas(self) -> dict[str, float]:
