@@ -59,7 +59,8 @@ def test_a_loss_and_a_single_arm():
     ]
     assert winner(rows) is rows[0]
     alone = verdict([made("aef", None)], Options(seeds=3), 1)
-    assert len(alone) == 1 and "no other arm" in alone[0] and winner([made("aef", None)]) is None
+    assert len(alone) == 1 and "no other arm" in alone[0] and alone[0].startswith("The AEF with")
+    assert winner([made("aef", None)]) is None
 
 
 def test_a_difference_that_is_no_number_is_not_sure():

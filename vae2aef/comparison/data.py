@@ -220,9 +220,11 @@ def _channels_first(array: np.ndarray, source: str) -> np.ndarray:
         return array
     if array.ndim == 3:
         return array[:, None]
-    if array.ndim == 4 and array.shape[-1] in (1, 3, 4):
+    first, last = (array.ndim == 4 and array.shape[place] in (1, 3, 4) for place in (1, -1))
+    # Where both could be channels, the fewer are: an image of four pixels a side has not four channels for that.
+    if last and not (first and array.shape[1] < array.shape[-1]):
         return np.moveaxis(array, -1, 1)
-    if array.ndim == 4 and array.shape[1] in (1, 3, 4):
+    if first:
         return array
     raise InputError(
         f"{source}: an array of shape {array.shape} is not (n, features), (n, height, width), "

@@ -42,7 +42,7 @@ def verdict(rows: Sequence[Row], options: Options, bins: int, made: Made | None 
     """
     first, *others = rows
     if not others:
-        return [f"{_name(first)} has {first.bits_per_dim:.3f} ± {first.interval:.3f} bits per dimension. "
+        return [f"{_capital(_name(first))} has {first.bits_per_dim:.3f} ± {first.interval:.3f} bits per dimension. "
                 "There is no other arm to compare it with."]  # fmt: skip
     best = winner(rows)
     # The arm that the sentence is of: the winner, or whoever comes closest to being better than the first.
