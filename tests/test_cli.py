@@ -373,6 +373,15 @@ def test_the_first_word_comes_before_torch(tmp_path, start):
     assert "--data" in (said := (tmp_path / "piped").read_text()) and "loading" not in said
 
 
+def test_check_names_data_that_the_logit_does_not_take(folder):
+    """As compare does, and the option that helps; it blamed the VAE."""
+    np.save("a.npy", 3 * np.random.RandomState(0).randn(40, 6))
+    code, out, err = invoke("check", "tiny:make", "--data", "a.npy", "--latents", "2")
+    assert (code, out) == (2, "") and "--preprocess logit takes data within 0 and 1, a.npy has values from -" in err
+    code, out, err = invoke("check", "tiny:make", "--data", "a.npy", "--latents", "2", "--preprocess", "standardize")
+    assert (code, err) == (0, "") and "ERROR" not in out
+
+
 def test_missing_packages_are_named(monkeypatch, capsys):
     monkeypatch.setattr(entry, "NEEDED", ("json", "no_such_package", "nor_this_one"))
     with pytest.raises(SystemExit) as caught:

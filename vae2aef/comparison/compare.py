@@ -124,13 +124,7 @@ def _prepare(dataset: Dataset, options: Options) -> tuple[RunData, Recipe]:
     if options.discrete:
         return _prepare_discrete(dataset, options)
     train, validation = dataset.split_validation()
-    if options.preprocess == "logit" and dataset.bins == 1:
-        for x in (dataset.x_train, dataset.x_test):
-            if x.min() < 0 or x.max() > 1:
-                raise InputError(
-                    f"--preprocess logit takes data within 0 and 1, {options.data} has values from "
-                    f"{x.min():g} to {x.max():g}; scale them, or use --preprocess standardize or none"
-                )
+    dataset.require_range(options.preprocess, options.data)
     test = continuous(dataset.some_test(options.test_limit), dataset.bins, "dequantize test")
     seen = continuous(train[:FIT_LIMIT], dataset.bins, "dequantize fit")
     held = RunData(

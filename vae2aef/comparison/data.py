@@ -57,6 +57,19 @@ class Dataset:
         """Shape of one sample."""
         return tuple(self.x_train.shape[1:])
 
+    def require_range(self, preprocess: str, source: str) -> None:
+        """Refuse continuous data that `--preprocess logit` does not take; `source` is `--data`.
+
+        Raises:
+            InputError: says what to do.
+        """
+        for x in (self.x_train, self.x_test) if preprocess == "logit" and self.bins == 1 else ():
+            if x.min() < 0 or x.max() > 1:
+                raise InputError(
+                    f"--preprocess logit takes data within 0 and 1, {source} has values from {x.min():g} to "
+                    f"{x.max():g}; scale them, or use --preprocess standardize or none"
+                )
+
     def split_validation(self, fraction: float = 0.1, seed: int = SPLIT_SEED) -> tuple[Tensor, Tensor]:
         """Split the training data into (training, validation), shuffled by `seed` (paper D.4: 10 %).
 
