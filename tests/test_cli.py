@@ -1,6 +1,9 @@
 """The command line as a user meets it, interruption included."""
 
+import contextlib
+import importlib
 import importlib.machinery
+import importlib.util
 import json
 import os
 import shlex
@@ -25,7 +28,7 @@ import vae2aef
 from vae2aef import __main__ as entry
 from vae2aef.cli import app
 from vae2aef.comparison.device import require_device
-from vae2aef.comparison.factory import name_of
+from vae2aef.comparison.factory import find_factory, name_of
 
 pytestmark = pytest.mark.usefixtures("quick_fits", "quick_pictures")
 TINY = """
@@ -205,6 +208,20 @@ def test_a_factory_of_a_module_that_is_run_is_named_by_the_module(monkeypatch):
     assert name_of(main.make) == "package.module:make"
 
 
+@pytest.mark.parametrize("name", ["other", "some.where", "tiny_0123abcd"])
+def test_a_factory_of_a_module_made_by_a_path_is_named_by_its_file(folder, monkeypatch, name):
+    """Under the name that whoever loaded it gave it, no import finds it."""
+    spec = importlib.util.spec_from_file_location(name, folder / "tiny.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
+    spec.loader.exec_module(module)
+    assert name_of(module.make) == "tiny.py:make"
+    monkeypatch.delitem(sys.modules, name)
+    assert name_of(find_factory("tiny.py:make")) == "tiny.py:make"  # as --vae loads it
+    importlib.import_module("tiny")
+    assert name_of(sys.modules["tiny"].make) == "tiny:make"
+
+
 @pytest.mark.parametrize("where", [".", pytest.param("scripts", marks=pytest.mark.slow)])
 def test_a_script_writes_a_command_that_can_be_run(folder, where):
     """From the folder of the script and from another; the script is not run a second time to find its own function."""
@@ -309,6 +326,60 @@ def test_it_says_at_once_what_it_does(folder, monkeypatch, command):
     with pytest.raises(SystemExit):
         entry.main()
     assert said == ["loading torch and Lightning"]
+
+
+AT_TORCH = """
+import sys
+
+
+class AtTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print("HERE TORCH", file=sys.stderr, flush=True)
+        return None
+
+
+sys.meta_path.insert(0, AtTorch())
+sys.argv = ["vae2aef", "compare", "--help"]
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a terminal of POSIX")
+@pytest.mark.parametrize(
+    "start",
+    [
+        "from vae2aef.__main__ import main; main()",  # what pip's script does
+        "import runpy; runpy.run_module('vae2aef', run_name='__main__', alter_sys=True)",  # python -m vae2aef
+    ],
+)
+def test_the_first_word_comes_before_torch(tmp_path, start):
+    """On a terminal the first seconds, which torch's import takes, are not blank; what is piped on stays clean."""
+    import pty
+
+    terminal, end = pty.openpty()
+    with (tmp_path / "piped").open("w") as piped:
+        process = subprocess.Popen(
+            [sys.executable, "-c", AT_TORCH + start], stdin=end, stderr=end, stdout=piped,
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "80"},
+        )  # fmt: skip
+    os.close(end)
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux's end of a terminal
+        while part := os.read(terminal, 4096):
+            shown += part
+    os.close(terminal)
+    assert process.wait() == 0
+    assert shown.index(b"loading torch") < shown.index(b"HERE TORCH")
+    assert "--data" in (said := (tmp_path / "piped").read_text()) and "loading" not in said
+
+
+def test_check_names_data_that_the_logit_does_not_take(folder):
+    """As compare does, and the option that helps; it blamed the VAE."""
+    np.save("a.npy", 3 * np.random.RandomState(0).randn(40, 6))
+    code, out, err = invoke("check", "tiny:make", "--data", "a.npy", "--latents", "2")
+    assert (code, out) == (2, "") and "--preprocess logit takes data within 0 and 1, a.npy has values from -" in err
+    code, out, err = invoke("check", "tiny:make", "--data", "a.npy", "--latents", "2", "--preprocess", "standardize")
+    assert (code, err) == (0, "") and "ERROR" not in out
 
 
 def test_missing_packages_are_named(monkeypatch, capsys):

@@ -78,6 +78,17 @@ def test_channels_come_first(tmp_path):
     assert torch.equal(last.x_train, first.x_train)
 
 
+@pytest.mark.parametrize(
+    ("shape", "event"),
+    [((1, 4, 4), (1, 4, 4)), ((3, 6, 4), (3, 6, 4)), ((4, 4, 1), (1, 4, 4)), ((4, 6, 3), (3, 4, 6)),
+     ((4, 5, 5), (4, 5, 5)), ((4, 6, 4), (4, 4, 6))],
+)  # fmt: skip
+def test_an_image_of_four_pixels_a_side_has_not_four_channels(tmp_path, shape, event):
+    """The fewer values are the channels; where they are as many, the last."""
+    np.save(tmp_path / "a.npy", RNG.randint(0, 256, (12, *shape)).astype(np.uint8))
+    assert load(str(tmp_path / "a.npy")).event_shape == event
+
+
 def test_vectors_stay_vectors(tmp_path):
     np.save(tmp_path / "a.npy", RNG.rand(20, 7))
     data = load(str(tmp_path / "a.npy"))

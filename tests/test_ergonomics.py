@@ -1,6 +1,7 @@
 """What a person writes first, and how an AEF is saved, loaded, shown, handed on."""
 
 import io
+import re
 import warnings
 
 import numpy as np
@@ -89,6 +90,27 @@ def test_grey_levels_that_get_a_density_are_warned_of(scale, line):
         # whole numbers below 0, and too few values to tell
         vae2aef.wrap(vae(), example=(levels - 128).float())
         vae2aef.wrap(vae(), example=levels[:10].float() / 255)
+
+
+@pytest.mark.parametrize("top", [15, 16, 31])
+def test_few_grey_levels_get_lines_that_count_them(top):
+    """Those of 4 and 5 bits, and of scikit-learn's digits; the lines are followed."""
+    x = torch.randint(0, top + 1, (64, *EVENT)) / top
+    with pytest.warns(WrapWarning, match="the example holds grey levels") as caught:
+        vae2aef.wrap(vae(), example=x)
+    (fix,) = [warning.message.fix for warning in caught]
+    bins = 256 if top == 15 else top + 1  # whose levels are among those of 8 bits
+    likelihood = re.search(r"likelihood=(.*)$", fix).group(1)
+    made = eval(likelihood, {"vae2aef": vae2aef, "x": x})
+    assert made == "discretized_logistic" if bins == 256 else made.bins == bins
+    line = re.search(r"x = (vae2aef\.dequantize\(.*?\)), or", fix).group(1)
+    given = eval(line, {"vae2aef": vae2aef, "torch": torch, "x": x})
+    assert torch.equal((given * bins).floor(), (x * (bins - 1)).round())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        vae2aef.wrap(vae(), example=given)
+        vae2aef.wrap(vae(), example=x, likelihood=made)
+        vae2aef.wrap(vae(), example=torch.randint(0, top, (64, *EVENT)) / (3 * top))
 
 
 @pytest.mark.remedy("the example holds bits (0 and 1), and th")
@@ -311,8 +333,9 @@ def factory(event_shape, latents):
 
 
 @pytest.mark.usefixtures("quick_fits", "quick_pictures")
-def test_compare_from_python(tmp_path, capsys):
+def test_compare_from_python(tmp_path, capsys, monkeypatch):
     pytest.importorskip("lightning")
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)  # there rich shows things by other ways than print
     options = {"steps": 3, "latents": 2, "core_flow": "none", "importance_samples": 8, "test_limit": 8}
     rows = vae2aef.compare(factory, "digits", tmp_path / "out", arms="vae,aef", device="cpu", quiet=True, **options)
     assert [row.arm for row in rows] == ["vae", "aef"] and capsys.readouterr().out == ""

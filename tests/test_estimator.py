@@ -101,3 +101,28 @@ def test_the_same_seed_gives_the_same_model_and_pipelines_work():
     clone(one).fit(X).sample(2)
     assert torch.equal(state, torch.random.get_rng_state())
     assert make_pipeline(StandardScaler(), AEFEstimator(**QUICK)).fit(X).score_samples(X).shape == (300,)
+
+
+def test_it_is_a_detector_of_pyod():
+    """By PyOD's own base class, whose scores have the other sign."""
+    base = pytest.importorskip("pyod.models.base", reason="PyOD is not installed: pip install pyod")
+
+    class Detector(base.BaseDetector):
+        def __init__(self, contamination=0.1):
+            super().__init__(contamination=contamination)
+
+        def fit(self, X, y=None):
+            self._set_n_classes(y)
+            self.model_ = AEFEstimator(n_components=2, max_iter=100, random_state=0).fit(X)
+            self.decision_scores_ = self.decision_function(X)
+            self._process_decision_scores()
+            return self
+
+        def decision_function(self, X):
+            return -self.model_.score_samples(X)
+
+    x = np.random.RandomState(0).randn(100, 4)
+    x[:5] += 9
+    found = Detector(contamination=0.05).fit(x)
+    assert found.labels_[:5].all() and found.labels_.sum() == 5
+    assert found.predict_proba(x)[:5, 1].min() > found.predict_proba(x)[5:, 1].max()

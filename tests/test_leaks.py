@@ -16,6 +16,7 @@ from zoo_wild import EVENT, LATENT, Plain
 
 import vae2aef
 from vae2aef.generators import seed as seed_generator
+from vae2aef.holding import convert
 from vae2aef.modes import modules, parameters, untouched
 
 
@@ -488,6 +489,28 @@ def test_what_a_user_may_have_overridden_is_not_called(options):
         for mode, turn in ((True, aef.train), (False, aef.eval), (True, aef.train)):
             assert turn() is aef and all(m.training is mode for m in modules(aef))
         assert re.search("core", repr(aef)) and aef.summary() and vae2aef.check(whole, example=x).ok
+        assert aef.double() is aef and {t.dtype for t in parameters(aef)} == {torch.float64} and aef.vae is whole
+        assert aef(x.double()).isfinite() and next(iter(parameters(aef))).is_leaf
+        assert {t.dtype for t in parameters(aef.to(torch.float32))} == {torch.float32}
+
+
+def test_what_a_class_does_when_it_is_moved_is_done():
+    """As recurrent networks do, whose weights lie in one piece of memory; modules that are shared stay shared."""
+
+    class Moved(Plain):
+        moved = 0
+
+        def _apply(self, fn: Any, recurse: bool = True) -> Any:
+            self.moved += 1
+            return super()._apply(fn, recurse)
+
+    aef = vae2aef.wrap(Parent(Moved()), example=data())
+    aef.double()
+    assert aef.vae.inner.moved == 1 and {t.dtype for t in parameters(aef)} == {torch.float64}
+    norm = nn.BatchNorm1d(3)
+    twice = convert(nn.ModuleList([norm, norm]), lambda t: t.double() if t.is_floating_point() else t)
+    assert twice[0] is twice[1] is norm and norm.running_mean.dtype == norm.weight.dtype == torch.float64
+    assert norm.num_batches_tracked.dtype == torch.int64
 
 
 @pytest.mark.parametrize("required", [True, False])

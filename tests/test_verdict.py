@@ -16,8 +16,9 @@ import vae2aef
 from vae2aef.comparison.arms import ARMS
 from vae2aef.comparison.compare import _conditioned, _prepare
 from vae2aef.comparison.data import load
+from vae2aef.comparison.nets import MLPVAE
 from vae2aef.comparison.options import Options
-from vae2aef.comparison.own_loop import own_loop
+from vae2aef.comparison.own_loop import of_recipe, own_loop
 from vae2aef.comparison.summary import summarise
 from vae2aef.comparison.verdict import verdict, winner
 
@@ -58,7 +59,8 @@ def test_a_loss_and_a_single_arm():
     ]
     assert winner(rows) is rows[0]
     alone = verdict([made("aef", None)], Options(seeds=3), 1)
-    assert len(alone) == 1 and "no other arm" in alone[0] and winner([made("aef", None)]) is None
+    assert len(alone) == 1 and "no other arm" in alone[0] and alone[0].startswith("The AEF with")
+    assert winner([made("aef", None)]) is None
 
 
 def test_a_difference_that_is_no_number_is_not_sure():
@@ -131,6 +133,38 @@ def own(event_shape, classes):
     return Own(event_shape, classes)
 
 
+class Parts(nn.Module):
+    """A VAE whose parts have names and scales of its own: a factory says them."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.q, self.p = nn.Linear(size, 4), nn.Linear(2, size)
+
+
+def in_parts(event_shape, latents):
+    vae = Parts(event_shape[0])
+    return {
+        "vae": vae, "encoder": lambda x: vae.q(x).chunk(2, 1), "decoder": lambda z: vae.p(z),
+        "encoder_scale": "log_std", "kl": "sampled",
+    }  # fmt: skip
+
+
+class Grid(nn.Module):
+    """A VAE whose latent is a grid, which gets local features."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.p = nn.Conv2d(1, 4, 2, 2), nn.ConvTranspose2d(2, 1, 2, 2)
+
+    def forward(self, x):
+        mean, log_var = self.q(x).chunk(2, 1)
+        return self.p(mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)), mean, log_var
+
+
+def on_grid():
+    return Grid()
+
+
 LINES = {
     "8 bits": ({"prior": "coupling"}, 256),
     "levels, lam": ({"lam": 0.1}, 17),
@@ -170,3 +204,62 @@ def test_the_line_makes_what_was_compared(tmp_path, name, arm):
     seen = (data.train[:50] + 0.5) / bins if bins > 1 and not options.discrete else given[:50].float()
     torch.testing.assert_close(ours.preprocess(seen)[0], theirs.preprocess(seen)[0], atol=0.05, rtol=0.05)
     torch.testing.assert_close(ours.preprocess(seen)[1], theirs.preprocess(seen)[1], atol=0.05, rtol=0.05)
+
+
+VAES = {"own": (6,), "in_parts": (6,), "on_grid": (1, 4, 6), "mlp": (6,)}
+SAME = [
+    ("own", {"likelihood": "discretized_logistic"}, 17, "aef-noise"),
+    ("own", {"likelihood": "discretized_gaussian", "prior": "coupling"}, 5, "aef"),
+    ("own", {"likelihood": "discretized_logistic", "core_flow": "coupling"}, 256, "vae+features"),
+    ("own", {"likelihood": "bernoulli_logits"}, 2, "vae"),
+    ("own", {"likelihood": "poisson_log"}, 9, "aef-noise"),
+    ("own", {"preprocess": "none"}, 1, "aef-noise"),
+    ("own", {"preprocess": "standardize", "likelihood": "laplace"}, 1, "aef-noise"),
+    ("own", {"preprocess": "logit", "lam": 0.1, "likelihood": "shared"}, 1, "aef-noise"),
+    ("own", {"condition": "one_hot", "likelihood": "discretized_logistic"}, 17, "aef-noise"),
+    ("in_parts", {"likelihood": "discretized_logistic"}, 17, "aef-noise"),
+    ("in_parts", {"preprocess": "none", "prior": "maf", "likelihood": "student_t"}, 1, "vae"),
+    ("on_grid", {"likelihood": "discretized_logistic"}, 256, "aef-noise"),
+    ("on_grid", {"likelihood": "discretized_gaussian", "prior": "coupling"}, 17, "aef"),
+    ("mlp", {"preprocess": "standardize"}, 1, "aef-noise"),
+]
+
+
+@pytest.mark.filterwarnings("ignore::vae2aef.WrapWarning")
+@pytest.mark.parametrize(("vae", "changes", "bins", "arm"), SAME)
+def test_the_line_makes_the_same_aef(tmp_path, vae, changes, bins, arm):
+    """From the same data and the same random numbers: the same weights, and the same loss of the same batch."""
+    shape = VAES[vae]
+    x = RNG.rand(100, *shape) if bins == 1 else RNG.randint(0, bins, (100, *shape))
+    labels = {"y_train": np.arange(100) % 3, "y_test": np.arange(20) % 3} if "condition" in changes else {}
+    np.savez(tmp_path / "a.npz", x_train=x, x_test=x[:20], **labels)
+    spec = vae if vae == "mlp" else f"test_verdict:{vae}"
+    options = Options(data=str(tmp_path / "a.npz"), vae=spec, latents=2, **changes)
+    dataset = load(options.data, bins)
+    data, recipe = _conditioned(dataset, options, *_prepare(dataset, options))
+    assert len(data.train) < 128  # all of them are the example
+    theirs = recipe.build(arm, 0)
+    line = own_loop(arm, options, bins, of_recipe(recipe))
+    given = dataset.split_validation()[0]
+    given = given / (bins - 1) if "levels /" in line else given  # as the line's comment says
+    torch.manual_seed(0)
+    names = {"vae2aef": vae2aef, "in_parts": in_parts, "x": given, "y": data.conditions.train[0] if labels else None}
+    if "**" not in line:
+        names["vae"] = MLPVAE(shape, 2) if vae == "mlp" else recipe._make(0)["vae"]
+    torch.manual_seed(0)
+    if "**" in line:
+        line = line.replace("vae2aef.wrap(**", "vae2aef.wrap(**seeded(")  # as the comparison: wrap begins anew
+        line = line.replace("), example", ")), example", 1)
+        names["seeded"] = lambda made: (made, torch.manual_seed(0))[0]
+    ours = eval(line, names)
+    mine, others = ours.state_dict(), theirs.state_dict()
+    assert mine.keys() == others.keys()
+    for name, value in mine.items():
+        torch.testing.assert_close(value, others[name], atol=1e-6, rtol=2e-5, msg=f"{name}: {line}")
+    batch = data.train[:32]
+    cond = [data.conditions.train[0][:32]] if labels else []
+    losses = []
+    for aef in (ours, theirs):
+        torch.manual_seed(1)
+        losses.append(aef(batch, *cond).item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)

@@ -153,6 +153,7 @@ def check(
             from vae2aef.preprocess import dequantize
 
             dataset = load(data, bins)
+            dataset.require_range(preprocess, data)
             torch.manual_seed(0)
             made = make_vae(vae, dataset.event_shape, latents)
             x = dataset.x_train[:CHECKED]

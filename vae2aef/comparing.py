@@ -58,7 +58,8 @@ def compare(
         options["arms"] = tuple(arms.split(",") if isinstance(arms, str) else arms)
     if data is not None:
         options["data"] = str(data)
-    console = Console(file=io.StringIO()) if quiet else Console()
+    # As text in notebooks, too: rich's own way of showing things there ignores a file, and its bars want ipywidgets.
+    console = Console(file=io.StringIO() if quiet else None, force_jupyter=False)
     return run(Options(vae=_named(vae), device=device, **options), Path(out), console, overwrite)
 
 

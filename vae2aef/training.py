@@ -13,11 +13,13 @@ from torch.optim import Adam, Optimizer
 
 from vae2aef.aef import AEF, require_aef
 from vae2aef.callbacks import NoiseSchedule as NoiseSchedule
+from vae2aef.callbacks import Pictures as Pictures
 from vae2aef.errors import NonFiniteError
 from vae2aef.evidence import EstimateWarning
 from vae2aef.gauge import drift
 from vae2aef.marginal import LogProb
 from vae2aef.preprocess import Dequantize, bits_per_dim
+from vae2aef.terms import LossTerms
 from vae2aef.wrapping.load import make_again
 
 try:
@@ -44,6 +46,9 @@ class AEFTask(LightningModule):
     trusted (`LogProb.uncertain`): it takes the place of the warnings. The training loss of a deterministic AEF is
     unbounded below and chooses no checkpoint.
     The paper clips gradients: `Trainer(gradient_clip_val=200)`.
+    `sigma` is logged with `train_loss`; where a logger writes (`Trainer(log_every_n_steps=...)`), so are the means of
+    the terms of the loss: `train_prior`, `train_residual`, `train_log_det`, `train_entropy`, whose sum is minus
+    `train_loss` (see `vae2aef.LossTerms`). `Pictures` logs images.
     The gauge meter of the first validation batch is logged too (`gauge_core_std`, `gauge_log_scale`,
     `gauge_core_share`, see `vae2aef.gauge`; with the latent's name where there are several), and at sigma = 0 a
     `DriftWarning` says when the loss falls on while `val_log_prob` does not rise.
@@ -94,9 +99,13 @@ class AEFTask(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         """Return the loss in nats of a batch, data `(batch, *event)` and conditions being what `split` makes of it."""
-        x, cond, kwargs = self._arguments(batch)
+        x, cond, kwargs = self.arguments(batch)
+        terms = None
         try:
-            loss = self.aef(x, *cond, **kwargs)
+            if self._writes():
+                loss, *terms = self.aef(x, *cond, terms=True, **kwargs)[:5]
+            else:
+                loss = self.aef(x, *cond, **kwargs)
         except NonFiniteError:
             if not self.skip_non_finite:
                 raise
@@ -104,12 +113,28 @@ class AEFTask(LightningModule):
             self.log("train_skipped", float(self.skipped), batch_size=len(x))
             return None
         self.log("train_loss", loss, batch_size=len(x))
+        for name, term in zip(LossTerms._fields[1:5], terms or (), strict=False):
+            self.log(f"train_{name}", term.detach().mean(), batch_size=len(x))
+        for where, sigma in self._sigmas().items():
+            self.log(f"sigma{where}", sigma, batch_size=len(x))
         self._losses.append(loss.detach())
         return loss
 
+    def _writes(self) -> bool:
+        """Whether loggers write what this step logs; the terms are made for no other."""
+        trainer: Any = self._trainer
+        return bool(trainer and trainer.loggers) and (self.global_step + 1) % trainer.log_every_n_steps == 0
+
+    def _sigmas(self) -> dict[str, float]:
+        """The noise, under what stands behind the name: the latent's name where there are several."""
+        noise = self.aef.noise
+        return (
+            {f"/{name}": float(one) for name, one in noise.items()} if isinstance(noise, dict) else {"": float(noise)}
+        )
+
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log the mean marginal log-likelihood in nats."""
-        x, cond, kwargs = self._arguments(batch)
+        x, cond, kwargs = self.arguments(batch)
         self._log_marginal("val", x, cond, kwargs)
         if batch_idx == 0 and len(x) > 1:
             read = self.aef.gauge(x, *cond, **kwargs)
@@ -122,7 +147,7 @@ class AEFTask(LightningModule):
 
         Of integers that the AEF dequantises these are bits of their levels; each batch counts its own values.
         """
-        x, cond, kwargs = self._arguments(batch)
+        x, cond, kwargs = self.arguments(batch)
         mean = self._log_marginal("test", x, cond, kwargs)
         steps = [step for step in self.aef.preprocess.modules() if isinstance(step, Dequantize)]
         bins = 1 if x.is_floating_point() or not steps else steps[0].bins
@@ -130,7 +155,7 @@ class AEFTask(LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
         """Return of each datum its latents `z`, `reconstruction`, and `log_prob` with its `std_error` in nats."""
-        x, cond, kwargs = self._arguments(batch)
+        x, cond, kwargs = self.arguments(batch)
         with torch.no_grad():
             z = self.aef.encode(x, *cond, **kwargs)
             found = self._marginal(x, cond, kwargs)
@@ -194,8 +219,7 @@ class AEFTask(LightningModule):
         losses.append((self.global_step, float(torch.stack(self._losses).mean())))
         log_probs.append((self.global_step, float(found)))
         self._losses.clear()
-        noise = self.aef.noise
-        still = any(sigma == 0 for sigma in (noise.values() if isinstance(noise, dict) else (noise,)))
+        still = 0 in self._sigmas().values()
         said = drift(losses, log_probs) if still and not self._warned else None
         if said is not None:
             self._warned = True
@@ -205,7 +229,8 @@ class AEFTask(LightningModule):
         """Adam over the VAE's parameters and the added ones."""
         return Adam((p for p in self.parameters() if p.requires_grad), lr=self.lr)
 
-    def _arguments(self, batch: Any) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:
+    def arguments(self, batch: Any) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:
+        """Return data, conditions and conditions by name of a batch of the loader, as `split` takes it apart."""
         made = self.split(batch)
         if isinstance(made, Tensor):
             return made, (), {}

@@ -13,7 +13,7 @@ from vae2aef.chain import Site
 from vae2aef.core import DEFAULT_NOISE, Expansion, NoFeatures, Partition
 from vae2aef.errors import describe
 from vae2aef.flows import Bijection
-from vae2aef.holding import holds_module
+from vae2aef.holding import convert, holds_module
 from vae2aef.modes import named_modules, parameters, set_mode
 from vae2aef.parts import VAEParts
 from vae2aef.program import VAEProgram
@@ -209,7 +209,7 @@ class Wrapper(Saved):
                 'precision="bf16-mixed"; Accelerate: mixed_precision="bf16"), which runs the VAE\'s networks in half '
                 "precision"
             )
-        return super()._apply(fn, recurse)
+        return convert(self, fn) if recurse else super()._apply(fn, recurse=False)
 
     # ------------------------------------------------------------------ copying, printing
 

@@ -25,6 +25,7 @@ from vae2aef.comparison.folder import check_out, opened
 from vae2aef.comparison.inspect_vae import INSPECTED_ROWS, inspect_vae
 from vae2aef.comparison.likelihoods import GRIDS, values
 from vae2aef.comparison.options import Options
+from vae2aef.comparison.own_loop import of_recipe
 from vae2aef.comparison.plots import SHOWN
 from vae2aef.comparison.results import Outcome, write_results
 from vae2aef.comparison.run import RunData, run_arm
@@ -91,7 +92,7 @@ def compare(options: Options, out: Path, console: Console, overwrite: bool = Fal
                 *wording.nats(rows, options, dataset.event_shape),
                 *wording.certificates(rows),
             ]
-            outcome = Outcome(options, dataset, data, results, rows, [*found, *notes], shared)
+            outcome = Outcome(options, dataset, data, results, rows, [*found, *notes], shared, of_recipe(recipe))
             write_results(outcome, out)
     _show(outcome, notes, out, console)
     return rows
@@ -123,13 +124,7 @@ def _prepare(dataset: Dataset, options: Options) -> tuple[RunData, Recipe]:
     if options.discrete:
         return _prepare_discrete(dataset, options)
     train, validation = dataset.split_validation()
-    if options.preprocess == "logit" and dataset.bins == 1:
-        for x in (dataset.x_train, dataset.x_test):
-            if x.min() < 0 or x.max() > 1:
-                raise InputError(
-                    f"--preprocess logit takes data within 0 and 1, {options.data} has values from "
-                    f"{x.min():g} to {x.max():g}; scale them, or use --preprocess standardize or none"
-                )
+    dataset.require_range(options.preprocess, options.data)
     test = continuous(dataset.some_test(options.test_limit), dataset.bins, "dequantize test")
     seen = continuous(train[:FIT_LIMIT], dataset.bins, "dequantize fit")
     held = RunData(

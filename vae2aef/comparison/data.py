@@ -57,6 +57,19 @@ class Dataset:
         """Shape of one sample."""
         return tuple(self.x_train.shape[1:])
 
+    def require_range(self, preprocess: str, source: str) -> None:
+        """Refuse continuous data that `--preprocess logit` does not take; `source` is `--data`.
+
+        Raises:
+            InputError: says what to do.
+        """
+        for x in (self.x_train, self.x_test) if preprocess == "logit" and self.bins == 1 else ():
+            if x.min() < 0 or x.max() > 1:
+                raise InputError(
+                    f"--preprocess logit takes data within 0 and 1, {source} has values from {x.min():g} to "
+                    f"{x.max():g}; scale them, or use --preprocess standardize or none"
+                )
+
     def split_validation(self, fraction: float = 0.1, seed: int = SPLIT_SEED) -> tuple[Tensor, Tensor]:
         """Split the training data into (training, validation), shuffled by `seed` (paper D.4: 10 %).
 
@@ -220,9 +233,11 @@ def _channels_first(array: np.ndarray, source: str) -> np.ndarray:
         return array
     if array.ndim == 3:
         return array[:, None]
-    if array.ndim == 4 and array.shape[-1] in (1, 3, 4):
+    first, last = (array.ndim == 4 and array.shape[place] in (1, 3, 4) for place in (1, -1))
+    # Where both could be channels, the fewer are: an image of four pixels a side has not four channels for that.
+    if last and not (first and array.shape[1] < array.shape[-1]):
         return np.moveaxis(array, -1, 1)
-    if array.ndim == 4 and array.shape[1] in (1, 3, 4):
+    if first:
         return array
     raise InputError(
         f"{source}: an array of shape {array.shape} is not (n, features), (n, height, width), "

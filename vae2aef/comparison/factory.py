@@ -111,8 +111,11 @@ def name_of(factory: Callable[..., Any]) -> str:
     if file is None:
         return f"{module.__name__}:{name}"
     path, within = Path(file).resolve(), module.__name__.split(".")
-    root = path.parents[len(within) - 1 + (path.name == "__init__.py")]
-    if module.__name__ != "__main__" and (len(within) > 1 or root == Path.cwd() or "site-packages" in path.parts):
+    place = path.parent if path.name == "__init__.py" else path.with_suffix("")
+    # A module that was made of a file's path may have any name, under which no import finds it.
+    own = module.__name__ != "__main__" and list(place.parts[-len(within) :]) == within
+    root = place.parents[len(within) - 1] if own else None
+    if own and (len(within) > 1 or root == Path.cwd() or "site-packages" in path.parts):
         return f"{module.__name__}:{name}"
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     return f"{shown}:{name}"
@@ -136,8 +139,7 @@ def make_vae(spec: str, event_shape: tuple[int, ...], latents: int, classes: int
         InputError: the factory cannot be called like this, fails, or returns something else.
     """
     factory = find_factory(spec)
-    offered = {"event_shape": event_shape, "latents": latents, "classes": classes}
-    wanted = _parameters(factory)
+    wanted, offered = _parameters(factory), _offered(event_shape, latents, classes)
     needed = [
         p.name
         for p in wanted.values()
@@ -166,6 +168,17 @@ def make_vae(spec: str, event_shape: tuple[int, ...], latents: int, classes: int
     if type(vae) in BUILT_IN.values() and len(arguments) == 1:
         return {"vae": vae, "encoder": vae.encode, "decoder": vae.decode, "encoder_scale": "log_var"}
     return dict(arguments)
+
+
+def called(spec: str, event_shape: tuple[int, ...], latents: int, classes: int = 0) -> str:
+    """Return the call of the factory that `make_vae` does, in code, by the name that it has in its module."""
+    wanted = _parameters(find_factory(spec))
+    given = {key: value for key, value in _offered(event_shape, latents, classes).items() if key in wanted}
+    return f"{spec.rpartition(':')[2]}({', '.join(f'{key}={value}' for key, value in given.items())})"
+
+
+def _offered(event_shape: tuple[int, ...], latents: int, classes: int) -> dict[str, Any]:
+    return {"event_shape": event_shape, "latents": latents, "classes": classes}
 
 
 def takes_latents(spec: str) -> bool:

@@ -74,7 +74,9 @@ class _Folder:
 def _joined(folders: dict[str, _Folder], notes: list[str]) -> Found:
     found = Found({part: folder.read() for part, folder in folders.items()}, notes=notes)
     if hidden := sum(folder.hidden for folder in folders.values()):
-        found.notes.append(f"{hidden} hidden files left out (names that begin with a dot, {ARCHIVER})")
+        found.notes.append(
+            f"{hidden} hidden file{'s' * (hidden > 1)} left out (names that begin with a dot, {ARCHIVER})"
+        )
     kinds = set().union(*(folder.kinds for folder in folders.values()))
     found.notes += conversions(kinds)
     if "bits" in kinds:

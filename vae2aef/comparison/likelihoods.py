@@ -37,6 +37,10 @@ def option(name: str, example: Tensor, bins: int) -> Any:
     if name == "vae":
         return None
     if name in GRIDS:
-        spread = float(example.std(correction=0).clamp(1e-2, 1.0))
-        return GRIDS[name](example.shape[1:], bins=bins, initial_scale=GRID_START * spread)
+        return GRIDS[name](example.shape[1:], bins=bins, initial_scale=grid_start(example))
     return name
+
+
+def grid_start(example: Tensor) -> float:
+    """Return where the learned scale of a grid starts, for data as `values` returns them."""
+    return GRID_START * float(example.std(correction=0).clamp(1e-2, 1.0))

@@ -13,6 +13,7 @@ from vae2aef.comparison import wording
 from vae2aef.comparison.data import Dataset
 from vae2aef.comparison.gallery import are_images
 from vae2aef.comparison.options import Options
+from vae2aef.comparison.own_loop import Made
 from vae2aef.comparison.run import RunData
 from vae2aef.comparison.summary import Row
 from vae2aef.comparison.verdict import verdict
@@ -30,6 +31,7 @@ class Outcome:
         rows: of the table.
         notes: what stands against taking the table at its word.
         shared: what all arms have in common.
+        made: what the line for one's own loop takes from it.
     """
 
     options: Options
@@ -39,6 +41,7 @@ class Outcome:
     rows: list[Row]
     notes: list[str]
     shared: str
+    made: Made | None = None
 
     @property
     def title(self) -> str:
@@ -49,7 +52,7 @@ class Outcome:
     @property
     def verdict(self) -> list[str]:
         """What to take away, and what to try next."""
-        return verdict(self.rows, self.options, self.dataset.bins)
+        return verdict(self.rows, self.options, self.dataset.bins, self.made)
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -78,6 +78,7 @@ def of_bits(rows: Sequence[Row], levels: int) -> list[str]:
     if not worse:
         return []
     return [
-        f"worse than uniform noise, which has {most:g} bits per dimension: {', '.join(worse)}. The model has not "
-        "learned the data: train longer, check --preprocess against the decoder's range, or choose another --likelihood"
+        f"worse than uniform noise, which has {most:g} {'bit' if most == 1 else 'bits'} per dimension: "
+        f"{', '.join(worse)}. The model has not learned the data: train longer, check --preprocess against the "
+        "decoder's range, or choose another --likelihood"
     ]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from vae2aef.comparison.arms import ARMS
 from vae2aef.comparison.options import Options
-from vae2aef.comparison.own_loop import own_loop
+from vae2aef.comparison.own_loop import Made, own_loop
 from vae2aef.comparison.summary import Row
 
 OWN_LOOP = "In your own loop: "
@@ -28,20 +28,21 @@ def winner(rows: Sequence[Row]) -> Row | None:
     return first if others and all(_sure(row) > 0 for row in others) else None
 
 
-def verdict(rows: Sequence[Row], options: Options, bins: int) -> list[str]:
+def verdict(rows: Sequence[Row], options: Options, bins: int, made: Made | None = None) -> list[str]:
     """Say which arm is best, since when, what the gain comes from, and what to try next.
 
     Args:
         rows: one an arm; differences are to the first.
         options: of the comparison.
         bins: number of levels of the data; 1 for continuous data.
+        made: what the line for one's own loop takes from the comparison beside its options.
 
     Returns:
         Sentences. A difference counts only where its 95 % interval leaves zero out.
     """
     first, *others = rows
     if not others:
-        return [f"{_name(first)} has {first.bits_per_dim:.3f} ± {first.interval:.3f} bits per dimension. "
+        return [f"{_capital(_name(first))} has {first.bits_per_dim:.3f} ± {first.interval:.3f} bits per dimension. "
                 "There is no other arm to compare it with."]  # fmt: skip
     best = winner(rows)
     # The arm that the sentence is of: the winner, or whoever comes closest to being better than the first.
@@ -61,7 +62,7 @@ def verdict(rows: Sequence[Row], options: Options, bins: int) -> list[str]:
     found += _next(named, rows, options)
     if best in (None, first):
         return found
-    return [*found, OWN_LOOP + own_loop(named.arm, options, bins)]
+    return [*found, OWN_LOOP + own_loop(named.arm, options, bins, made)]
 
 
 def _sure(row: Row) -> int:

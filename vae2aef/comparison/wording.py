@@ -169,13 +169,18 @@ def nats(rows: Sequence[Row], options: Options, event_shape: Sequence[int]) -> l
     if not options.discrete:
         return []
     unit = numel(event_shape) * math.log(2)
-    each = ", ".join(f"{row.arm} {-row.bits_per_dim * unit:.2f} ± {row.interval * unit:.2f}" for row in rows)
+    each = ", ".join(f"{row.arm} {_number(-row.bits_per_dim * unit)} ± {row.interval * unit:.2f}" for row in rows)
     return [f"log p(x) in nats: {each}"]
+
+
+def _number(value: float) -> str:
+    """A number of two decimals with the true minus sign."""
+    return f"{value:.2f}".replace("-", "\u2212")
 
 
 def certificates(rows: Sequence[Row]) -> list[str]:
     """Say how far the numbers can be from the truth, in one line."""
-    each = ", ".join(f"{row.arm} {row.gap:.2f} ± {row.gap_std_error:.2f}" for row in rows)
+    each = ", ".join(f"{row.arm} {_number(row.gap)} ± {row.gap_std_error:.2f}" for row in rows)
     found = [f"certificate, on samples of the model: the marginal is too low by at most, in nats: {each}"]
     if many := [f"{row.arm} {row.uncertain:.1%}" for row in rows if row.uncertain > 0]:
         found.append(

@@ -65,6 +65,10 @@ def require_integers(preprocess: Bijection, x: Tensor) -> None:
             )
 
 
+TOPS = (255, 16, 127, 63, 31)
+"""The greatest level of 8 bits (and of 1, 2 and 4), of scikit-learn's digits, and of 7, 6 and 5 bits."""
+
+
 def warn_of_grey_levels(discrete: bool, bits: str | None, preprocess: Bijection, x: Tensor) -> None:
     """Warn of grey levels or bits that get a density as they are: it grows without bound on them, and says nothing.
 
@@ -80,14 +84,16 @@ def warn_of_grey_levels(discrete: bool, bits: str | None, preprocess: Bijection,
     dequantised = any(isinstance(step, Dequantize) for step in preprocess.modules())
     if discrete or dequantised or not x.is_floating_point() or x.numel() < MANY or not bool(x.isfinite().all()):
         return
-    top = 255 if bool((x >= 0).all() and (x <= 1).all()) else 1
-    levels = (x * top).round()
-    if bool((levels / top == x).all()) and bool(levels.min() >= 0):
+    for top in TOPS if bool((x >= 0).all() and (x <= 1).all()) else (1,):
+        levels = (x * top).round()
+        if not bool((levels / top == x).all()) or bool(levels.min() < 0):
+            continue
         found = levels.unique().tolist()
-        if found == [0, 255] and top == 255:
+        if found == [0, top] and top > 1:
             warnings.warn(_of_bits(bits), stacklevel=4)
         elif len(found) > 2:
             warnings.warn(_of_grey_levels(top, bits is not None), stacklevel=4)
+        return
 
 
 def _of_bits(likelihood: str | None) -> WrapWarning:
@@ -100,11 +106,15 @@ def _of_bits(likelihood: str | None) -> WrapWarning:
 
 
 def _of_grey_levels(top: int, discrete: bool) -> WrapWarning:
-    line = "(255 * x).round().to(torch.uint8)" if top == 255 else "x.to(torch.uint8)"
-    scaled = "" if top == 255 else ", of x / 255"
-    as_they_are = f', or score them as they are: likelihood="discretized_logistic"{scaled}'
+    line = "x.to(torch.uint8)" if top == 1 else f"({top} * x).round().to(torch.uint8)"
+    line += "" if top in (1, 255) else f", bins={top + 1}"
+    scaled = ", of x / 255" if top == 1 else ""
+    scored = '"discretized_logistic"'
+    if top not in (1, 255):
+        scored = f"vae2aef.likelihood.DiscretizedLogistic(x.shape[1:], bins={top + 1})"
+    as_they_are = f", or score them as they are: likelihood={scored}{scaled}"
     return WrapWarning(
-        f"the example holds grey levels ({'multiples of 1/255' if top == 255 else 'whole numbers'}) as floating "
+        f"the example holds grey levels ({'whole numbers' if top == 1 else f'multiples of 1/{top}'}) as floating "
         "point data: a density of continuous data can grow without bound on them, and its bits per dimension mean "
         "nothing. ",
         f"Dequantise them, x = vae2aef.dequantize({line})" + (as_they_are if discrete else ""),
