@@ -123,6 +123,10 @@ class VAEParts(abc.ABC):
     def decode(self, z: Tensor, *cond: Any, **kwargs: Any) -> Decoded:
         """Decode latents `(batch, *latent)`; conditions are handed on."""
 
+    def read(self, x: Tensor) -> Tensor:
+        """Return data `(batch, *event)` as h and a density of the VAE's own read them: whole numbers as numbers."""
+        return x
+
     def decoded(self, out: Any) -> Decoded:
         """Read what the VAE returned for the data, through `output`; see `to_decoded`. A scale becomes a "std"."""
         decoded = to_decoded(out if self.output is None else self.output(out))

@@ -8,6 +8,7 @@ from vae2aef.batch import Batch
 from vae2aef.errors import WrapError
 from vae2aef.svi.pair import PyroPair
 from vae2aef.svi.reading import with_defaults
+from vae2aef.svi.sequences import SequenceAEF, core_of_sequences, reads
 from vae2aef.svi.single import SinglePyro, read_pair
 from vae2aef.wrapping import wrap
 from vae2aef.wrapping.choices import CoreOption, FlowOption, PriorOption
@@ -62,6 +63,8 @@ def from_pyro(
     x, *cond, named = pair.example(args, kwargs)
     likelihood = one_of(likelihood, residual)
     parts = read_pair(pair, Batch(x, tuple(cond), named))
+    if pair.sequences is not None:
+        core = core_of_sequences(core, parts.axes, x)
     if isinstance(parts, SinglePyro):
         if isinstance(core, Mapping):
             core = core[parts.latent]
@@ -71,4 +74,8 @@ def from_pyro(
     elif likelihood is not None:
         raise WrapError(f"likelihood= needs a pair with one latent and one observed site; this has {parts.not_single}")
     options: dict[str, Any] = {"core": core, "core_flow": core_flow, "preprocess": preprocess, "noise": noise}
-    return wrap(pair, example=(x, *cond, named), prior=prior, likelihood=likelihood, **options)
+    aef = wrap(pair, example=(x, *cond, named), prior=prior, likelihood=likelihood, **options)
+    if pair.sequences is not None:
+        aef.__class__ = SequenceAEF  # the same parts and values, and data may come packed or in a list
+        aef.say(reads(aef.by_latent()))
+    return aef
