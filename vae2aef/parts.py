@@ -213,14 +213,10 @@ def to_scale(raw: Tensor, kind: str) -> Tensor:
     A negative `"std"` or `"var"` becomes NaN, which the loss reports by name. `kind` is one of `SCALES`.
     """
     raw = at_least_float32(raw)
-    if kind == "log_var":
-        return (0.5 * raw).exp().clamp(min=MIN_SCALE)
-    if kind == "log_std":
-        return raw.exp().clamp(min=MIN_SCALE)
+    if kind in ("log_var", "log_std"):
+        return (0.5 * raw if kind == "log_var" else raw).exp().clamp(min=MIN_SCALE)
     raw = torch.where(raw < 0, torch.nan, raw)
-    if kind == "var":
-        return raw.clamp(min=MIN_SCALE**2).sqrt()
-    return raw.clamp(min=MIN_SCALE)
+    return raw.clamp(min=MIN_SCALE**2).sqrt() if kind == "var" else raw.clamp(min=MIN_SCALE)
 
 
 def two_tensors(out: Any) -> tuple[Tensor, Tensor]:

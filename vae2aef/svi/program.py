@@ -15,12 +15,12 @@ from vae2aef.modes import own_random_state
 from vae2aef.parts import Decoded
 from vae2aef.program import VAEProgram
 from vae2aef.protocols import Place
+from vae2aef.svi.data import as_data
 from vae2aef.svi.elbo_handlers import ModelHandler
 from vae2aef.svi.guide_maps import GuideMaps
 from vae2aef.svi.labels import Again, Labels, Scored, labels_of, summed
 from vae2aef.svi.pair import PyroPair
 from vae2aef.svi.placing import Axes, GuidePlaces, ModelPlaces, Observed, SitePrior, is_deterministic
-from vae2aef.svi.data import as_data
 from vae2aef.svi.reading import Unit
 from vae2aef.svi.runs import latent_sites
 from vae2aef.svi.sequences import Absent, fitted

@@ -2,7 +2,8 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +75,8 @@ def within(x: Tensor, lengths: Tensor) -> Tensor:
     return there.reshape(*there.shape, *(1 for _ in x.shape[2:]))
 
 
-class Absent(NamedTuple):
+@dataclass(frozen=True)
+class Absent:
     """The posterior of a latent that no row of a batch has: sites of time steps past the end of all its sequences.
 
     Attributes:
@@ -84,8 +86,9 @@ class Absent(NamedTuple):
 
     loc: Tensor
     batch: BatchAxis
-    standard = transform = None
-    free = True
+    standard: ClassVar[Any] = None
+    transform: ClassVar[Any] = None
+    free: ClassVar[bool] = True
 
     @property
     def scale(self) -> Tensor:
