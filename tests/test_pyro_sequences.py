@@ -416,3 +416,27 @@ def test_a_core_for_data_of_one_shape():
     own = vae2aef.from_pyro(pair.model, pair.guide, packed, core=Last())
     assert own(packed).isfinite() and own(pack_sequence(sequences(5, 2))).isfinite()
     assert vae2aef.from_pyro(pair.model, pair.guide, packed, core="noise").noise == 1
+
+
+@pytest.mark.remedy("the example is a PackedSequence, and a VAE i")
+def test_wrap_and_check_say_what_to_do_with_packed_data():
+    """Fault: its tensors taken for data and conditions, since it is a tuple."""
+
+    class Packed(One):
+        def __init__(self):
+            super().__init__("packed")
+
+    class Padded(One):
+        def __init__(self):
+            super().__init__("padded")
+
+    packed = pack_sequence(sequences(3, 1))
+    with pytest.raises(vae2aef.WrapError, match=r"pass example=\(x, lengths\).*vae2aef.from_pyro"):
+        vae2aef.wrap(Packed(), example=packed)
+    report = vae2aef.check(Packed(), example=packed)
+    assert not report.ok and "vae2aef.from_pyro(model, guide, example)" in " ".join(str(report).split())
+    example = pad_packed_sequence(packed, batch_first=True)
+    assert vae2aef.check(Padded(), example=example).ok
+    assert vae2aef.wrap(Padded(), example=example)(*example).isfinite()
+    pair = Packed()
+    assert vae2aef.from_pyro(pair.model, pair.guide, packed)(packed).isfinite()

@@ -75,7 +75,8 @@ class PyroPair(nn.Module):
         self.sequences = Sequences.like(x, steps=padded.shape[1]) if unit is not None and unit.ragged else None
         held = unit.tensors[0] if unit is not None else padded
         self.whole = None if held.is_floating_point() else held.dtype
-        self.register_buffer("like", padded.new_zeros(()), persistent=False)  # goes with the module, `.double()` too
+        self.register_buffer("like", padded.new_zeros(()), persistent=False)
+        self.moves = inside is None  # the AEF holds this module, so that `like` goes with it, by `.double()` too
         self.observed, self.plate, self.said = observed, plate, data is not None
         self._constraints: dict[str, Any] = {}
         self._adopt(known, args, kwargs)
@@ -155,7 +156,7 @@ class PyroPair(nn.Module):
         """
         if not x.is_floating_point():
             return x.to(self.like) if discrete else x
-        if {x.dtype, self.like.dtype} == {torch.float32, torch.float64}:
+        if self.moves and {x.dtype, self.like.dtype} == {torch.float32, torch.float64}:
             name = str(self.like.dtype)
             raise DataTypeError(
                 f"x is of {x.dtype}, and model, guide and what was added are of {name}: ", f"pass x.to({name})"
