@@ -27,7 +27,7 @@ def read_example(example: Any) -> Batch:
     if isinstance(example, PackedSequence):
         raise WrapError(
             "the example is a PackedSequence, and a VAE is wrapped on padded data; ",
-            "pass example=(x, lengths), as torch.nn.utils.rnn.pad_packed_sequence(example, batch_first=True) gives them; "
+            "pass example=(x, lengths), which torch.nn.utils.rnn.pad_packed_sequence(example, batch_first=True) gives; "
             "a Pyro model and guide of packed data are converted by vae2aef.from_pyro(model, guide, example)",
         )
     if isinstance(example, Tensor):
