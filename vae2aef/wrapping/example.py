@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from vae2aef.batch import Batch
 from vae2aef.errors import WrapError, describe
@@ -23,6 +24,12 @@ def read_example(example: Any) -> Batch:
     Raises:
         WrapError: if it is no tensor, nor a tuple that begins with one.
     """
+    if isinstance(example, PackedSequence):
+        raise WrapError(
+            "the example is a PackedSequence, and a VAE is wrapped on padded data; ",
+            "pass example=(x, lengths), which torch.nn.utils.rnn.pad_packed_sequence(example, batch_first=True) gives; "
+            "a Pyro model and guide of packed data are converted by vae2aef.from_pyro(model, guide, example)",
+        )
     if isinstance(example, Tensor):
         return Batch(example)
     if isinstance(example, (tuple, list)) and example and isinstance(example[0], Tensor):
