@@ -64,6 +64,7 @@ class Record(Follow):
         decided: functions by which the user's code has read values that depend on the data or on a draw.
     """
 
+    touched: Notes
     LOSSES = frozenset(
         {"binary_cross_entropy", "binary_cross_entropy_with_logits", "cross_entropy", "nll_loss", "poisson_nll_loss"}
     )
