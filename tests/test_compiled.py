@@ -1,6 +1,8 @@
 """One graph for loss, encode and decode; sigma changes and nothing is compiled again; export; half precision."""
 
 import copy
+from collections.abc import Callable, Collection
+from typing import Any
 
 import pytest
 import torch
@@ -51,6 +53,53 @@ def test_one_graph_for_all(make, backend):
     z = aef.encode(x).detach()
     decode = torch.compile(aef.decode, fullgraph=True, backend=backend)
     torch.testing.assert_close(decode(z), aef.decode(z), rtol=1e-4, atol=1e-4)
+
+
+def of_samples(aef: vae2aef.AEF, x: Tensor) -> dict[str, Callable[..., Any]]:
+    """What draws, and what weighs draws: `log_prob` by a proposal that is there already."""
+    proposal = aef.tune_proposal(x)
+    return {
+        "sample": lambda: aef.sample(5),
+        "sample with its noise": lambda: aef.sample(5, residual=True),
+        "log_prob": lambda: aef.log_prob(x, num_samples=32, proposal=proposal),
+        "log p0": lambda: aef.prior.log_prob(aef.encode(x)),
+    }
+
+
+def require_one_graph(aef: vae2aef.AEF, x: Tensor, backend: str, names: Collection[str]) -> None:
+    for name, run in of_samples(aef, x).items():
+        if name not in names:
+            continue
+        torch._dynamo.reset()
+        compiled = torch.compile(run, fullgraph=True, backend=backend)
+        torch.manual_seed(1)
+        expected = run()
+        torch.manual_seed(1)
+        found = compiled()
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4, equal_nan=True)
+        if name == "log_prob":
+            assert found.effective_sample_size.min() > 1 and not found.pareto_k.isnan().any()
+        again = compiled()  # other draws
+        different = again != found if isinstance(again, Tensor) else again.value != found.value
+        assert bool(different.any()) is (name != "log p0")
+
+
+@needs_dynamo
+def test_samples_and_their_weights_in_one_graph():
+    aef, x = dense(core_flow="none", noise=0.3)
+    require_one_graph(aef, x, "aot_eager", ("sample", "log_prob"))
+
+
+@needs_dynamo
+@pytest.mark.slow
+@both
+@pytest.mark.parametrize("backend", ["inductor", "aot_eager"])
+def test_all_that_draws_in_one_graph(make, backend):
+    import torch._inductor.config
+
+    aef, x = make(prior="coupling", noise=0.3)
+    with torch._inductor.config.patch(fallback_random=True):  # draws as those of eager code
+        require_one_graph(aef, x, backend, of_samples(aef, x))
 
 
 @needs_dynamo
@@ -116,7 +165,7 @@ def test_gradient_checkpointing():
 @both
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_loss_is_near_float32(make, dtype):
-    """Within 1e-3 of it, relatively, on data whose loss is not near zero; densities are in float32."""
+    """Within a hundredth on a few random numbers; densities are in float32. Of real batches: test_autocast.py."""
     aef, x = make(prior="coupling", likelihood=0.1)
     expected = aef(x, terms=True)
     with torch.autocast("cpu", dtype=dtype):

@@ -415,3 +415,13 @@ def test_small_whole_numbers_ask_for_their_levels(tmp_path, dtype):
 def test_levels_that_do_not_fit(tmp_path, array, bins, message):
     with pytest.raises(InputError, match=message):
         load(saved(tmp_path, array), bins=bins)
+
+
+def test_a_npz_that_is_called_npy_is_read_as_what_it_is(tmp_path):
+    np.savez(tmp_path / "x.npz", x=np.random.rand(40, 3))
+    (tmp_path / "x.npz").rename(tmp_path / "x.npy")
+    assert load(str(tmp_path / "x.npy"), 1).x_train.shape == (32, 3)
+    with zipfile.ZipFile(tmp_path / "empty.npy", "w"):
+        pass
+    with pytest.raises(InputError, match="a zip file that holds no arrays"):
+        load(str(tmp_path / "empty.npy"))

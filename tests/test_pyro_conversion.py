@@ -406,25 +406,3 @@ def test_a_packed_condition_keeps_to_its_rows():
         for row, i in zip(padded, index, strict=True):
             torch.testing.assert_close(row[: len(sequences[i])], sequences[i])
     assert not batch.detach().cond[0].data.requires_grad
-
-
-def test_packed_data_are_refused_with_the_remedy():
-    from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
-
-    enc = nn.Linear(N, 2)
-
-    def model(x):
-        padded = pad_packed_sequence(x, batch_first=True)[0]
-        with pyro.plate("data", len(padded)):
-            z = pyro.sample("z", dist.Normal(torch.zeros(len(padded)), 1.0))
-            pyro.sample("x", dist.Normal(z[:, None, None], 1.0).expand(padded.shape).to_event(2), obs=padded)
-
-    def guide(x):
-        loc, raw = enc(pad_packed_sequence(x, batch_first=True)[0].sum(1)).unbind(-1)
-        with pyro.plate("data", len(loc)):
-            pyro.sample("z", dist.Normal(loc, raw.exp()))
-
-    x = pack_sequence([torch.randn(n, N) for n in (3, 2)])
-    with pytest.raises(vae2aef.WrapError, match=r"x is a PackedSequence of sequences; pad it and mask"):
-        vae2aef.from_pyro(model, guide, x)
-    assert math.isfinite(vae2aef.AEF_ELBO(noise=0).loss(model, guide, x))

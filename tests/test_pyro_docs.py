@@ -31,6 +31,7 @@ def test_the_session_of_the_page_of_your_model_runs():
     for block in re.findall(r"^```python\n(.*?)^```", (DOCS / "your_pyro_model.md").read_text(), flags=re.M | re.S):
         exec(compile(block, "your_pyro_model.md", "exec"), names)
     assert names["log_p"].value.shape == (8,) and names["z"].shape[0] == 2
+    assert names["each"].shape == (3,) and names["drawn"].shape == (2, 7, 3) and not names["drawn"][0, 4:].any()
     text = repr(names["aef"])
     assert "h reads x: what the observed site" in text and 'site "z": Normal, mapped' in text
 

@@ -18,9 +18,9 @@ import pyro.poutine as poutine  # noqa: E402
 from pyro.infer import Importance, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO  # noqa: E402
 from pyro.infer.autoguide import AutoNormal  # noqa: E402
 from pyro.infer.reparam import LocScaleReparam  # noqa: E402
-from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence  # noqa: E402
 
 import vae2aef  # noqa: E402
+from vae2aef.errors import DataTypeError  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("core_flows")
 
@@ -86,9 +86,9 @@ def loss(pair: Any, x: Any = None, elbo: Any = None) -> float:
     return (elbo or vae2aef.AEF_ELBO()).loss(pair.model, pair.guide, data() if x is None else x)
 
 
-def refusal(call: Callable[[], Any], fix: str) -> vae2aef.WrapError:
+def refusal(call: Callable[[], Any], fix: str, kind: Any = vae2aef.WrapError) -> Any:
     """The refusal of a call, whose remedy holds the text."""
-    with pytest.raises(vae2aef.WrapError) as caught:
+    with pytest.raises(kind) as caught:
         call()
     assert fix in caught.value.fix and str(caught.value).endswith(caught.value.fix)
     return caught.value
@@ -142,6 +142,57 @@ def test_whole_numbers() -> None:
     x = torch.randint(3, (B, N))
     error = refusal(lambda: loss(Pair(), x), "vae2aef.dequantize(x)")
     assert loss(Pair(), eval(re.search(r"vae2aef\.\w+\(x\)", error.fix)[0], {"vae2aef": vae2aef, "x": x}))  # type: ignore[index]
+
+
+@pytest.mark.remedy("{} is of {}, and the networks of model or gu")
+@pytest.mark.parametrize("make", ["from_pyro", "aef_guide"])
+def test_networks_of_another_number_type(make: str) -> None:
+    pair, x = Pair(), data().double()
+
+    def run(x: Tensor) -> Any:
+        return vae2aef.from_pyro(pair.model, pair.guide, x)(x) if make == "from_pyro" else loss(pair, x)
+
+    error = refusal(lambda: run(x), "pass x.float(), or convert them, .to(torch.float64)", DataTypeError)
+    assert "x is of torch.float64" in str(error) and "are of torch.float32" in str(error)
+    assert run(x.float())
+    pyro.clear_param_store()
+    pair.to(torch.float64)
+    assert run(x)
+    if make == "from_pyro":
+        whole = torch.randint(3, (B, N))
+        error = refusal(lambda: run(whole), "pass x.double(); of grey levels vae2aef.dequantize(x)", DataTypeError)
+        assert run(whole.double())
+
+
+@pytest.mark.remedy("x is of {}, and model, guide and what was ad")
+def test_data_of_another_number_type_than_the_aef() -> None:
+    pair, x = Pair(), data()
+    aef = vae2aef.from_pyro(pair.model, pair.guide, x)
+    error = refusal(lambda: aef(x.double()), "pass x.to(torch.float32)", DataTypeError)
+    assert "x is of torch.float64" in str(error)
+    refusal(lambda: aef.log_prob(x.double(), num_samples=2), "pass x.to(torch.float32)", DataTypeError)
+    assert aef(x.double().to(torch.float32)).isfinite() and aef.double()(x.double()).isfinite()
+
+
+@pytest.mark.remedy("x holds fractions, and the model was convert")
+def test_fractions_where_whole_numbers_were() -> None:
+    class Counts(Pair):
+        def model(self, x: Tensor) -> None:
+            with self.plate(x):
+                z = pyro.sample("z", dist.Normal(torch.zeros(len(x), D), 1.0).to_event(1))
+                pyro.sample("x", dist.Poisson(self.dec(z).exp()).to_event(1), obs=x)
+
+        def guide(self, x: Tensor) -> None:
+            with self.plate(x):
+                loc, scale = self.enc(x.log1p()).chunk(2, -1)
+                pyro.sample("z", dist.Normal(loc, scale.exp()).to_event(1))
+
+    pair, x = Counts(), torch.randint(5, (B, N))
+    aef = vae2aef.from_pyro(pair.model, pair.guide, x)
+    refusal(lambda: aef(x + 0.5), "pass x.round().to(torch.int64)", DataTypeError)
+    value = aef.expanded_log_prob(x)
+    torch.testing.assert_close(aef.expanded_log_prob((x + 0.1).round().to(torch.int64)), value)
+    torch.testing.assert_close(aef.expanded_log_prob(x.float()), value)
 
 
 @pytest.mark.remedy("the guide is an AEF guide already;")
@@ -296,17 +347,9 @@ def test_values_from_elsewhere() -> None:
     assert Importance(pair.model, aef, num_samples=2).run(x).get_log_normalizer().isfinite()
 
 
-@pytest.mark.remedy("from_pyro needs data that are a tensor with", "from_pyro needs the data as an argument of m")
+@pytest.mark.remedy("from_pyro needs the data as an argument of m")
 def test_data_that_are_no_tensor() -> None:
     pair = Pair(enc=nn.Linear(N, 2 * D))
-
-    def unpacked(x: Any) -> Tensor:
-        return pad_packed_sequence(x, batch_first=True)[0].sum(1)
-
-    model, guide = (lambda x: pair.model(unpacked(x))), (lambda x: pair.guide(unpacked(x)))
-    packed = pack_sequence([torch.randn(k, N) for k in (2, 3, 1)], enforce_sorted=False)
-    refusal(lambda: vae2aef.from_pyro(model, guide, packed, data="x"), "train with vae2aef.aef_guide(model, guide)")
-    vae2aef.aef_guide(model, guide, data="x")(packed)
     both = (lambda batch: pair.model(batch["x"])), (lambda batch: pair.guide(batch["x"]))
     refusal(lambda: vae2aef.from_pyro(*both, {"x": data()}), "write a model and guide that take it, or train with AEF")
     assert vae2aef.from_pyro(pair.model, pair.guide, data()) and vae2aef.AEF_ELBO().loss(*both, {"x": data()})

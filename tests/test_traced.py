@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import weakref
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 
 import vae2aef
 from vae2aef.comparison.nets import ConvVAE
+from vae2aef.tracing.alive import Notes
 from vae2aef.tracing.calls import tensors
 from vae2aef.tracing.parts import TracedParts
+from vae2aef.tracing.recording import Known
 
 
 @pytest.fixture(autouse=True)
@@ -441,3 +444,68 @@ def test_the_page_is_true(capsys):
     shown = capsys.readouterr().out
     for line in printed.strip().splitlines()[:-1]:
         assert line in shown
+
+
+# ------------------------------------------------------------------ memory
+
+
+class Deep(nn.Module):
+    """Twenty layers of a large picture, which a pass holds one or two of; it draws where it is asked to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.foot = nn.Linear(6, 4), nn.Linear(2, 6)
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(6, 6), nn.Tanh()) for _ in range(20))
+        self.alive, self.most = 0, 0
+        for layer in self.layers:
+            layer.register_forward_hook(self.count)
+
+    def count(self, module: nn.Module, given: tuple, made: Tensor) -> None:
+        if not made.requires_grad:
+            self.__dict__["alive"] += 1
+            self.__dict__["most"] = max(self.most, self.alive)
+            weakref.finalize(made, self.gone)
+
+    def gone(self) -> None:
+        self.__dict__["alive"] -= 1
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(x).chunk(2, dim=1)
+
+    def decode(self, z: Tensor) -> Tensor:
+        x = self.foot(z)
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    def forward(self, x: Tensor, sample_posterior: bool = False) -> Tensor:
+        mu, log_var = self.encode(x)
+        return self.decode(mu + torch.randn_like(mu) * (0.5 * log_var).exp() if sample_posterior else mu)
+
+
+@pytest.mark.parametrize("draws", [False, True])
+def test_a_recorded_pass_holds_no_layer_longer_than_the_pass_does(draws):
+    """Of 40 layers made without gradients, as a VAE's own forward is recorded for its parts to be held against."""
+    vae, x = Deep(), torch.rand(8, 6)
+    with torch.no_grad(), Known(x) as record:
+        out = vae(x, sample_posterior=draws)
+    assert vae.most <= 2 and record.nodes[id(out)] == len(record.shapes) - 1 and len(record.shapes) > 40
+    assert record.drew is draws and 0 in record.reaches(record.nodes[id(out)])
+    parts = vae2aef.wrap(vae, example=x, encoder_scale="log_var").parts  # its forward is recorded, and draws nothing
+    assert vae.most <= 2 and "draws" in parts.compared
+
+
+def test_what_is_noted_of_a_tensor_is_gone_with_it():
+    """Its id may be another tensor's then; one that only autograd holds still is the same when it comes back."""
+    notes, w = Notes(), torch.rand(3, requires_grad=True)
+    held = w * 2
+    notes.note(held, 1)
+    notes.note(held, 2)
+    key, out = id(held), held.exp() * held
+    assert notes[key] == 2
+    del held
+    assert key in notes and id(out.grad_fn._saved_other) == key
+    del out
+    assert not notes

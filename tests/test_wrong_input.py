@@ -91,6 +91,21 @@ def test_wrong_examples(vae, example, match):
     refused(vae, vae2aef.WrapError, match, example=example, encoder_scale="log_std")
 
 
+@pytest.mark.remedy("the data of the example are a tensor of")
+def test_sparse_examples(vae, x):
+    for example in (x.to_sparse(), (x.to_sparse(),)):
+        refused(vae, vae2aef.WrapError, r"of layout torch.sparse_coo: pass x.to_dense\(\)", example=example)
+    assert vae2aef.wrap(vae, example=x.to_sparse().to_dense(), encoder_scale="log_std")(x).isfinite()  # the remedy
+
+
+@pytest.mark.parametrize("name", ["encoder", "decoder"])
+def test_a_part_that_is_no_function(vae, x, name):
+    """Whatever its truth value is: that of a tensor is an error of torch, and a container without modules is false."""
+    for part in (torch.zeros(3), nn.ModuleList()):
+        match = f"(?s)the {name} fails on .*(not callable|missing the required)"
+        refused(vae, vae2aef.WrapError, match, example=x, encoder_scale="log_std", **{name: part})
+
+
 # ---------------------------------------------------------------------- wrong VAEs
 
 

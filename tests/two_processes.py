@@ -37,12 +37,28 @@ def grid(**options: Any) -> tuple[vae2aef.AEF, Tensor]:
     return vae2aef.wrap(GridVAE((2, 2), 2), example=x, **{**FIRST, **options}), x
 
 
-def counts(likelihood: Any, make: Callable[..., Any] = flat) -> tuple[vae2aef.AEF, Tensor]:
-    """Data of whole numbers, and decoders that are positive where they must be."""
+def counts(likelihood: Any, make: Callable[..., Any] = flat, output: Any = None) -> tuple[vae2aef.AEF, Tensor]:
+    """Data of whole numbers, and decoders that are positive where they must be, by `output`."""
     shape = FLAT if make is flat else GRID
     x = torch.randint(0, 2, (2 * ROWS, *shape)).to(torch.get_default_dtype())
     vae = SmallVAE(FLAT, (2,)) if make is flat else GridVAE((2, 2), 2)
-    return vae2aef.wrap(vae, example=x, encoder_scale="log_std", likelihood=likelihood, noise=0.0), x
+    return vae2aef.wrap(vae, example=x, encoder_scale="log_std", likelihood=likelihood, noise=0.0, output=output), x
+
+
+def classes() -> tuple[vae2aef.AEF, Tensor]:
+    x, vae = torch.randint(0, 2, (2 * ROWS, *FLAT)), SmallVAE(FLAT, (2,))
+    parts = {
+        "encoder": lambda x: vae.encoder(x.to(torch.get_default_dtype())),
+        "decoder": lambda z: torch.stack([vae.decoder(z), -vae.decoder(z)], 1),
+    }
+    return vae2aef.wrap(vae, example=x, encoder_scale="log_std", noise=0.0, likelihood="categorical", **parts), x
+
+
+def mixture() -> tuple[vae2aef.AEF, Tensor]:
+    x = torch.randint(0, 256, (2 * ROWS, 1, 4, 4)) / 255
+    vae, output = GridVAE((2, 2)), lambda out: torch.cat([out, out.sin(), out.cos()], 1)
+    options = {"encoder_scale": "log_std", "noise": 0.0, "likelihood": "logistic_mixture", "output": output}
+    return vae2aef.wrap(vae, example=x, **options), x
 
 
 def two_latents() -> tuple[vae2aef.AEF, Tensor]:
@@ -57,14 +73,23 @@ def posterior_flow() -> tuple[vae2aef.AEF, Tensor]:
 
 
 CASES: dict[str, Callable[[], tuple[vae2aef.AEF, Tensor]]] = {
-    **{f"core {core}": lambda core=core: flat(core=core) for core in ("linear", "noise", "center", "corner", "random")},
+    **{f"core {core}": lambda core=core: flat(core=core)
+       for core in ("linear", "normalized", "noise", "center", "corner", "random")},
+    "core by a mask": lambda: flat(core=torch.tensor([[True, False, False], [False, True, False]])),
     "own features": lambda: flat(core=nn.Sequential(nn.Flatten(), nn.Linear(6, 2))),
     **{f"flow {flow}": lambda flow=flow: flat(core_flow=flow, noise=0.3) for flow in ("none", "coupling", "maf")},
     **{f"prior {flow}": lambda flow=flow: flat(prior=flow) for flow in ("coupling", "maf")},
     **{f"likelihood {kind}": lambda kind=kind: flat(likelihood=kind)
        for kind in ("channel", "shared", "decoder", "laplace", "student_t", 0.7)},
     **{f"likelihood {kind}": lambda kind=kind: counts(kind)
-       for kind in ("bernoulli_logits", "poisson_log", "negative_binomial_log", "discretized_logistic")},
+       for kind in ("bernoulli_logits", "continuous_bernoulli_logits", "poisson_log", "negative_binomial_log",
+                    "discretized_logistic", "discretized_gaussian")},
+    **{f"likelihood {kind}": lambda kind=kind: counts(kind, output=torch.sigmoid)
+       for kind in ("bernoulli", "continuous_bernoulli", "poisson", "zero_inflated_poisson", "negative_binomial",
+                    "zero_inflated_negative_binomial")},
+    "likelihood categorical": classes,
+    "likelihood logistic_mixture": mixture,
+    "likelihood of the user's": lambda: counts(lambda out: torch.distributions.Geometric(logits=out)),
     "preprocessed": lambda: flat(preprocess=["logit", "standardize"]),
     "posterior flow": posterior_flow,
     **{f"grid, {core}": lambda core=core: grid(core=core, noise=float(core == "noise"))

@@ -22,10 +22,11 @@ from vae2aef.chain import Generate
 from vae2aef.draws import Draws
 from vae2aef.evidence import Mean, Sums
 from vae2aef.marginal import cases, require_numbers, rows_at_once
-from vae2aef.modes import evaluation_mode, own_random_state, without_gradients
+from vae2aef.modes import evaluation_mode, own_random_state
 from vae2aef.parts import Posterior
 from vae2aef.proposals import Proposal, tune
 from vae2aef.samplers import Fitted, Sampler, sampler
+from vae2aef.tensors import without_gradients
 
 if TYPE_CHECKING:
     from vae2aef.aef import AEF

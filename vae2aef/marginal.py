@@ -20,10 +20,10 @@ from vae2aef.case import Case
 from vae2aef.draws import Draws, preprocessed
 from vae2aef.errors import NonFiniteError
 from vae2aef.evidence import EstimateWarning, LogProb, Sums, warn_of
-from vae2aef.modes import evaluation_mode, without_gradients
+from vae2aef.modes import evaluation_mode
 from vae2aef.proposals import Proposal, tune
 from vae2aef.samplers import Fitted, Sampler, sampler
-from vae2aef.tensors import numel
+from vae2aef.tensors import numel, without_gradients
 
 if TYPE_CHECKING:
     from vae2aef.aef import AEF
@@ -162,7 +162,8 @@ def _checked(found: Tensor, bound: bool) -> LogProb:
     value, std_error, size, k = found
     _require_finite(value)
     result = LogProb(value, std_error, size, False, k, bound)
-    warn_of(result.uncertain)
+    if not torch.compiler.is_compiling():
+        warn_of(result.uncertain)
     return result
 
 
@@ -233,6 +234,8 @@ def _draw(source: Sampler, sums: Sums, upto: int) -> None:
 
 
 def _require_finite(values: Tensor) -> None:
+    if torch.compiler.is_compiling():  # which reads no values
+        return
     bad = (~values.isfinite()).nonzero().flatten().tolist()
     if bad:
         raise NonFiniteError(f"log_prob is not finite in rows {bad[:5]} of the batch; call aef(x) to see the term")

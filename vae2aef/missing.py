@@ -18,8 +18,9 @@ from vae2aef.case import Case
 from vae2aef.draws import CHOICE, ESTIMATE, Draws
 from vae2aef.laplace import MAX_LATENTS
 from vae2aef.marginal import cases, require_numbers, rows_at_once
-from vae2aef.modes import evaluation_mode, own_random_state, without_gradients
+from vae2aef.modes import evaluation_mode, own_random_state
 from vae2aef.samplers import BLOCK, Fitted, sampler
+from vae2aef.tensors import without_gradients
 
 if TYPE_CHECKING:
     from vae2aef.aef import AEF

@@ -8,37 +8,13 @@ import collections
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator
-from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vae2aef.generators import as_they_were, everywhere, seed_torch
 from vae2aef.generators import seed as seed_generator
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def without_gradients(function: Callable[P, R]) -> Callable[P, R]:
-    """Run a function without gradients, and outside inference mode: fits need gradients with respect to latents."""
-
-    @wraps(function)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        with torch.inference_mode(False), torch.no_grad():
-            return function(*map(_plain, args), **{name: _plain(value) for name, value in kwargs.items()})
-
-    return run
-
-
-def _plain(value: Any) -> Any:
-    """Copy tensors that were made in inference mode, which autograd does not take; inside tuples and dicts too."""
-    if isinstance(value, Tensor):
-        return value.clone() if value.is_inference() else value
-    if type(value) is tuple:  # and not a Proposal
-        return tuple(map(_plain, value))
-    return {name: _plain(item) for name, item in value.items()} if isinstance(value, dict) else value
 
 
 def named_modules(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:

@@ -51,37 +51,48 @@ def pareto_tail(largest: Tensor, draws: int) -> Tail:
         return Tail(unknown, unknown)
     logs = (largest[: length + 1] - largest[0]).double()
     cutoff = logs[-1].clamp(min=math.log(torch.finfo(torch.float64).tiny))
-    over = torch.where(logs[:-1] > cutoff, logs[:-1].exp() - cutoff.exp(), torch.nan)
-    nothing_known = logs.new_tensor([math.inf, math.inf])
-    values = [logs.new_zeros(0, 2)]
-    for one in over.T:
-        one = one[~one.isnan()].flip(0)  # in rising order
-        values.append((_fitted(one) if len(one) >= FEWEST else nothing_known)[None])
-    k, excess = torch.cat(values).unbind(1)
+    stands_out = logs[:-1] > cutoff
+    k, excess = _fitted(torch.where(stands_out, logs[:-1].exp() - cutoff.exp(), 0.0), stands_out.sum(0))
     # Equal weights, up to rounding, have no tail at all: the best there is.
     equal = logs[-1] > -1e-10
     k, excess = torch.where(equal, -math.inf, k), torch.where(equal, 0.0, excess)
     return Tail(k.to(largest.dtype), (excess.log() + largest[0]).to(largest.dtype))
 
 
-def _fitted(excess: Tensor) -> Tensor:
-    """Fit a generalised Pareto distribution to sorted excesses `(n,)`: a mean over a grid of the posterior.
+def _fitted(excess: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
+    """Fit a generalised Pareto distribution to the excesses of each datum: a mean over a grid of the posterior.
+
+    No value is read into Python, so that it can be compiled.
+
+    Args:
+        excess: in falling order, `(length, batch)`, zeros after the first n of a datum.
+        n: how many there are, `(batch,)`.
 
     Returns:
-        The shape, and the sum of the excesses, drawn or expected, whichever is more: `(2,)`.
+        The shape, and the sum of the excesses, drawn or expected, whichever is more: `(batch,)` each; infinite where
+        fewer than five are there.
     """
-    n = len(excess)
-    points = 30 + int(math.sqrt(n))
-    grid = torch.arange(1, points + 1, dtype=excess.dtype, device=excess.device)
-    quarter = excess[int(n / 4 + 0.5) - 1]
-    b = (1 - (points / (grid - 0.5)).sqrt()) / (3 * quarter) + 1 / excess[-1]
-    k = torch.log1p(-b[:, None] * excess).mean(1)
-    likelihood = n * ((-b / k).log() - k - 1)
+    rank = torch.arange(len(excess), dtype=excess.dtype, device=excess.device)[:, None]
+    there, size = rank < n, n.to(excess)
+    points = 30 + size.sqrt().floor()  # of the grid
+    quarter = excess.gather(0, (n - (size / 4 + 0.5).floor().long()).clamp(0, len(excess) - 1)[None])[0]
+    grid = torch.arange(1, 31 + math.isqrt(len(excess)), dtype=excess.dtype, device=excess.device)[:, None]
+    b = (1 - (points / (grid - 0.5)).sqrt()) / (3 * quarter) + 1 / excess[0]
+    k = _log_of_rest(b, excess) / size
+    likelihood = torch.where(grid <= points, size * ((-b / k).log() - k - 1), -math.inf)
     weight = likelihood.softmax(0)
     weight = torch.where(weight >= 10 * torch.finfo(weight.dtype).eps, weight, 0.0)
-    b_mean = (b * weight).sum() / weight.sum()
-    shape = torch.log1p(-b_mean * excess).mean()
-    k = (n * shape + 10 * 0.5) / (n + 10)  # a weak prior around 0.5 steadies short tails
-    above = 1 - (torch.arange(1, n + 1).to(excess) - 0.5) / n
+    b_mean = (b * weight).sum(0) / weight.sum(0)
+    shape = torch.log1p(-b_mean * excess).sum(0) / size
+    k = (size * shape + 10 * 0.5) / (size + 10)  # a weak prior around 0.5 steadies short tails
+    above = torch.where(there, (rank + 0.5) / size, 1.0)
     expected = -shape / b_mean * torch.expm1(-k * above.log()) / k  # quantiles, of scale -shape / b
-    return torch.stack([k, torch.maximum(expected.sum(), excess.sum())])
+    total = torch.maximum(expected.sum(0), excess.sum(0))
+    return torch.where(n >= FEWEST, k, math.inf), torch.where(n >= FEWEST, total, math.inf)
+
+
+def _log_of_rest(b: Tensor, excess: Tensor) -> Tensor:
+    """Return the sum of log(1 - b y) over the excesses y `(length, batch)`, for each b `(points, batch)`."""
+    if torch.compiler.is_compiling():  # a loop would be one large program
+        return torch.log1p(-b[:, None] * excess).sum(1)
+    return torch.stack([torch.log1p(-one * excess).sum(0) for one in b])  # together they would take much memory

@@ -123,6 +123,10 @@ class VAEParts(abc.ABC):
     def decode(self, z: Tensor, *cond: Any, **kwargs: Any) -> Decoded:
         """Decode latents `(batch, *latent)`; conditions are handed on."""
 
+    def read(self, x: Tensor) -> Tensor:
+        """Return data `(batch, *event)` as h and a density of the VAE's own read them: whole numbers as numbers."""
+        return x
+
     def decoded(self, out: Any) -> Decoded:
         """Read what the VAE returned for the data, through `output`; see `to_decoded`. A scale becomes a "std"."""
         decoded = to_decoded(out if self.output is None else self.output(out))
@@ -209,14 +213,10 @@ def to_scale(raw: Tensor, kind: str) -> Tensor:
     A negative `"std"` or `"var"` becomes NaN, which the loss reports by name. `kind` is one of `SCALES`.
     """
     raw = at_least_float32(raw)
-    if kind == "log_var":
-        return (0.5 * raw).exp().clamp(min=MIN_SCALE)
-    if kind == "log_std":
-        return raw.exp().clamp(min=MIN_SCALE)
+    if kind in ("log_var", "log_std"):
+        return (0.5 * raw if kind == "log_var" else raw).exp().clamp(min=MIN_SCALE)
     raw = torch.where(raw < 0, torch.nan, raw)
-    if kind == "var":
-        return raw.clamp(min=MIN_SCALE**2).sqrt()
-    return raw.clamp(min=MIN_SCALE)
+    return raw.clamp(min=MIN_SCALE**2).sqrt() if kind == "var" else raw.clamp(min=MIN_SCALE)
 
 
 def two_tensors(out: Any) -> tuple[Tensor, Tensor]:

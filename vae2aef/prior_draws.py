@@ -7,6 +7,7 @@ from torch import Tensor
 
 from vae2aef.chain import Generate
 from vae2aef.modes import own_random_state
+from vae2aef.tensors import numel
 
 if TYPE_CHECKING:
     from vae2aef.case import Case
@@ -38,7 +39,10 @@ def _draw(case: "Case", take: slice, count: int) -> Tensor:
     else:
         case.aef.parts.run(place, None, *many.cond, **many.kwargs)
     pieces = []
-    for name in case.given or {}:
+    for name, shape in (case.given or {}).items():
+        if name not in place.z:  # a time step past the end of these sequences
+            pieces.append(many.x.new_empty(count, batch.size, numel(shape)).normal_())
+            continue
         own = case.aef.parts.rows_first(name, place.z[name]).reshape(count, batch.size, -1)
         if name in case.masks:  # a row without the latent has the density of `_absent`
             own = torch.where(case.masks[name][take, None], own, torch.randn_like(own))

@@ -9,7 +9,8 @@ from torch import Tensor
 from vae2aef.batch import Batch
 from vae2aef.case import Case
 from vae2aef.errors import NonFiniteError
-from vae2aef.modes import evaluation_mode, own_random_state, without_gradients
+from vae2aef.modes import evaluation_mode, own_random_state
+from vae2aef.tensors import without_gradients
 
 if TYPE_CHECKING:
     from vae2aef.aef import AEF

@@ -76,6 +76,7 @@ class Steps(Wrapper):
 
     def read(self, x: Tensor) -> Tensor:
         """Return data as the likelihood reads them: integers of a discrete one as its values."""
+        x = self.parts.read(x)
         return self.likelihood.read(x) if isinstance(self.likelihood, Likelihood) else x
 
     def require_mask(self, observed: Tensor, x: Tensor) -> Tensor:

@@ -1,11 +1,15 @@
 """Small helpers for tensors of shape `(batch, *event)`."""
 
 import contextlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def sum_event(values: Tensor) -> Tensor:
@@ -50,3 +54,25 @@ def mean_of(distribution: Any) -> Tensor | None:
         return at_least_float32(getattr(distribution, name))
     except NotImplementedError:
         return None
+
+
+def without_gradients(function: Callable[P, R]) -> Callable[P, R]:
+    """Run a function without gradients, and outside inference mode: fits need gradients with respect to latents."""
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        if torch.compiler.is_compiling():  # which knows no inference mode
+            return torch.no_grad()(function)(*args, **kwargs)
+        with torch.inference_mode(False), torch.no_grad():
+            return function(*map(_plain, args), **{name: _plain(value) for name, value in kwargs.items()})
+
+    return run
+
+
+def _plain(value: Any) -> Any:
+    """Copy tensors that were made in inference mode, which autograd does not take; inside tuples and dicts too."""
+    if isinstance(value, Tensor):
+        return value.clone() if value.is_inference() else value
+    if type(value) is tuple:  # and not a Proposal
+        return tuple(map(_plain, value))
+    return {name: _plain(item) for name, item in value.items()} if isinstance(value, dict) else value

@@ -3,8 +3,8 @@
     cd CHECKOUT; PYTHONPATH=HERE python -m pytest -p pyro_own_tests tests/infer/test_valid_models.py
 
 Where model and guide have data, the losses get `aef_guide(model, guide, core="noise", core_flow="none")` in the place
-of the guide; what h would read is the first observed value. Few of these guides see the data: those that do not are
-taken as if they did, which makes no difference to h = 0. What is refused runs with the plain guide, and is listed.
+of the guide; what h would read is the first observed value. Few of these guides see the data: their sites in a plate
+are taken as if they did, which makes no difference to h = 0. What is refused runs with the plain guide, and is listed.
 """
 
 import collections
@@ -66,6 +66,11 @@ def _made(test, model, guide, args, kwargs):
     return aef
 
 
+def _has_rows(site):
+    """Whether a site is in a plate; one that is not sees no datum in the place of another."""
+    return any(frame.vectorized for frame in site["cond_indep_stack"])
+
+
 def _short(message):
     message = re.sub(r'"[^"]*" \(\w+\)(, )?', "", message.split(". ")[0])
     return "refused: " + re.sub(r'site "[^"]*"', "a site", message)[:110]
@@ -79,7 +84,7 @@ def _wrapped(original):
 
 
 def pytest_configure(config):
-    survey_module._sees = lambda latent, *rest: dict.fromkeys(latent, True)
+    survey_module._sees = lambda latent, *rest: {name: _has_rows(site) for name, site in latent.items()}
     for kind in (ELBO, TraceEnum_ELBO):
         kind._get_traces = _wrapped(kind._get_traces)
 

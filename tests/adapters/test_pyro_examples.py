@@ -35,7 +35,7 @@ def fresh():
     pyro.set_rng_seed(0)
 
 
-RUNS = {
+RUNS = {  # of each: its own main, what h reads, its mapped sites
     "vae": (lambda: examples.vae(2), "x", {"latent"}),
     "vae, jit": (lambda: examples.vae(2, jit=True), "x", {"latent"}),
     "ss_vae": (lambda: examples.ss_vae(2), "xs", {"z"}),
@@ -47,7 +47,7 @@ RUNS = {
     "prodlda": (lambda: examples.prodlda(2), "docs", {"logtheta"}),
     "scanvi": (lambda: examples.scanvi(2), "x", {"l", "z2", "z1"}),
     "cevae": (lambda: examples.cevae(2), "x", {"z"}),
-    "air": (lambda: examples.air(2), "data", None),
+    "air": (lambda: examples.air(12), "data", None),
 }
 
 
@@ -61,6 +61,14 @@ def test_an_example_trains_with_one_line_changed(name):
     if sites is not None:
         assert set(trained.aef.trained()["core"]) == sites
     assert any(key.startswith("aef$$$") for key in pyro.get_param_store())
+    few = 3 if name == "air" else 1  # of air, losses of single steps
+    assert sum(trained.losses[-few:]) < sum(trained.losses[:few]), trained.losses
+    arguments = getattr(trained, "labelled", trained.args)
+    if name == "air":
+        with pytest.raises(vae2aef.WrapError, match='"z_pres_0", Bernoulli, left to Pyro'):
+            vae2aef.from_pyro(trained.model, trained.guide, *trained.args)
+    else:
+        assert math.isfinite(examples.marginal(trained, arguments, rows=2))
 
 
 @pytest.mark.parametrize("guide", ["custom", "easy", "auto"])

@@ -3,13 +3,14 @@
     python tests/benchmarks/spatial.py [--sizes 64 128 256] [--repeats 9] [--device cpu]
 
 diffusers' AutoencoderKL with 0.26 M parameters, f = 8, 4 latent channels. Steps of Adam, interleaved in one process,
-the median of the ratios taken within each turn, with quartiles. Memory is the peak in a step, less what was held
-before it was made: of what torch allocates on a GPU; on the CPU of the resident set of a process of its own, looked at
-every millisecond.
+the median of the ratios taken within each turn, with quartiles. Memory twice: the most that torch has allocated at once
+in a step (on the CPU by its profiler), and on the CPU the resident set of a process of its own, `wrap` included, at its
+most less before anything was made, looked at every millisecond; the median of three processes.
 """
 
 import argparse
 import gc
+import itertools
 import json
 import resource
 import statistics
@@ -23,6 +24,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 import vae2aef
 
@@ -103,27 +105,33 @@ def timed(steps: list[Callable[[], None]], repeats: int) -> list[str]:
     return shown
 
 
-def peak(kind: str, size: int, device: str) -> float:
-    """Bytes that steps of training take at most, in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--sizes", str(size), "--device", device, "--memory-of", kind],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def memory_of(kind: str, size: int, device: str) -> float:
-    """The same, in this process."""
-    network()  # imports
-    x = pictures(size, device)
-    gc.collect()
-    before = peak_seen = resident()
-    step, done = stepper(make(kind, x), x), threading.Event()
+def allocated(step: Callable[[], None], device: str) -> int:
+    """Bytes that torch has allocated at most during a step, beside what it held before."""
     if device == "cuda":
-        step()
+        before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         step()
-        return torch.cuda.max_memory_allocated()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        step()
+    found = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return max(itertools.accumulate(e.nbytes() for e in sorted(found, key=lambda e: e.start_ns())))
+
+
+def peak(kind: str, size: int) -> float:
+    """Bytes of the resident set that wrapping and training take at most, in processes of their own."""
+    command = [sys.executable, __file__, "--sizes", str(size), "--memory-of", kind]
+    runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(3)]
+    return statistics.median(json.loads(done.stdout.splitlines()[-1]) for done in runs)
+
+
+def memory_of(kind: str, size: int) -> float:
+    """The same, in this process."""
+    network()  # imports
+    x = pictures(size, "cpu")
+    gc.collect()
+    before = peak_seen = resident()
+    done = threading.Event()
 
     def watch() -> None:
         nonlocal peak_seen
@@ -132,6 +140,7 @@ def memory_of(kind: str, size: int, device: str) -> float:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
+    step = stepper(make(kind, x), x)
     for _ in range(3):
         step()
     done.set()
@@ -161,22 +170,32 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.memory_of:
-        print(json.dumps(memory_of(args.memory_of, args.sizes[0], args.device)))
+        print(json.dumps(memory_of(args.memory_of, args.sizes[0])))
         return
     where = torch.cuda.get_device_name() if args.device == "cuda" else f"{args.threads} thread(s)"
     own = sum(p.numel() for p in network().parameters())
     print(f"torch {torch.__version__}, {where}, {args.repeats} repeats; the VAE has {own:,} parameters\n")
-    print("| picture, batch | AEF | parameters added | step / the VAE's | memory / the VAE's |\n|---|---|---|---|---|")
+    print("| picture, batch | AEF | parameters added | step / the VAE's | memory of a step | of the process |")
+    print("|---|---|---|---|---|---|")
     for size in args.sizes:
-        x = pictures(size, args.device)
-        modules = {kind: make(kind, x) for kind in KINDS}
-        ratios = timed([stepper(module, x) for module in modules.values()], args.repeats)
-        added = [sum(p.numel() for p in m.added_parameters()) for m in list(modules.values())[1:]]
-        del modules
-        peaks = [peak(kind, size, args.device) for kind in KINDS]
-        for kind, ratio, count, bytes_ in zip(list(KINDS)[1:], ratios, added, peaks[1:], strict=True):
-            share = f"{count:,} ({count / own:.1%})"
-            print(f"| {size}, {len(x)} | {kind} | {share} | {ratio} | {bytes_ / peaks[0]:.2f} |", flush=True)
+        table(size, args.repeats, args.device, own)
+
+
+def table(size: int, repeats: int, device: str, own: int) -> None:
+    """Print the rows of one size."""
+    x = pictures(size, device)
+    modules = {kind: make(kind, x) for kind in KINDS}
+    steps = [stepper(module, x) for module in modules.values()]
+    ratios = timed(steps, repeats)
+    most = [allocated(step, device) for step in steps]
+    added = [sum(p.numel() for p in m.added_parameters()) for m in list(modules.values())[1:]]
+    del modules, steps
+    peaks = [peak(kind, size) for kind in KINDS] if device == "cpu" else []
+    for i, kind in enumerate(list(KINDS)[1:]):
+        of_process = f"{peaks[i + 1] / peaks[0]:.2f}" if peaks else ""
+        share = f"{added[i]:,} ({added[i] / own:.1%})"
+        cells = [f"{size}, {len(x)}", kind, share, ratios[i], f"{most[i + 1] / most[0]:.2f}", of_process]
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

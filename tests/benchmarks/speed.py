@@ -129,21 +129,23 @@ def marginal(repeats: int) -> None:
 
 
 def memory() -> None:
-    """Peak memory of log_prob for three K, each in a process of its own (resident set, MiB)."""
+    """Peak memory of log_prob for three K and 16 images, each in a process of its own (resident set, MiB)."""
     code = (
         "import resource, sys, torch, vae2aef\n"
         "from vae2aef.comparison.nets import ConvVAE\n"
-        "torch.set_num_threads(1); torch.manual_seed(0); x = torch.rand(64, 1, 28, 28)\n"
+        "torch.set_num_threads(1); torch.manual_seed(0); x = torch.rand(16, 1, 28, 28)\n"
         "aef = vae2aef.wrap(ConvVAE((1, 28, 28), 32), example=x, encoder_scale='log_var', core_flow='none')\n"
-        "proposal = vae2aef.Proposal(torch.full((32,), -3.0))\n"
+        "proposal = vae2aef.Proposal(torch.full((32,), -3.0)) if sys.argv[2] == 'given' else None\n"
         "aef.log_prob(x, num_samples=int(sys.argv[1]), proposal=proposal)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)\n"
     )
-    peaks = {}
-    for k in (8, 32, 128, 512):
-        done = subprocess.run([sys.executable, "-c", code, str(k)], capture_output=True, text=True, check=True)
-        peaks[k] = int(done.stdout)
-    print(f"| peak memory of log_prob, MiB, by K | {', '.join(f'{k}: {mib}' for k, mib in peaks.items())} | | flat |")
+    for how in ("given", "found by log_prob itself"):
+        peaks = {}
+        for k in (10, 100, 1000):
+            command = [sys.executable, "-W", "ignore", "-c", code, str(k), how]
+            peaks[k] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        shown = ", ".join(f"{k}: {mib}" for k, mib in peaks.items())
+        print(f"| peak memory of log_prob, MiB, by K; proposal {how} | {shown} | | flat |", flush=True)
 
 
 def imports(repeats: int) -> None:

@@ -38,7 +38,7 @@ def read(path: Path) -> list[np.ndarray]:
     Raises:
         InputError: the format is unknown or the content unreadable.
     """
-    if path.suffix == ".npz":
+    if path.suffix == ".npz" or (path.suffix == ".npy" and _head(path).startswith(b"PK")):  # a .npz by another name
         return _read_npz(path)
     if path.suffix == ".npy":
         return [_read_numpy(path)]

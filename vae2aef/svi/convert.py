@@ -7,7 +7,9 @@ from vae2aef.aef import AEF
 from vae2aef.batch import Batch
 from vae2aef.errors import WrapError
 from vae2aef.svi.pair import PyroPair
+from vae2aef.svi.program import PyroProgram
 from vae2aef.svi.reading import with_defaults
+from vae2aef.svi.sequences import SequenceAEF, core_of_sequences, reads
 from vae2aef.svi.single import SinglePyro, read_pair
 from vae2aef.wrapping import wrap
 from vae2aef.wrapping.choices import CoreOption, FlowOption, PriorOption
@@ -39,7 +41,10 @@ def from_pyro(
     Args:
         model: the model.
         guide: the guide.
-        *args: an example of their arguments, the data (a mini-batch, all rows of which are used) among them.
+        *args: an example of their arguments, the data (a mini-batch, all rows of which are used) among them. Data may
+            be sequences of different length, a `PackedSequence` or a list: results then have a value a sequence, in the
+            order in which they were packed, and padded data with lengths, `aef(x, lengths)`, are taken too. Whole
+            numbers may come as integers where a discrete site scores them.
         core: as in `vae2aef.wrap`, and not the words for sequences and counts of `vae2aef.aef_guide`; a dict by site
             for several latents.
         core_flow: likewise.
@@ -56,12 +61,15 @@ def from_pyro(
 
     Raises:
         WrapError: if model and guide make no AEF; names the site and the fix.
+        DataTypeError: if data and networks are of different number types; names both.
     """
     args, kwargs = with_defaults(guide, args, kwargs, model)
     pair = PyroPair(model, guide, args, kwargs, data, observed=observed, plate=plate)
     x, *cond, named = pair.example(args, kwargs)
     likelihood = one_of(likelihood, residual)
     parts = read_pair(pair, Batch(x, tuple(cond), named))
+    if isinstance(parts, PyroProgram) and pair.sequences is not None:
+        core = core_of_sequences(core, parts.axes, x)
     if isinstance(parts, SinglePyro):
         if isinstance(core, Mapping):
             core = core[parts.latent]
@@ -71,4 +79,8 @@ def from_pyro(
     elif likelihood is not None:
         raise WrapError(f"likelihood= needs a pair with one latent and one observed site; this has {parts.not_single}")
     options: dict[str, Any] = {"core": core, "core_flow": core_flow, "preprocess": preprocess, "noise": noise}
-    return wrap(pair, example=(x, *cond, named), prior=prior, likelihood=likelihood, **options)
+    aef = wrap(pair, example=(x, *cond, named), prior=prior, likelihood=likelihood, **options)
+    if pair.sequences is not None:
+        aef.__class__ = SequenceAEF  # the same parts and values, and data may come packed or in a list
+        aef.say(reads(aef.by_latent()))
+    return aef

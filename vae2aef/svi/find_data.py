@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from vae2aef.svi.data import Source, chosen, score_of
+from vae2aef.svi.dtypes import naming_dtypes
 from vae2aef.svi.proof import other_values
 from vae2aef.svi.quiet import quiet
 from vae2aef.svi.reading import Unit, alike, at, bind, units
@@ -21,7 +22,8 @@ def find_source(model: Any, guide: Any, args: tuple, kwargs: dict[str, Any], dat
     """
     named = bind(guide, args, kwargs)
     given = chosen(data, named)
-    with quiet(device_of(list(units(named))), model, guide):
+    every = list(units(named))
+    with naming_dtypes(every), quiet(device_of(every), model, guide):
         return source_of(Runs(model, guide, args, kwargs, named), given)
 
 

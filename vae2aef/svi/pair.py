@@ -9,11 +9,12 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import transform_to
 
-from vae2aef.errors import WrapError
+from vae2aef.errors import DataTypeError, WrapError
 from vae2aef.modes import parameters
 from vae2aef.svi.data import as_data
 from vae2aef.svi.find_data import find_source
-from vae2aef.svi.reading import bind, written
+from vae2aef.svi.reading import bind
+from vae2aef.svi.sequences import Sequences
 
 
 class PyroPair(nn.Module):
@@ -32,12 +33,17 @@ class PyroPair(nn.Module):
         observed: as in `vae2aef.AEF_ELBO`.
         plate: likewise.
 
+    Attributes:
+        sequences: what the data are made to where they are sequences of different length; else None.
+        whole: the type of data that are whole numbers, which model and guide then get; else None.
+
     Raises:
         WrapError: if the data is no argument of its own.
     """
 
     model: Callable[..., Any]
     guide: Callable[..., Any]
+    like: Tensor
 
     def __init__(
         self,
@@ -56,13 +62,7 @@ class PyroPair(nn.Module):
         self.__dict__["model"], self.__dict__["guide"] = model, guide
         source = find_source(model, guide, args, kwargs, data)
         unit = None if source is None else source.read(args, kwargs, bind(guide, args, kwargs))
-        as_data(unit, data is not None, discrete=True)
-        if unit is not None and unit.ragged:
-            raise WrapError(
-                f"from_pyro needs data that are a tensor with a row a datum, and {written(unit.path or ('data',))} "
-                f"is a {type(unit.value).__name__} of sequences; ",
-                "pad it and mask the model and guide, or train with vae2aef.aef_guide(model, guide)",
-            )
+        padded = as_data(unit, data is not None, discrete=True)
         x = None if unit is None else unit.value
         self.position = next((i for i, value in enumerate(args) if value is x), None)
         self.keyword = next((key for key, value in kwargs.items() if value is x), None)
@@ -72,7 +72,12 @@ class PyroPair(nn.Module):
                 "from them; ",
                 "write a model and guide that take it, or train with AEF_ELBO(data=...)",
             )
-        self.observed, self.plate = observed, plate
+        self.sequences = Sequences.like(x, steps=padded.shape[1]) if unit is not None and unit.ragged else None
+        held = unit.tensors[0] if unit is not None else padded
+        self.whole = None if held.is_floating_point() else held.dtype
+        self.register_buffer("like", padded.new_zeros(()), persistent=False)
+        self.moves = inside is None  # the AEF holds this module, so that `like` goes with it, by `.double()` too
+        self.observed, self.plate, self.said = observed, plate, data is not None
         self._constraints: dict[str, Any] = {}
         self._adopt(known, args, kwargs)
 
@@ -120,17 +125,48 @@ class PyroPair(nn.Module):
         return super().__reduce_ex__(protocol)
 
     def arguments(self, x: Tensor, cond: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        """Put data and conditions together to the arguments of model and guide."""
+        """Put data and conditions, lengths of sequences first, together to the arguments of model and guide."""
+        data: Any = x if self.whole is None else x.to(self.whole)
+        if self.sequences is not None:
+            data, cond = self.sequences.together(data, cond[0]), cond[1:]
         if self.position is None:
-            return cond, {**kwargs, str(self.keyword): x}
-        return (*cond[: self.position], x, *cond[self.position :]), kwargs
+            return cond, {**kwargs, str(self.keyword): data}
+        return (*cond[: self.position], data, *cond[self.position :]), kwargs
 
     def example(self, args: tuple, kwargs: dict[str, Any]) -> tuple[Any, ...]:
-        """Take arguments apart: `(x, *conditions, conditions by name)`, as `vae2aef.wrap(example=)` wants them."""
+        """Take arguments apart: `(x, *conditions, conditions by name)`, as `vae2aef.wrap(example=)` wants them.
+
+        Of sequences x is padded, and their lengths are the first condition; whole numbers come as floating point ones.
+        """
         if self.position is None:
-            x, rest = kwargs[str(self.keyword)], {k: v for k, v in kwargs.items() if k != self.keyword}
-            return (x, *args, rest)
-        return (args[self.position], *args[: self.position], *args[self.position + 1 :], dict(kwargs))
+            data, rest, named = kwargs[str(self.keyword)], args, {k: v for k, v in kwargs.items() if k != self.keyword}
+        else:
+            data, rest, named = args[self.position], (*args[: self.position], *args[self.position + 1 :]), dict(kwargs)
+        if self.sequences is not None:
+            data, lengths = self.sequences.apart(data)
+            rest = (lengths, *rest)
+        return (data if self.whole is None else data.to(self.like), *rest, named)
+
+    def read(self, x: Tensor, discrete: bool) -> Tensor:
+        """Return data as h reads them: whole numbers that a discrete site scores as floating point ones.
+
+        Raises:
+            DataTypeError: for floating point numbers of more or fewer digits than the pair was converted with, or
+                fractions where it was converted with whole numbers.
+        """
+        if not x.is_floating_point():
+            return x.to(self.like) if discrete else x
+        if self.moves and {x.dtype, self.like.dtype} == {torch.float32, torch.float64}:
+            name = str(self.like.dtype)
+            raise DataTypeError(
+                f"x is of {x.dtype}, and model, guide and what was added are of {name}: ", f"pass x.to({name})"
+            )
+        if self.whole is not None and not torch.equal(x, x.round()):
+            raise DataTypeError(
+                f"x holds fractions, and the model was converted with {self.whole}, which it scores: ",
+                f"pass x.round().to({self.whole}), or convert it anew with an example of floating point numbers",
+            )
+        return x
 
     def own(self, part: Callable[..., Any]) -> Callable[..., Any]:
         """Return model or guide with `pyro.param` giving the parameters of this module."""

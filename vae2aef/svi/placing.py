@@ -28,6 +28,7 @@ class GuidePlaces(Messenger):
         super().__init__()
         self.axes, self.place, self.rows, self.labels = axes, place, rows, labels
         self.indices: dict[str, Tensor] = {}
+        self.met: set[str] = set()
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] or is_subsample(msg["fn"]):
@@ -40,6 +41,7 @@ class GuidePlaces(Messenger):
         site, batch = read_site(msg["fn"]), self.axes.get(name)
         if site is None or batch is None:
             raise _unknown(name, "guide")
+        self.met.add(name)
         msg["value"] = self.place(name, None, SitePosterior.of(msg, site, batch, self.rows))
         msg["done"] = True
 
@@ -153,11 +155,11 @@ class Observed:
 
     Args:
         sites: by name.
-        shape: of the data, if the one site is the data themselves.
+        fit: brings its values, rows first, to the shape of the data, if the one site is the data themselves.
     """
 
-    def __init__(self, sites: dict[str, SitePrior], shape: torch.Size | None) -> None:
-        self.sites, self.shape = sites, shape
+    def __init__(self, sites: dict[str, SitePrior], fit: Callable[[Tensor], Tensor] | None) -> None:
+        self.sites, self.fit = sites, fit
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log density in nats, `(batch,)`, of the data the model was run on."""
@@ -177,7 +179,7 @@ class Observed:
         return len(values) == 1 and values[0].numel() == x.numel() and torch.equal(values[0].reshape(x.shape).to(x), x)
 
     def _like_data(self, values: dict[str, Any]) -> Any:
-        if self.shape is None or any(value is None for value in values.values()):
+        if self.fit is None or any(value is None for value in values.values()):
             return values
         ((name, site),) = self.sites.items()
-        return site.rows_first(values[name]).reshape(self.shape)
+        return self.fit(site.rows_first(values[name]))

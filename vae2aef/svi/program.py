@@ -15,12 +15,16 @@ from vae2aef.modes import own_random_state
 from vae2aef.parts import Decoded
 from vae2aef.program import VAEProgram
 from vae2aef.protocols import Place
+from vae2aef.svi.data import as_data
 from vae2aef.svi.elbo_handlers import ModelHandler
 from vae2aef.svi.guide_maps import GuideMaps
 from vae2aef.svi.labels import Again, Labels, Scored, labels_of, summed
 from vae2aef.svi.pair import PyroPair
 from vae2aef.svi.placing import Axes, GuidePlaces, ModelPlaces, Observed, SitePrior, is_deterministic
+from vae2aef.svi.reading import Unit
 from vae2aef.svi.runs import latent_sites
+from vae2aef.svi.sequences import Absent, fitted
+from vae2aef.svi.site_map import GUIDES_OWN
 from vae2aef.svi.sites import is_subsample
 from vae2aef.svi.survey import survey
 
@@ -57,6 +61,9 @@ class PyroProgram(VAEProgram):
         # A guide looks at the sites; its own h and n are not used.
         maps = GuideMaps("noise", "none", data=lambda *a, **k: batch.x, plate=pair.plate, observed=pair.observed)
         survey(maps, pair.own(pair.model), pair.own(pair.guide), args, named)
+        self.discrete = maps.discrete
+        if pair.whole is not None and not maps.discrete:
+            as_data(Unit((), batch.x.to(pair.whole)), given=pair.said)  # says that whole numbers have no density
         self.axes: Axes = {name: site_map.batch for name, site_map in maps.maps.items() if site_map is not None}
         self.scales = maps.scales
         self.beside = tuple(maps.scales.values())
@@ -69,7 +76,8 @@ class PyroProgram(VAEProgram):
         latent = {n: SitePrior(self.axes, s, batch.size) for n, s in latent_sites(model).items() if n not in self.axes}
         self.labels = labels_of(latent)
         _require_placed(maps, self.labels)
-        notes = {**maps.notes, **{name: f"summed out, {label}" for name, label in self.labels.items()}}
+        notes = {name: note.removesuffix(GUIDES_OWN) for name, note in maps.notes.items()}  # h is chosen later
+        notes |= {name: f"summed out, {label}" for name, label in self.labels.items()}
         self.taken = tuple(f'site "{name}": {note}' for name, note in notes.items())
         self.dims = {name: len(guide.nodes[name]["fn"].batch_shape) for name in self.axes}
         _require_equal_weights(guide, model)
@@ -109,15 +117,22 @@ class PyroProgram(VAEProgram):
         )
         with pyro.validation_enabled(False), poutine.block(), guide:
             self.pair.own(self.pair.guide)(*args, **named)
+        if self.pair.sequences is not None:
+            for name in self.axes.keys() - guide.met:
+                place(name, None, Absent(batch.x.new_zeros(batch.size, *self.axes[name].latent_shape), self.axes[name]))
         return guide.indices
+
+    def read(self, x: Tensor) -> Tensor:
+        """See `VAEParts.read`."""
+        return self.pair.read(x, self.discrete)
 
     def run_model(self, place: Place, batch: Batch, indices: dict[str, Tensor]) -> Decoded:
         """Place the sites of the model again, now with their priors, on the rows that the guide has drawn."""
-        shape = batch.x.shape if self.shows_data else None
+        fit = self._like_data(batch) if self.shows_data else None
         drawn = isinstance(place, Generate) and not all(name in place.z for name in self.axes)
         if not self.labels or drawn:
             once = self._model_run(place, batch, indices, lambda name, fn: fn.sample() if name in self.labels else None)
-            observed = Observed(once.observed, shape)
+            observed = Observed(once.observed, fit)
             return Decoded(observed.mean(), None, observed)
         again = Again(place)
 
@@ -125,7 +140,7 @@ class PyroProgram(VAEProgram):
             run = self._model_run(
                 again, batch, indices, lambda n, fn: self.labels[n].value(fn, numbers[n]) if n in numbers else None
             )
-            return Scored(Observed(run.observed, shape), run.latent, numbers)
+            return Scored(Observed(run.observed, fit), run.latent, numbers)
 
         return summed(scored, self.labels)
 
@@ -142,6 +157,15 @@ class PyroProgram(VAEProgram):
     def model(self) -> Any:
         """The model, with a Gaussian for what was discrete."""
         return ModelHandler(self.scales)(self.pair.own(self.pair.model))
+
+    def _like_data(self, batch: Batch) -> Callable[[Tensor], Tensor]:
+        """Return what brings values of the observed site to the shape of the data."""
+        if self.pair.sequences is not None:
+            lengths = batch.cond[0]
+            steps = max(batch.x.shape[1], int(lengths.max()))
+            shape = torch.Size((batch.size, steps, *batch.x.shape[2:]))
+            return lambda values: fitted(values, shape, lengths)
+        return lambda values: values.reshape(batch.x.shape)
 
     def outer_dims(self, name: str) -> int:
         """See `VAEProgram.outer_dims`: batch dimensions of a site beside the data's are mapped each on its own."""

@@ -33,6 +33,11 @@ class Unit(NamedTuple):
         return list(self.value) if isinstance(self.value, list) else [self.value]
 
     @property
+    def floating(self) -> bool:
+        """Whether they are floating point numbers."""
+        return any(tensor.is_floating_point() for tensor in self.tensors)
+
+    @property
     def ragged(self) -> bool:
         """Whether rows may be of different length."""
         return not isinstance(self.value, Tensor)

@@ -79,6 +79,8 @@ class SinglePyro(VAEParts):
     needs_rows = True
 
     def __init__(self, program: PyroProgram, batch: Batch) -> None:
+        if program.pair.sequences is not None:
+            raise NotSingle("sequences of different length")
         if len(program.axes) > 1:
             raise NotSingle("several latent sites: " + _listed(program.axes))
         if program.labels:
@@ -92,7 +94,7 @@ class SinglePyro(VAEParts):
             raise NotSingle("several observed sites: " + _listed(sites))
         ((observed, site),) = sites.items()
         value = site.msg["value"]
-        if value.numel() != batch.x.numel() or not torch.equal(value.reshape(batch.x.shape), batch.x):
+        if value.numel() != batch.x.numel() or not torch.equal(value.reshape(batch.x.shape).to(batch.x), batch.x):
             raise NotSingle(f'the observed site "{observed}" is not the data as it was given')
         if posterior.mask is not None or is_masked(prior.msg) or is_masked(site.msg):
             raise NotSingle("a mask")
@@ -112,6 +114,10 @@ class SinglePyro(VAEParts):
         )
         if discrete:
             self.assumed = (f'the mean of the discrete site "{observed}" with a Gaussian residual, as you said',)
+
+    def read(self, x: Tensor) -> Tensor:
+        """See `VAEParts.read`."""
+        return self.program.read(x)
 
     def encode(self, x: Tensor, *cond: Any, **kwargs: Any) -> Any:
         """See `VAEParts.encode`: z has the batch first."""

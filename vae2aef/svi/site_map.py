@@ -20,6 +20,8 @@ from vae2aef.wrapping.options import build_flow
 CORES = ("linear", "step", "sum", "log")
 PARTITION = ("center", "corner", "random")
 
+GUIDES_OWN = "; the guide's own, sigma = 1"
+
 LARGE = 100.0
 """Beyond this, print(elbo) says that h reads large values."""
 
@@ -130,7 +132,7 @@ def _features(
     if isinstance(core, nn.Module):
         return core, ""
     if isinstance(core, str) and core == "noise":
-        return NoFeatures(latent), "; the guide's own, sigma = 1"
+        return NoFeatures(latent), GUIDES_OWN
     _require_readable(core, data, batch.site, step, varying)
     if core == "linear":
         core = _linear(step, varying)

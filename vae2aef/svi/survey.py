@@ -11,6 +11,7 @@ from torch import Tensor
 from vae2aef.errors import WrapError
 from vae2aef.svi.batch_axis import find_batch_axis
 from vae2aef.svi.data import Source, as_data, chosen, depends, score_of
+from vae2aef.svi.dtypes import naming_dtypes
 from vae2aef.svi.find_data import device_of, source_of
 from vae2aef.svi.guide_maps import GuideMaps
 from vae2aef.svi.observed import is_discrete, note_observed, require_known
@@ -52,7 +53,7 @@ def survey(
     if not every and given is None and not maps.maps:
         as_data(None, given=False)  # says that there is nothing to encode
     try:
-        with quiet(device_of(every), model, guide):
+        with naming_dtypes([u for u in every if u.floating]), quiet(device_of(every), model, guide):
             if start is not None:
                 torch.set_rng_state(start)
             runs = Runs(model, guide, args, kwargs, named)
@@ -68,7 +69,7 @@ def survey(
 def _of_dtype(error: RuntimeError, every: list[Unit]) -> bool:
     """Whether torch says that whole numbers came where others were expected."""
     said = re.search(r"\bdtype\b|scalar type|[Ii]nput type|'(Long|Int|Short|Char|Byte|Bool)'", str(error))
-    return bool(every and said) and not any(t.is_floating_point() for unit in every for t in unit.tensors)
+    return bool(every and said) and not any(unit.floating for unit in every)
 
 
 def _look(maps: GuideMaps, runs: Runs, source: Source | None) -> None:

@@ -237,6 +237,6 @@ def _no_latent(record: Record, output: int, on_the_way: set[int]) -> Refusal:
 
 def _is_latent(record: Record, node: int, output: int) -> bool:
     """Whether a node could be a latent, made from the noise in another way: after it neither data nor noise enters."""
-    if node == output or record.alive[node].shape != record.noise.shape or record.source not in record.reaches(node):
+    if node == output or record.shapes[node] != record.noise.shape or record.source not in record.reaches(node):
         return False
     return not {0, record.source} & record.reaches(output, avoiding=node)

@@ -84,7 +84,7 @@ class Follow(TorchFunctionMode):
         self.drew = self.done = False
         self.count = self.drawn = 0
         # Kept alive, so that an id stays that of one tensor.
-        self.touched: dict[int, Tensor] = {}
+        self.touched: dict[int, Any] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         """Intercept one call of a torch function."""

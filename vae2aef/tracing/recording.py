@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from vae2aef.tracing.alive import Notes
 from vae2aef.tracing.calls import TO_PYTHON, in_checkpoint, in_torch, plain_name, tensors, used_values
 from vae2aef.tracing.noise import DETACH, DRAWS, GAUSSIAN, Follow
 
@@ -58,10 +59,12 @@ class Record(Follow):
         grad_off: indices of those that pass no gradient to what the noise meets there, gradients being off.
         repeated: indices of those made inside `torch.utils.checkpoint`, which repeats them; 0 is the draw.
         values: what the affine ones returned, by index.
+        shapes: of the nodes.
         losses: nodes that went into a loss, by its function's name.
         decided: functions by which the user's code has read values that depend on the data or on a draw.
     """
 
+    touched: Notes
     LOSSES = frozenset(
         {"binary_cross_entropy", "binary_cross_entropy_with_logits", "cross_entropy", "nll_loss", "poisson_nll_loss"}
     )
@@ -74,8 +77,10 @@ class Record(Follow):
         self.drawn_at: dict[int, int] = {}
         self.mixing: set[int] = set()
         self.parents: list[set[int]] = [set()]
-        self.nodes: dict[int, int] = {id(x): 0}
-        self.alive: list[Tensor] = [x]
+        self.nodes, self.touched = Notes(), Notes()
+        self.nodes.note(x, 0)
+        self.held: list[Tensor] = [x]
+        self.shapes: list[torch.Size] = [x.shape]
         self.source: int | None = None
         self.affine: dict[int, int] = {}
         self.breaks: dict[int, str] = {}
@@ -108,8 +113,13 @@ class Record(Follow):
                 self.repeated.add(self.count)
         self.note(func, made, used_values(func, args, kwargs), noisy=hit)
         if hit:
-            self.touched.update((id(t), t) for t in made)
+            self.touch(made)
         return result
+
+    def touch(self, made: list[Tensor]) -> None:
+        """Note results that are made of the noise; those of its size, which may be latents, are kept."""
+        for t in made:
+            self.touched.note(t, t if t.numel() == self.noise.numel() else None)
 
     def fresh(self, asked: Tensor) -> Tensor:
         """Make u when none was given."""
@@ -134,6 +144,7 @@ class Record(Follow):
             parents = [self._known(t) for t in used_values(func, args[overwritten:], kwargs)]
             result = func(*args, **kwargs)
             node = self.node(tensors(result)[0], {parent for parent in parents if parent is not None})
+            self.held.append(tensors(result)[0])  # so that no other tensor gets its place in memory
             self.drawn_at[tensors(result)[0].data_ptr()] = node
         self.draws.append(Draw(func.__name__, tuple(tensors(result)[0].shape), grad, gaussian))
         self.draw_nodes.append(node)
@@ -147,8 +158,8 @@ class Record(Follow):
     def node(self, t: Tensor, parents: set[int]) -> int:
         """Add a node for a new tensor, or for the new value of a tensor changed in place."""
         self.parents.append(parents)
-        self.nodes[id(t)] = len(self.parents) - 1
-        self.alive.append(t)
+        self.nodes.note(t, len(self.parents) - 1)
+        self.shapes.append(t.shape)
         return len(self.parents) - 1
 
     def note(self, func: Any, made: list[Tensor], operands: list[Tensor], noisy: bool) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from vae2aef.batch import Batch
 from vae2aef.errors import WrapError, describe
@@ -21,18 +22,30 @@ def read_example(example: Any) -> Batch:
     """Take `wrap(example=)` apart: data, conditions, conditions by name.
 
     Raises:
-        WrapError: if it is no tensor, nor a tuple that begins with one.
+        WrapError: if it is no tensor, nor a tuple that begins with one; or the data are sparse.
     """
+    if isinstance(example, PackedSequence):
+        raise WrapError(
+            "the example is a PackedSequence, and a VAE is wrapped on padded data; ",
+            "pass example=(x, lengths), which torch.nn.utils.rnn.pad_packed_sequence(example, batch_first=True) gives; "
+            "a Pyro model and guide of packed data are converted by vae2aef.from_pyro(model, guide, example)",
+        )
     if isinstance(example, Tensor):
-        return Batch(example)
+        return Batch(_dense(example))
     if isinstance(example, (tuple, list)) and example and isinstance(example[0], Tensor):
         x, *cond = example
         kwargs = cond.pop() if cond and isinstance(cond[-1], dict) else {}
-        return Batch(x, tuple(cond), kwargs)
+        return Batch(_dense(x), tuple(cond), kwargs)
     raise WrapError(
         "expected example=x, a batch of data of shape (batch, *event), or (x, *conditions): shapes are read from it "
         f"and the parts are checked on it; got {'nothing' if example is None else describe(example)}"
     )
+
+
+def _dense(x: Tensor) -> Tensor:
+    if x.layout is not torch.strided:
+        raise WrapError(f"the data of the example are a tensor of layout {x.layout}: ", "pass x.to_dense()")
+    return x
 
 
 @contextmanager

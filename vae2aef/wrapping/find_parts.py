@@ -106,8 +106,8 @@ class _Search:
     def pair(self) -> VAEParts | None:
         """Take encoder and decoder as given, or under their usual names."""
         for first, second in PAIRS:
-            encoder = self.encoder or self._named(first)
-            decoder = self.decoder or self._named(second)
+            encoder = self._named(first) if self.encoder is None else self.encoder
+            decoder = self._named(second) if self.decoder is None else self.decoder
             if encoder is None or decoder is None:
                 self.tried.append(f"`{first}` and `{second}`: not both there")
                 continue

@@ -66,7 +66,8 @@ def known_pass(vae: Any, batch: Batch, parts: VAEParts, u: Tensor | None = None)
             found += leaves(parts.output(out))
         except Exception:  # which is of what the decoder returns, then
             pass
-    made = [record.noise, *record.touched.values(), *record.values.values()]
+    touched = [t for t in record.touched.values() if t is not None]
+    made = [record.noise, *touched, *record.values.values()]
     return Pass(record.u.detach(), [t.detach() for t in made], [value.detach() for _, _, value in found])
 
 

@@ -12,10 +12,10 @@ from vae2aef.batch import Batch
 from vae2aef.errors import WrapError
 from vae2aef.likelihood.base import MIN_SCALE, SPEED
 from vae2aef.marginal import LogProb
-from vae2aef.modes import evaluation_mode, own_random_state, without_gradients
+from vae2aef.modes import evaluation_mode, own_random_state
 from vae2aef.registry import unwrap
 from vae2aef.residual import Residual
-from vae2aef.tensors import numel
+from vae2aef.tensors import numel, without_gradients
 from vae2aef.wrapping.wrap import wrap
 
 READ = ("encoder", "decoder", "encoder_scale", "decoder_scale", "output", "prior", "preprocess")
