@@ -150,7 +150,7 @@ def is_saved_dataset(path: Path) -> bool:
 
 
 def read_saved_dataset(path: Path) -> Found:
-    """Read what `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote: the one column of images or lists, or numbers.
+    """Read what `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote: images, lists, or numbers.
 
     Raises:
         InputError: `datasets` is missing, the folder is damaged, or there is no column, or more than one, of images.
