@@ -109,9 +109,12 @@ def _sequences(features: Any, name: str) -> np.ndarray | None:
             f"{name}: column {column} holds lists, and there are the columns {', '.join(others[:8])} beside it; leave "
             "one of the two out"
         )
-    rows = [_array(row) for row in features[column]]
-    if wrong := [number for number, row in enumerate(rows) if row is None]:
-        raise InputError(f"{name}, row {wrong[0]}: column {column} holds no numbers there, or lists of two lengths")
+    rows = []
+    for number, row in enumerate(features[column]):
+        array = _array(row)
+        if array is None:
+            raise InputError(f"{name}, row {number}: column {column} holds no numbers there, or lists of two lengths")
+        rows.append(array)
     if len(shapes := {row.shape for row in rows}) > 1:
         raise InputError(
             f"{name}: lists of column {column} have shapes {', '.join(map(str, sorted(shapes)[:4]))}; pad or cut them "
