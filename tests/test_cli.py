@@ -352,6 +352,7 @@ sys.argv = ["vae2aef", "compare", "--help"]
         "import runpy; runpy.run_module('vae2aef', run_name='__main__', alter_sys=True)",  # python -m vae2aef
     ],
 )
+@pytest.mark.slow
 def test_the_first_word_comes_before_torch(tmp_path, start):
     """On a terminal the first seconds, which torch's import takes, are not blank; what is piped on stays clean."""
     import pty
