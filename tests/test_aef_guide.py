@@ -228,6 +228,7 @@ def test_the_density_is_that_of_the_map(flow, family):
     torch.testing.assert_close(fn.log_prob(z.clone()), expected, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_entropy_closed_is_the_mean_of_sampled_with_the_same_gradients():
     pair, x = Pair(), torch.randn(B, N)
     sampled = vae2aef.aef_guide(pair.model, pair.guide, noise=0.5)

@@ -43,6 +43,7 @@ class VAE(nn.Module):
         return self.decoder(mean + (0.5 * log_var).exp() * torch.randn_like(mean)), mean, log_var
 
 
+@pytest.mark.slow
 def test_here(tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
     pytest.importorskip("huggingface_hub")

@@ -222,7 +222,8 @@ def test_a_factory_of_a_module_made_by_a_path_is_named_by_its_file(folder, monke
     assert name_of(sys.modules["tiny"].make) == "tiny:make"
 
 
-@pytest.mark.parametrize("where", [".", pytest.param("scripts", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("where", [".", "scripts"])
 def test_a_script_writes_a_command_that_can_be_run(folder, where):
     """From the folder of the script and from another; the script is not run a second time to find its own function."""
     (folder / where).mkdir(exist_ok=True)
@@ -352,6 +353,7 @@ sys.argv = ["vae2aef", "compare", "--help"]
         "import runpy; runpy.run_module('vae2aef', run_name='__main__', alter_sys=True)",  # python -m vae2aef
     ],
 )
+@pytest.mark.slow
 def test_the_first_word_comes_before_torch(tmp_path, start):
     """On a terminal the first seconds, which torch's import takes, are not blank; what is piped on stays clean."""
     import pty

@@ -198,6 +198,7 @@ def test_data_of_any_range_without_the_logit(tmp_path, preprocess):
 
 
 @pytest.mark.parametrize(("vae", "flow"), [("mlp", "coupling"), ("conv", "maf")])
+@pytest.mark.slow
 def test_built_in_networks_and_flows_on_colour_images(tmp_path, vae, flow):
     np.savez(tmp_path / "a.npz", x_train=RNG.randint(0, 256, (20, 6, 5, 3)).astype(np.uint8))
     options = Options(
@@ -237,6 +238,7 @@ def test_the_command_asks_for_the_same_again():
         assert seen == [(options, Path("my out"))]
 
 
+@pytest.mark.slow
 def test_the_arms_say_which_core_flow_they_have(tmp_path):
     console = mute()
     options = Options(**SMALL | {"core_flow": "coupling", "steps": 2, "arms": ("vae", "aef"), "prior": "coupling"})

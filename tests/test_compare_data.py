@@ -71,6 +71,7 @@ def labelled(tmp_path):
     return str(tmp_path / "l.npz")
 
 
+@pytest.mark.slow
 def test_conditions_reach_the_vae_with_their_own_rows(tmp_path, labelled):
     """Told the label of each datum, the VAE explains the data; told that of another, it could not."""
     options = {"data": labelled, "vae": "test_compare_data:conditional", "preprocess": "standardize", "arms": ("vae",)}
@@ -96,6 +97,7 @@ def test_conditions_follow_the_data(tmp_path, labelled):
     assert all(torch.equal((x.mean(1) / 2 + 1).round().long(), y) for x, (y,) in parts)
 
 
+@pytest.mark.slow
 def test_the_factory_is_called_once_a_seed(tmp_path):
     CALLS.clear()
     run(tmp_path, vae="test_compare_data:counted", seeds=2)

@@ -52,7 +52,7 @@ def test_data_are_scored_as_they_are(tmp_path, name):
         test = json.loads((out / "runs" / f"seed0-{row.arm}" / "result.json").read_text())["test"]["log_prob"]
         assert max(test) < 0  # a probability
         assert row.bits_per_dim == pytest.approx(-np.mean(test) / (6 * math.log(2)))  # and no log2 of the levels
-        assert f"{row.arm} {np.mean(test):.2f}" in console.file.getvalue()  # in nats
+        assert f"{row.arm} {np.mean(test):.2f}".replace("-", "\u2212") in console.file.getvalue()  # in nats
 
 
 def test_values_on_their_grid():

@@ -85,6 +85,7 @@ def require_one_graph(aef: vae2aef.AEF, x: Tensor, backend: str, names: Collecti
 
 
 @needs_dynamo
+@pytest.mark.slow
 def test_samples_and_their_weights_in_one_graph():
     aef, x = dense(core_flow="none", noise=0.3)
     require_one_graph(aef, x, "aot_eager", ("sample", "log_prob"))

@@ -335,3 +335,39 @@ def test_saved_numbers_of_hugging_face(tmp_path, datasets, frame):
     datasets.Dataset.from_pandas(frame).save_to_disk(tmp_path / "d")
     data = load(str(tmp_path / "d"))
     assert data.event_shape == (2,) and data.classes == ("x", "y")
+
+
+SERIES = np.linspace(-1, 1, 60).reshape(12, 5)
+
+
+def test_saved_sequences_of_hugging_face(tmp_path, datasets):
+    rows = {"series": SERIES.tolist(), "label": [i % 3 for i in range(12)]}
+    datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "d")
+    data = load(str(tmp_path / "d"), 1)
+    assert data.event_shape == (5,) and len(data.x_train) + len(data.x_test) == 12
+    every = torch.cat([data.x_train, data.x_test])
+    torch.testing.assert_close(every[every[:, 0].argsort()], torch.from_numpy(SERIES).float())
+    assert data.labels["train"].max() == 2
+
+
+def test_sequences_of_vectors_in_parquet(tmp_path, datasets):
+    pytest.importorskip("pyarrow")
+    rows = SERIES.reshape(12, 5, 1).repeat(2, 2)
+    parts = ["train"] * 9 + ["test"] * 3
+    datasets.Dataset.from_dict({"motion": rows.tolist(), "split": parts}).to_parquet(tmp_path / "d.parquet")
+    data = load(str(tmp_path / "d.parquet"), 1)
+    assert data.event_shape == (1, 5, 2)  # as any array of two axes a datum
+    torch.testing.assert_close(data.x_test[:, 0], torch.from_numpy(rows[9:]).float())
+
+
+@pytest.mark.parametrize(("rows", "said"), [
+    ({"a": [[1.0, 2.0], [1.0]]}, r"lists of column a have shapes \(1,\), \(2,\); pad or cut them to one"),
+    ({"a": [[1.0, 2.0], [1.0, None]]}, "missing or infinite values in column a"),
+    ({"a": [["x"], ["y"]]}, "row 0: column a holds no numbers there"),
+    ({"a": [[[1.0], [1.0, 2.0]], [[1.0], [1.0]]]}, "row 0: column a holds no numbers there, or lists of two lengths"),
+    ({"a": [[1.0], [2.0]], "b": [1.0, 2.0]}, "column a holds lists, and there are the columns b beside it"),
+])  # fmt: skip
+def test_sequences_that_are_no_array_are_named(tmp_path, datasets, rows, said):
+    datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "d")
+    with pytest.raises(InputError, match=said):
+        load(str(tmp_path / "d"), 1)

@@ -289,6 +289,7 @@ def test_summary_and_notebooks(aef):
 # ---------------------------------------------------------------- Lightning
 
 
+@pytest.mark.slow
 def test_the_task_tests_predicts_and_comes_back(tmp_path):
     pytest.importorskip("lightning")
     from lightning.pytorch import Trainer

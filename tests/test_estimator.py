@@ -49,6 +49,7 @@ def test_outliers_lie_below_zero(fitted):
     assert (fitted.decision_function(X[:20] + np.array([0, 5, -5])) < 0).all()
 
 
+@pytest.mark.slow
 def test_data_in_order_are_scored_as_in_any_order():
     """What divides inliers from outliers is read off rows from all of the data, not off the first thousand."""
     low = np.sort(np.concatenate([0.1 * RNG.randn(1100, 1), 8 + 2 * RNG.randn(1100, 1)]), 0)
@@ -94,6 +95,7 @@ def test_latents_and_samples(fitted):
     np.testing.assert_allclose(np.cov(drawn.T), np.cov(X.T), atol=1.0)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_model_and_pipelines_work():
     one, two = (AEFEstimator(**QUICK).fit(X) for _ in range(2))
     assert np.array_equal(one.score_samples(X[:5]), two.score_samples(X[:5]))

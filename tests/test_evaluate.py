@@ -156,6 +156,7 @@ class Conditional(VAE):
         return super().decode(z, shift)
 
 
+@pytest.mark.slow
 def test_conditions_and_an_aef():
     vae, x, shift = Conditional(), torch.randn(4, N), torch.randn(4, 1)
     given = {"likelihood": 0.5, "num_samples": 500, "seed": 0, **SCALE}
@@ -170,6 +171,7 @@ def test_conditions_and_an_aef():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ImportWarning")
+@pytest.mark.slow
 def test_the_page_on_other_libraries():
     """Its blocks run, and its table holds what they measure."""
     pytest.importorskip("pythae")
@@ -326,6 +328,7 @@ def invoke(*args):
     return result.exit_code, result.stdout, result.stderr
 
 
+@pytest.mark.slow
 def test_the_command_on_bits_with_weights(folder):
     """Exact bits per dimension; the numbers are those of the weights, and of `vae2aef.log_prob`."""
     from vae2aef.comparison.data import load

@@ -177,6 +177,7 @@ def test_counted_numbers_are_normal_and_independent():
     assert (flat[1:] * flat[:-1]).mean(0).abs().max() < 0.03
 
 
+@pytest.mark.slow
 def test_integers_under_a_partition_are_an_estimate():
     """The noise of dequantisation is averaged over: exact=True on a random number was wrong."""
     x = torch.randint(0, 4, (5, 3))

@@ -160,6 +160,6 @@ def test_more_latents_than_are_fitted_in_full():
         vae.w.add_(0.02 * torch.randn(300, 300))
     aef = vae2aef.wrap(vae, example=x, encoder_scale="std", core="noise", core_flow="none", residual=0.6)
     truth = vae.log_marginal(x, 0.6)
-    found = aef.log_prob(x, num_samples=64, seed=0)
-    tuned = aef.log_prob(x, num_samples=64, proposal="tuned")
+    found = aef.log_prob(x, num_samples=1024, seed=0)
+    tuned = aef.log_prob(x, num_samples=1024, proposal="tuned")
     assert not found.bound and ((found.value - truth).abs() < 1).all() and (tuned.value < found.value - 80).all()

@@ -388,6 +388,7 @@ def test_marginal_of_a_linear_gaussian_hierarchy_is_the_closed_form(order, noise
         assert bound < vae.exact(x).mean()
 
 
+@pytest.mark.slow
 def test_overflow_far_from_the_data_is_a_weight_of_zero():
     """Scales that overflow for far-off draws stop neither tuning nor estimate, with Pyro's validation on."""
     enc, x = nn.Linear(N, 2), torch.randn(B, N)
@@ -543,6 +544,7 @@ def test_check_reads_a_pyro_vae():
 
 
 @pytest.mark.filterwarnings("ignore")  # Lightning's, about loggers, workers and checkpoints
+@pytest.mark.slow
 def test_lightning_trains_it(tmp_path):
     lightning = pytest.importorskip("lightning")
     from vae2aef.training import AEFTask

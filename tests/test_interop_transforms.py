@@ -282,6 +282,7 @@ def test_trap_pyro_maf_inverse_in_float64():
     torch.testing.assert_close(as_bijection(transform)(x)[0], y)  # avoided
 
 
+@pytest.mark.slow
 def test_trap_zuko_switches_validation_off():
     pytest.importorskip("zuko")
     code = (
@@ -325,6 +326,7 @@ def test_trap_zuko_composed_inverse_recomputes():
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # torch dynamo's
+@pytest.mark.slow
 def test_trap_zuko_breaks_fullgraph():
     """zuko: no `fullgraph=True`. Ours hold it; a core flow of zuko is compiled with graph breaks, to the same value."""
     x = torch.randn(3, D)

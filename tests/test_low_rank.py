@@ -92,6 +92,7 @@ def test_the_density_of_a_frame_is_that_of_its_draws():
         torch.testing.assert_close(log_q[:, row], expected.log_prob(v[:, row]))
 
 
+@pytest.mark.slow
 def test_the_certificate_and_rows_go_through(strong):
     aef, x, _ = strong
     source = sampler(case_of(aef, x), None)

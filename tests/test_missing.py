@@ -102,6 +102,7 @@ def test_every_likelihood_against_quadrature(name):
         aef.likelihood.check(aef.impute(x, there, num_samples=64, draw=True).to(x.dtype), exact=True)
 
 
+@pytest.mark.slow
 def test_preprocessing_counts_for_what_is_there():
     """Under a logit, all observed is the plain number; and parts of an independent model add up."""
     torch.manual_seed(0)

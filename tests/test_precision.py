@@ -87,6 +87,7 @@ def test_compiled_equals_eager(x, core, flow):
 
 
 @needs_dynamo
+@pytest.mark.slow
 def test_compiled_with_noise(x):
     """Sigma may change between steps, and the compiled loss follows; Dynamo alone is enough to see it."""
     aef = make(x, noise=0.3, core_flow="none")

@@ -122,6 +122,7 @@ def test_a_plate_without_a_size_is_found_by_name():
         vae2aef.AEF_ELBO(noise=0).loss(model, guide, torch.randn(B, N))
 
 
+@pytest.mark.slow
 def test_the_sum_is_that_of_the_labelled_conversions():
     """As for ss_vae_M2: given labels are observed and scored, and their probabilities add up to that of x."""
     vae, x = Labelled(), torch.randn(B, N)

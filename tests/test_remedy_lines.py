@@ -533,6 +533,7 @@ def test_rows_are_normalised_by_themselves(norm: nn.Module) -> None:
     'prior="{}" would be',
     "fit_scale=True fits",
 )
+@pytest.mark.slow
 def test_a_likelihood_that_must_be_known() -> None:
     vae, options = small()
     x, more = options.pop("example"), {**options, "num_samples": 8, "seed": 0}

@@ -93,6 +93,18 @@ def test_when_an_arm_reached_the_first_ones_best():
     results[2]["validation_bits_per_dim"] = [[5, 9.4], [10, 2.6]]
     first, quick, slow = summarise(results, ["vae", "aef", "slow"], (1,), 1, 128)
     assert (first.reached, quick.reached, slow.reached) == (1.0, 0.5, None)
+    assert [row.reached_seconds for row in (first, quick, slow)] == [None] * 3  # not noted
+    for result, seconds in zip(results, ([4.0, 8.0], [3.0, 6.5], [1.0, 2.0]), strict=True):
+        result["validation_seconds"] = seconds
+        result["validation_bits_per_dim"] = result["validation_bits_per_dim"][-2:]
+    first, quick, slow = summarise(results, ["vae", "aef", "slow"], (1,), 1, 128)
+    assert (quick.reached_seconds, slow.reached_seconds) == (3.0, None)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(report.terminal_table([first, quick, slow], "title", 128))
+    assert [line.split()[-2:] for line in console.export_text().splitlines() if line.split()[:1] == ["aef"]] == [
+        ["50%", "3"]
+    ]
+    assert report.page_table([first, quick, slow])[2][3] == "50% of steps, 3 s"
 
 
 def test_seeds_are_paired_whatever_their_order():
@@ -115,7 +127,9 @@ def rows():
 
 
 def test_the_terminal_table_fits_in_eighty_columns(rows):
-    long = [replace(row, arm="vae+features", parameters=12_345_678, seconds=4321.0) for row in rows]
+    long = [
+        replace(row, arm="vae+features", parameters=12_345_678, seconds=4321.0, reached_seconds=4321.0) for row in rows
+    ]
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(report.terminal_table(long, "title", 100_000))
     text = console.export_text()

@@ -54,6 +54,7 @@ def test_the_analytic_kl_is_that_of_the_vae():
     assert sampled(aef, x) == sampled(bare, x)
 
 
+@pytest.mark.slow
 def test_training_on_does_not_fall_below_the_start():
     """A converged VAE goes on as an AEF: its bound, averaged over many draws, never rises by more than its noise."""
     vae, x = trained()

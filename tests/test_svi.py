@@ -170,6 +170,7 @@ def test_bridge_gradients():
         torch.testing.assert_close(results[1][name], value, msg=name)
 
 
+@pytest.mark.slow
 def test_subsampling_is_unbiased():
     """At sigma = 0 the mean over all pairs of rows is the loss of all rows."""
     x = torch.randn(4, N)
@@ -188,6 +189,7 @@ def test_subsampling_is_unbiased():
     )
 
 
+@pytest.mark.slow
 def test_particles():
     pair, x = Pair(), torch.randn(8, N)
     elbo = AEF_ELBO(noise=0.5, core_flow="none")

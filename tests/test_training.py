@@ -272,6 +272,7 @@ def test_a_run_stopped_while_it_is_tested_is_not_trained_again(held, uninterrupt
     assert result["test"] == uninterrupted["test"]
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_read_and_not_repeated(held, uninterrupted, tmp_path):
     (tmp_path / "result.json").write_text('{"arm": "kept"}')
     assert run(held, tmp_path) == {"arm": "kept"}

@@ -104,6 +104,7 @@ def test_a_decoder_of_means_is_not_taken_for_logits():
     vae2aef.wrap(Mean(), example=x, encoder_scale="log_std")  # a warning would be an error
 
 
+@pytest.mark.slow
 def test_an_untrained_decoder_is_not_taken_for_logits():
     """A warning would be an error. Few values, and one pattern for all rows, are alike by chance."""
     for seed in range(30):

@@ -235,6 +235,7 @@ print(vae2aef.wrap(vae, example=zoo.example(vae)))
 
 @pytest.mark.remedy("its output is random, but no draw is seen: `")
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.slow
 def test_a_scripted_draw_and_its_remedy() -> None:
     vae = wild.ScriptedDraw()
     error = raised(vae, zoo.example(vae), r"random, but no draw is seen: `noise` is scripted")

@@ -32,16 +32,6 @@ def numel(shape: Sequence[int]) -> int:
     return torch.Size(shape).numel()
 
 
-def repeat_batch(value: Any, times: int, batch: int) -> Any:
-    """Repeat a tensor of leading size `batch` to `times * batch`, whole batch after whole batch.
-
-    Anything else (a scalar, a string, a tensor without the batch dimension) is returned as it is.
-    """
-    if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == batch:
-        return value.repeat(times, *(1 for _ in value.shape[1:]))
-    return value
-
-
 def with_older_buffers(state: dict[str, Any], marker: str, prefix: str, **values: Any) -> dict[str, Any]:
     """Add to a checkpoint of release 0.1 the buffers that a module did not have then, with which its map is the same.
 

@@ -172,6 +172,7 @@ def test_it_trains_on_binary_digits(name: str, single: None) -> None:
 
 
 @pytest.mark.parametrize(("name", "bits"), [("stand-in", 8), ("real", 8), ("real", 5)])
+@pytest.mark.slow
 def test_it_trains_on_colour_images(name: str, bits: int, single: None) -> None:
     if not CIFAR.exists():
         pytest.skip(f"the CIFAR-10 subset {CIFAR} is not there")

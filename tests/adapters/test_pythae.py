@@ -93,6 +93,7 @@ def test_models_derived_from_the_vae_are_taken_and_say_what_is_dropped(model: st
     assert aef(images(SHAPE)[:4]).isfinite()
 
 
+@pytest.mark.slow
 def test_a_bernoulli_model_is_taken_with_its_cross_entropy_and_says_so() -> None:
     vae, x = build("VAE", reconstruction_loss="bce"), images(SHAPE)
     aef = vae2aef.wrap(vae, example=x, core="noise", core_flow="none", kl="sampled")
@@ -178,6 +179,7 @@ def test_base_trainer(tmp_path: Path, quiet: None) -> None:
 
 
 @pytest.mark.parametrize("name", ["VAE", "VAMP", "VAE_IAF"])
+@pytest.mark.slow
 def test_training_pipeline_saving_loading_and_samplers(name: str, tmp_path: Path, quiet: None) -> None:
     data = images(SHAPE)
     aef = wrapped(name)

@@ -110,6 +110,7 @@ def test_entry_point_is_loaded_when_its_class_is_wrapped(monkeypatch: pytest.Mon
     assert vae2aef.wrap(Derived(), example=torch.rand(5, 6)).latent_shape == (2,)
 
 
+@pytest.mark.slow
 def test_entry_point_of_an_installed_package(tmp_path: Any) -> None:
     """A real distribution on sys.path: found by its metadata, not imported until its class is wrapped."""
     info = tmp_path / "thirdparty-1.0.dist-info"

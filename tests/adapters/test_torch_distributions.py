@@ -76,6 +76,7 @@ def test_density_of_z_is_that_of_the_distribution(name: str, draws: int) -> None
     torch.testing.assert_close(log_q.reshape(-1), expected)
 
 
+@pytest.mark.slow
 def test_marginal_through_a_posterior_that_depends_on_the_datum() -> None:
     """Importance sampling repeats the batch; the covariance of each datum must stay with it."""
     vae = DistributionVAE("full").double()

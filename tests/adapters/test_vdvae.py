@@ -129,6 +129,7 @@ def test_unknown_data_is_said():
 
 
 @both
+@pytest.mark.slow
 def test_it_trains_on_real_images(which):
     if not CIFAR.exists():
         pytest.skip(f"the CIFAR-10 subset {CIFAR} is not there")

@@ -60,13 +60,14 @@ def terminal_table(rows: Sequence[Row], title: str, draws: int) -> Table:
         draws: importance samples for the marginal of one sample.
     """
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in ("arm", "bits/dim", f"minus\n{rows[0].arm}", f"ESS (min)\nof {draws}", "params", "s", "equal\nafter"):
+    for name in ("arm", "bits/dim", f"minus\n{rows[0].arm}", f"ESS (min)\nof {draws}", "s", "equal\nafter", "at s"):
         table.add_column(name, justify="left" if name == "arm" else "right", no_wrap=True)
     for row in rows:
-        # Eighty columns must do: reconstruction error and added parameters are left to the report.
+        # Eighty columns must do: reconstruction error and parameters are left to the report.
         arm, bits, change, _, _, _, _, seconds, reached = cells(row)
         sizes = f"{row.ess_median:.1f} ({row.ess_min:.0f})"
-        table.add_row(arm, bits, change, sizes, _short(row.parameters), seconds, reached)
+        after = "" if row.reached_seconds is None else f"{row.reached_seconds:.0f}"
+        table.add_row(arm, bits, change, sizes, seconds, reached, after)
     return table
 
 
@@ -80,21 +81,16 @@ def markdown_table(rows: Sequence[Row], draws: int) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def page_table(rows: Sequence[Row], reached: Sequence[float | None]) -> list[list[str]]:
-    """Return heading and rows for the report, in few words: its text says the rest.
-
-    Args:
-        rows: one an arm; differences are to the first.
-        reached: seconds until each arm was as good as the first one's best; None if it never was, or not known.
-    """
+def page_table(rows: Sequence[Row]) -> list[list[str]]:
+    """Return heading and rows, one an arm, for the report, in few words: its text says the rest."""
     first = rows[0].arm
     lines = [
         ["arm", "bits per dim.", f"minus {first}", f"equal to {first} after", "training", "squared error", "parameters"]
     ]
-    for row, seconds in zip(rows, reached, strict=True):
+    for row in rows:
         arm, bits, change, _, error, _, _, spent, share = cells(row)
         after = share if row.reached is None else f"{row.reached:.0%} of steps"
-        after += "" if seconds is None else f", {seconds:.0f} s"
+        after += "" if row.reached_seconds is None else f", {row.reached_seconds:.0f} s"
         added = sum(row.added.values())
         sizes = f"{_short(row.parameters)}, {_short(added)} added" if added else _short(row.parameters)
         lines.append([arm, bits, change, after, f"{spent} s", error, sizes])

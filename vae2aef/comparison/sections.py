@@ -44,7 +44,7 @@ def page(outcome: Outcome, out: Path, command: str, made_with: str) -> Page:
         title=outcome.title,
         verdict=[line for line in said if not line.startswith(OWN_LOOP)],
         own_loop=next((line.removeprefix(OWN_LOOP) for line in said if line.startswith(OWN_LOOP)), ""),
-        table=report.page_table(outcome.rows, [_reached_seconds(outcome, row.arm) for row in outcome.rows]),
+        table=report.page_table(outcome.rows),
         best=-1 if best is None else outcome.rows.index(best),
         key=wording.key(outcome.rows, outcome.options),
         arms=wording.arms(outcome.options),
@@ -129,16 +129,3 @@ def _certificate(outcome: Outcome) -> Part:
 
 def _drifts(outcome: Outcome) -> list[str]:
     return wording.drifts(outcome.runs, outcome.dataset.event_shape, outcome.data.bins)
-
-
-def _reached_seconds(outcome: Outcome, arm: str) -> float | None:
-    """Seconds in training steps until the arm was as good as the first one's best, median over seeds; None: never."""
-    found = []
-    for run, first in zip(outcome.runs_of(arm), outcome.runs_of(outcome.rows[0].arm), strict=True):
-        best = min(bits for _, bits in first["validation_bits_per_dim"])
-        curve, times = run["validation_bits_per_dim"], run.get("validation_seconds", [])
-        if len(times) != len(curve) or None in times:
-            return None
-        found.append(next((s for s, (_, bits) in zip(times, curve, strict=True) if bits <= best), math.inf))
-    seconds = float(np.median(found))
-    return seconds if math.isfinite(seconds) else None

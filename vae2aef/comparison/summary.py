@@ -37,6 +37,7 @@ class Row:
         best_steps: the step whose weights were tested, one a seed.
         reached: share of the steps after which it was as good on validation data as the first arm's best, median over
             seeds; None if it never was in half of them.
+        reached_seconds: seconds in training steps until then, likewise; None if that is not known either.
         uncertain: share of test samples whose estimate cannot be trusted (`LogProb.uncertain`).
         gap: from the certificate: how many nats the marginal is too low by at most, mean over seeds.
         gap_std_error: of it.
@@ -59,6 +60,7 @@ class Row:
     seconds: float
     best_steps: list[int]
     reached: float | None
+    reached_seconds: float | None
     uncertain: float
     gap: float
     gap_std_error: float
@@ -109,6 +111,7 @@ def summarise(
                 seconds=float(np.mean([run["seconds"] for run in runs[arm]])),
                 best_steps=[run["best_step"] for run in runs[arm]],
                 reached=_reached(runs[arm], runs[arms[0]]),
+                reached_seconds=_reached_seconds(runs[arm], runs[arms[0]]),
                 uncertain=float(np.mean([run["test"]["uncertain"] for run in runs[arm]])) / ess.shape[1],
                 gap=gap,
                 gap_std_error=gap_error,
@@ -153,6 +156,19 @@ def _reached(runs: list[dict[str, Any]], first: list[dict[str, Any]]) -> float |
         shares.append(next((step for step, value in curve if value <= best), math.inf) / curve[-1][0])
     share = float(np.median(shares))
     return share if math.isfinite(share) else None
+
+
+def _reached_seconds(runs: list[dict[str, Any]], first: list[dict[str, Any]]) -> float | None:
+    """The same in seconds of training steps; None also where a run did not note them."""
+    found = []
+    for run, other in zip(runs, first, strict=True):
+        curve, times = run["validation_bits_per_dim"], run.get("validation_seconds", [])
+        if len(times) != len(curve) or None in times:
+            return None
+        best = min(value for _, value in other["validation_bits_per_dim"])
+        found.append(next((s for s, (_, value) in zip(times, curve, strict=True) if value <= best), math.inf))
+    seconds = float(np.median(found))
+    return seconds if math.isfinite(seconds) else None
 
 
 def _importance_error(runs: list[dict[str, Any]]) -> float:

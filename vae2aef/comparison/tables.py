@@ -1,4 +1,4 @@
-"""Tables, and data sets that Hugging Face's `datasets` saved: features are numbers, labels named, text refused."""
+"""Tables, and data sets that Hugging Face's `datasets` saved: numbers or lists of them, labels named, text refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TABLES = {".csv": "read_csv", ".parquet": "read_parquet"}
 
 
 def read_table(path: Path) -> Found:
-    """Read a CSV or Parquet file: a row a datum, a column a feature.
+    """Read a CSV or Parquet file: a row a datum, a column a feature, or one column of lists of one length.
 
     A column `label`, `labels`, `target`, `class` or `y` holds labels, a column `split` says train, validation or test.
 
@@ -55,10 +55,13 @@ def _of_frame(frame: Any, name: str, pandas: Any) -> Found:
         notes.append(f"column {split} holds numbers, names no parts of the data, and is a feature")
         split = None
     features = frame.drop(columns=[c for c in (labels, split) if c is not None])
-    _require_numbers(features, name, pandas)
+    sequences = _sequences(features, name)
+    if sequences is None:
+        _require_numbers(features, name, pandas)
+    values = features.to_numpy() if sequences is None else sequences
     rows, more = _splits(None if split is None else frame[split], len(frame), name)
-    found = Found({part: features.to_numpy()[at] for part, at in rows.items()}, notes=notes + more)
-    found.columns = list(features.columns)
+    found = Found({part: values[at] for part, at in rows.items()}, notes=notes + more)
+    found.columns = list(features.columns) if sequences is None else []
     if labels is not None:
         found.notes.append(f"column {labels} holds labels and is no feature")
         if others := [c for c in features.columns if c.lower() in LABELS]:
@@ -95,6 +98,42 @@ def _splits(column: Any, size: int, name: str) -> tuple[dict[str, Any], list[str
     return {used[part]: np.array([one == part for one in parts]) for part in used}, notes
 
 
+def _sequences(features: Any, name: str) -> np.ndarray | None:
+    """Return the rows of the one column that holds lists of numbers, `(n, length, ...)`; None if none holds lists."""
+    nested = [c for c in features.columns if isinstance(features[c].iloc[0], list | tuple | np.ndarray)]
+    if not nested:
+        return None
+    column = nested[0]
+    if others := [c for c in features.columns if c != column]:
+        raise InputError(
+            f"{name}: column {column} holds lists, and there are the columns {', '.join(others[:8])} beside it; leave "
+            "one of the two out"
+        )
+    rows = []
+    for number, row in enumerate(features[column]):
+        array = _array(row)
+        if array is None:
+            raise InputError(f"{name}, row {number}: column {column} holds no numbers there, or lists of two lengths")
+        rows.append(array)
+    if len(shapes := {row.shape for row in rows}) > 1:
+        raise InputError(
+            f"{name}: lists of column {column} have shapes {', '.join(map(str, sorted(shapes)[:4]))}; pad or cut them "
+            "to one"
+        )
+    if not np.isfinite(stacked := np.stack(rows)).all():
+        raise InputError(f"{name}: missing or infinite values in column {column}; drop or fill them first")
+    return stacked
+
+
+def _array(row: Any) -> np.ndarray | None:
+    """Return a list, of lists too, of numbers as an array; None if it is none."""
+    try:
+        array = np.asarray([_array(part) if isinstance(part, list | tuple | np.ndarray) else part for part in row])
+    except (TypeError, ValueError):  # None is in the place of a row; lists of two lengths
+        return None
+    return array if array.dtype.kind in "iuf" and array.size else None
+
+
 def _require_numbers(features: Any, name: str, pandas: Any) -> None:
     text = [c for c in features.columns if not pandas.api.types.is_numeric_dtype(features[c])]
     if text:
@@ -114,7 +153,7 @@ def is_saved_dataset(path: Path) -> bool:
 
 
 def read_saved_dataset(path: Path) -> Found:
-    """Read what `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote: the one column of images, or numbers.
+    """Read what `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote: images, lists, or numbers.
 
     Raises:
         InputError: `datasets` is missing, the folder is damaged, or there is no column, or more than one, of images.

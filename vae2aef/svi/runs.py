@@ -50,13 +50,7 @@ class Runs:
         self.guide_trace = poutine.trace(self.guide).get_trace(*args, **kwargs)
         self._before_model = torch.get_rng_state()
         args, kwargs = changed(self._of_model, change)
-        try:
-            self.model_trace = self._at_latents(args, kwargs)
-        except RuntimeError:
-            # Pyro cannot replay a site that the guide has as observed or deterministic: the names will say which.
-            self.model_trace = poutine.trace(self.model).get_trace(*args, **kwargs)
-            if set(latent_sites(self.guide_trace)) == set(latent_sites(self.model_trace)):
-                raise
+        self.model_trace = self._at_latents(args, kwargs)
 
     def _followed(self, tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
@@ -88,7 +82,12 @@ class Runs:
             return self._at_latents(args, kwargs)
 
     def _at_latents(self, args: tuple, kwargs: dict[str, Any]) -> Any:
-        return poutine.trace(poutine.replay(self.model, trace=self.guide_trace)).get_trace(*args, **kwargs)
+        # Not of sites that the guide observes or computes, which Pyro does not replay: their names are compared later.
+        drawn = self.guide_trace.copy()
+        for name, site in self.guide_trace.nodes.items():
+            if site["type"] == "sample" and site["is_observed"] and not is_subsample(site["fn"]):
+                drawn.remove_node(name)
+        return poutine.trace(poutine.replay(self.model, trace=drawn)).get_trace(*args, **kwargs)
 
 
 def _copy(tensor: Tensor) -> Tensor:

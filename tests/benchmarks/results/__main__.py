@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--cells", nargs="*", choices=CELLS)
     parser.add_argument("--arms", nargs="*", choices=ARMS)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--eager", action="store_true", help="no captured graphs on a GPU")

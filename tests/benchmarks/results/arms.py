@@ -12,12 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import vae2aef
-from vae2aef.batch import Batch
 from vae2aef.comparison.likelihoods import option
 from vae2aef.comparison.nets import MLPVAE
+from vae2aef.flows import Bijection, Chain
 from vae2aef.tensors import numel
-
-Loss = Callable[[vae2aef.AEF, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -27,11 +25,15 @@ class Arm:
     Attributes:
         text: one line for the page.
         options: of `wrap`.
-        loss: `"aef"`, `"iwae"` (5 draws a datum), `"draws"` (the mean of 4 draws), `"path"` (the path derivative) or
-            `"textbook"` (the VAE's, written out).
+        loss: `"aef"`, `"weighted"` (with `latent_weight`), `"decoder noise"`, `"jacobian"`, `"iwae"` (5 draws a datum),
+            `"draws"` (the mean of 4 draws), `"path"` (the path derivative) or `"textbook"` (the VAE's, written out).
         sigma: sigma at a share of the training, from 0 to 1; None leaves it.
         features: `"mlp"` for h a network of one hidden layer.
         fixed_scale: the posterior has one scale for all data (SimFlow).
+        bounded: the log variance of the posterior stays between -8 and 0, so that h cannot shrink at its cost.
+        decoder_noise: as a share of the encoder's scale, on the latent that the decoder sees in training, at sigma = 0.
+        latent_weight: the weight of prior and log-determinants at a share of the training; None for 1.
+        volume_preserving: the core flow shifts only (NICE).
     """
 
     text: str
@@ -40,6 +42,10 @@ class Arm:
     sigma: Callable[[float], float] | None = None
     features: str | None = None
     fixed_scale: bool = False
+    bounded: bool = False
+    decoder_noise: float = 0.0
+    latent_weight: Callable[[float], float] | None = None
+    volume_preserving: bool = False
 
 
 def _arm(text: str, core: str, noise: float, flow: str = "none", prior: str | None = None, **more: Any) -> Arm:
@@ -77,10 +83,36 @@ ARMS = {
     "simflow": _arm("AEF, σ = 0.3, one posterior scale, coupling prior", "linear", 0.3, prior="coupling",
                     fixed_scale=True),
     "held-both": _arm("AEF, σ = 1, held, coupling core flow and prior", "normalized", 1.0, "coupling", "coupling"),
+    "bounded-0": _arm("AEF, σ = 0, scale of the posterior between 0.02 and 1", "linear", 0.0, bounded=True),
+    "volume-flow-0": _arm("AEF, σ = 0, core flow that keeps volumes", "linear", 0.0, volume_preserving=True),
+    "flow-0": _arm("AEF, σ = 0, coupling core flow", "linear", 0.0, "coupling"),
+    "decoder-noise-0": _arm("AEF, σ = 0, noise on what the decoder sees", "linear", 0.0, loss="decoder noise",
+                            decoder_noise=0.3),
+    "jacobian-0": _arm("AEF, σ = 0, Jacobian of the decoder penalised", "linear", 0.0, loss="jacobian",
+                       decoder_noise=0.3),
+    "warm-up-0": _arm("AEF, σ = 0, weight of the latent's terms from 0.2 to 1", "linear", 0.0, loss="weighted",
+                      latent_weight=lambda share: min(1.0, 0.2 + 1.6 * share)),
     "textbook": _arm("the VAE, by a script that knows nothing of vae2aef's loss", "noise", 1.0, loss="textbook"),
     "center": _arm("AEF, the middle of x as core (exact)", "center", 0.0),
+    "gaussian": Arm("no VAE: a Gaussian on x, its covariance by Ledoit and Wolf"),
+    "flow": Arm("no VAE: a flow on x, eight affine couplings"),
 }  # fmt: skip
-MAIN = ("vae", "features", "aef", "aef-noise", "held-0", "held-1", "vae-prior", "aef-prior", "noise-prior", "center")
+DENSITIES = ("gaussian", "flow")
+"""Arms that are no VAE."""
+
+MAIN = (
+    "vae",
+    "features",
+    "aef",
+    "aef-noise",
+    "held-0",
+    "held-1",
+    "vae-prior",
+    "aef-prior",
+    "noise-prior",
+    "center",
+    *DENSITIES,
+)
 TRIED = tuple(name for name in ARMS if name not in MAIN)
 
 
@@ -91,6 +123,35 @@ class _OneScale(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         return self.log_var.expand(len(hidden), -1)
+
+
+class _Between(nn.Module):
+    """A smooth bound that leaves values near the start, -1, nearly as they are."""
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__()
+        self.low, self.high = low, high
+
+    def forward(self, log_var: Tensor) -> Tensor:
+        return self.low + (self.high - self.low) * torch.sigmoid(4 * log_var / (self.high - self.low))
+
+
+class _Shift(Bijection):
+    """Additive coupling (Dinh et al., 2015): half of the values moved by a network of the others; log|det| is 0."""
+
+    def __init__(self, features: int, flip: bool) -> None:
+        super().__init__()
+        kept = torch.arange(features) % 2 == int(flip)
+        self.register_buffer("kept", kept)
+        self.net = nn.Sequential(nn.Linear(features, 64), nn.SiLU(), nn.Linear(64, features))
+        nn.init.zeros_(self.net[2].weight)
+        nn.init.zeros_(self.net[2].bias)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x + torch.where(self.kept, 0.0, self.net(torch.where(self.kept, x, 0.0))), x.new_zeros(len(x))
+
+    def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        return y - torch.where(self.kept, 0.0, self.net(torch.where(self.kept, y, 0.0))), y.new_zeros(len(y))
 
 
 def build(
@@ -108,11 +169,15 @@ def build(
         vae.standardise(example)
     if arm.fixed_scale:
         vae.to_log_var = _OneScale(latents)
+    if arm.bounded:
+        vae.to_log_var = nn.Sequential(vae.to_log_var, _Between(-8.0, 0.0))
     options = dict(arm.options)
     if arm.features == "mlp":
         size = numel(example.shape[1:])
         options["core"] = nn.Sequential(nn.Flatten(), nn.Linear(size, 256), nn.SiLU(), nn.Linear(256, latents))
     torch.manual_seed(seed + 1000)
+    if arm.volume_preserving:
+        options["core_flow"] = Chain(*(_Shift(latents, flip) for flip in (False, True, False, True)))
     return vae2aef.wrap(
         vae,
         example=example,
@@ -123,72 +188,3 @@ def build(
         encoder_scale="log_var",
         **options,
     )
-
-
-def loss_of(arm: Arm) -> Loss:
-    """Return the function that is minimised."""
-    return {"aef": plain, "iwae": iwae, "draws": several_draws, "textbook": textbook, "path": path_derivative}[arm.loss]
-
-
-def plain(aef: vae2aef.AEF, x: Tensor) -> Tensor:
-    """The AEF's own loss, without its look at whether it is finite, which a captured graph cannot take."""
-    joint = aef.log_joint(Batch(x, (), {}), aef.noisy)
-    return -(joint.prior + joint.residual + joint.log_det + joint.entropy).mean()
-
-
-def several_draws(aef: vae2aef.AEF, x: Tensor, draws: int = 4) -> Tensor:
-    """The mean of the loss over several draws a datum."""
-    return plain(aef, x.repeat_interleave(draws, 0))
-
-
-def iwae(aef: vae2aef.AEF, x: Tensor, draws: int = 5) -> Tensor:
-    """The bound of Burda et al. (2016): the log of the mean of importance weights."""
-    sigma = aef.core.sigma
-
-    def drawn(name: str, core: Tensor, posterior: Any) -> tuple[Tensor, Tensor]:
-        epsilon = torch.randn_like(core)
-        density = -0.5 * epsilon.square() - 0.5 * math.log(2 * math.pi) - sigma.log()
-        return core + sigma * epsilon, -density.flatten(1).sum(1)
-
-    joint = aef.log_joint(Batch(x.repeat_interleave(draws, 0), (), {}), drawn)
-    weights = (joint.prior + joint.residual + joint.log_det + joint.entropy).reshape(len(x), draws)
-    return -(weights.logsumexp(1) - math.log(draws)).mean()
-
-
-def path_derivative(aef: vae2aef.AEF, x: Tensor) -> Tensor:
-    """Sticking the landing (Roeder et al., 2017): the loss less the score of q(z | x), whose mean gradient is zero."""
-    joint = aef.log_joint(Batch(x, (), {}), aef.noisy)
-    loss = -(joint.prior + joint.residual + joint.log_det + joint.entropy).mean()
-    y, _ = aef.to_latent_side(x)
-    core, shell = aef.split(y)
-    posterior = aef.parts.encode(shell)
-    z = joint.z["z"].detach()
-    w, log_det = aef.core_flow.inverse((z - posterior.loc) / posterior.scale)
-    density = (-0.5 * ((w - core["z"]) / aef.core.sigma).square()).sum(1) + log_det - posterior.scale.log().sum(1)
-    return loss - (density - density.detach()).mean()
-
-
-def textbook(aef: vae2aef.AEF, x: Tensor) -> Tensor:
-    """The ELBO as a textbook writes it, with the KL in closed form; of our code, only preprocessing and parameters."""
-    y = aef.preprocess(x)[0]
-    log_det = aef.preprocess(x)[1].mean() if y is not x else 0.0
-    mean, log_var = aef.vae.encode(y)
-    z = mean + (0.5 * log_var).exp() * torch.randn_like(mean)
-    out = aef.vae.decode(z)
-    kl = -0.5 * (1 + log_var - mean**2 - log_var.exp()).sum(1).mean()
-    return kl - _written_out(aef.likelihood, y, out).flatten(1).sum(1).mean() - log_det
-
-
-def _written_out(likelihood: nn.Module, x: Tensor, out: Tensor) -> Tensor:
-    """Return log p(x | z) of each value."""
-    if not hasattr(likelihood, "raw_scale"):
-        return -nn.functional.binary_cross_entropy_with_logits(out, x, reduction="none")
-    scale = nn.functional.softplus(10 * likelihood.raw_scale) + 1e-5
-    if not likelihood.discrete:
-        return -0.5 * ((x - out) / scale) ** 2 - scale.log() - 0.5 * math.log(2 * math.pi)
-    step = 1 / (likelihood.bins - 1)
-    upper, lower = (x - out + step / 2) / scale, (x - out - step / 2) / scale
-    # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a))
-    inside = -nn.functional.softplus(-upper) - nn.functional.softplus(lower) + (-torch.expm1(lower - upper)).log()
-    ends = torch.where(x > 1 - step / 2, -nn.functional.softplus(lower), inside)
-    return torch.where(x < step / 2, -nn.functional.softplus(-upper), ends)

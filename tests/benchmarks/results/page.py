@@ -19,6 +19,15 @@ from vae2aef.comparison.summary import MeanInterval, mean_and_error
 SHOWN = ("vae", "features", "aef", "aef-noise", "vae-prior", "aef-prior", "noise-prior")
 """Arms of the front table."""
 
+HONEST = ("bounded-0", "volume-flow-0", "flow-0", "decoder-noise-0", "jacobian-0", "warm-up-0")
+"""Ways to keep sigma = 0 honest."""
+
+APART = ("mnist-gaussian",)
+"""Cells that the front table leaves out: MNIST again, with the likelihood of the paper."""
+
+WITHOUT = ("gaussian", "flow", "center")
+"""Arms with an exact density: no VAE, or a partition."""
+
 COLOURS = ("black", "tab:gray", "tab:red", "tab:orange", "tab:blue", "tab:purple", "tab:green")
 PICTURED = ("mnist", "fashion", "cifar10-gaussian", "mnist-bits", "patches", "digits")
 
@@ -95,10 +104,11 @@ def table(found: list[Line], cell: Cell, runs: Runs) -> str:
         run = line.run
         best = min(run["validation_nats"], key=lambda point: point[1])
         difference = "" if line.difference is None else spread(line.difference, digits, sign=True)
+        drift = f"{run['gauge']['std_h']:.2f}" if run["gauge"] else ""
         rows.append(
             f"| {ARMS[line.arm].text} | {spread(line.value, digits)} | {difference} | {line.seeds} | "
             f"{number(run['certificate'], 2)} | {100 * run['uncertain'] / len(run['log_prob']):.0f} % | {best[0]} | "
-            f"{run['gauge']['std_h']:.2f} | {equal_after(run, runs['vae'])} | {best_seconds(run)} |"
+            f"{drift} | {equal_after(run, runs['vae'])} | {best_seconds(run)} |"
         )
     return "\n".join(rows)
 
@@ -136,7 +146,7 @@ def equal_seconds(all_runs: dict[str, Runs], arm: str, other: str) -> str:
 
 def front(all_runs: dict[str, Runs]) -> str:
     """The table of differences to the VAE, a row an arm, a column a cell."""
-    cells = list(all_runs)
+    cells = [name for name in all_runs if name not in APART]
     rows = ["| arm | " + " | ".join(cells) + " |", "|---|" + "---:|" * len(cells)]
     found = {name: {x.arm: x for x in lines(CELLS[name], all_runs[name])} for name in cells}
     for arm in SHOWN:
@@ -151,6 +161,41 @@ def front(all_runs: dict[str, Runs]) -> str:
             else:
                 entries.append(spread(line.difference, digits, sign=True))
         rows.append(f"| {ARMS[arm].text} | " + " | ".join(entries) + " |")
+    return "\n".join(rows)
+
+
+def against(all_runs: dict[str, Runs], arms: tuple[str, ...], other: str) -> str:
+    """Nats of the test data of each arm less those of another, paired by datum, of the first seed that both have."""
+    cells = [name for name, runs in all_runs.items() if any(arm in runs for arm in arms)]
+    rows = [f"| nats against {ARMS[other].text} | " + " | ".join(cells) + " |", "|---|" + "---:|" * len(cells)]
+    for arm in arms:
+        entries = []
+        for name in cells:
+            own, reference = (all_runs[name].get(one, {}) for one in (arm, other))
+            both = sorted(own.keys() & reference.keys())
+            pair = [np.array(runs[both[0]]["log_prob"]) for runs in (own, reference)] if both else None
+            entries.append(spread(mean_and_error((pair[0] - pair[1])[None]), 1, sign=True) if pair else "")
+        if any(entries):
+            rows.append(f"| {ARMS[arm].text} | " + " | ".join(entries) + " |")
+    return "\n".join(rows)
+
+
+def beside(all_runs: dict[str, Runs]) -> str:
+    """The table of what has a density on x itself, in the unit of each cell, with the best VAE's or AEF's own."""
+    cells = [name for name, runs in all_runs.items() if any(arm in runs for arm in WITHOUT)]
+    rows = ["| | " + " | ".join(cells) + " |", "|---|" + "---:|" * len(cells)]
+    found = {name: {x.arm: x for x in lines(CELLS[name], all_runs[name])} for name in cells}
+    digits = {name: 3 if CELLS[name].unit == "bits" else 2 for name in cells}
+    for arm in WITHOUT:
+        entries = [number(found[n][arm].value.mean, digits[n]) if arm in found[n] else "" for n in cells]
+        rows.append(f"| {ARMS[arm].text} | " + " | ".join(entries) + " |")
+    for text, arms in (("the VAE, by its ELBO", ("vae",)), ("the best arm of the first table", SHOWN)):
+        best = [next(x for x in found[n].values() if x.arm in arms) for n in cells]  # the best is first
+        rows.append(
+            f"| {text} | "
+            + " | ".join(number(x.value.mean, digits[n]) for x, n in zip(best, cells, strict=True))
+            + " |"
+        )
     return "\n".join(rows)
 
 
@@ -196,6 +241,7 @@ def main() -> None:
     (options.docs / "results").mkdir(exist_ok=True)
     parts = [(Path(__file__).parent / "text.md").read_text().replace("{front}", front(all_runs))]
     parts[0] = parts[0].replace("{core_flow}", equal_seconds(all_runs, "aef-noise", "noise-flow"))
+    parts[0] = parts[0].replace("{honest}", against(all_runs, HONEST, "aef")).replace("{beside}", beside(all_runs))
     for name, runs in all_runs.items():
         cell = CELLS[name]
         parts.append(f"### {cell.about}\n\n{cell.steps} steps.\n\n{table(lines(cell, runs), cell, runs)}\n")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import functools
 import time
 import warnings
 from collections.abc import Callable
 from typing import Any
 
+import beside
 import torch
-from arms import ARMS, Arm, Loss, build, loss_of
-from cells import Cell, Data, scored
+from arms import ARMS, DENSITIES, Arm, build
+from cells import Cell, Data, as_density, scored
+from losses import Loss, loss_of, weighted
 from torch import Tensor
 
 import vae2aef
@@ -31,13 +34,19 @@ def run(
 ) -> dict[str, Any]:
     """Train and test; return what goes into the JSON."""
     arm, steps = ARMS[name], steps or cell.steps
+    if name in DENSITIES or name == "center":
+        cell, data, more = as_density(cell, data)
+        if name in DENSITIES:
+            return beside.run(cell, name, seed, data, steps, more)
+    else:
+        more = 0.0
     example = scored(cell, data.train[:EXAMPLE_ROWS], "example")
     aef = build(name, seed, example, cell.latents, cell.likelihood, cell.bins, _preprocess(cell, data)).to(device)
     training = Training(aef, arm, cell, data.train.to(device), seed, graph)
     curve, best, weights = [], float("inf"), {}
     for check in range(1, CHECKS + 1):
         seconds = training.until(steps * check // CHECKS, steps)
-        value = -float(_estimate(aef, data.validation.to(device), 64, "laplace").value.mean())
+        value = more - float(_estimate(aef, data.validation.to(device), 64, "laplace").value.mean())
         curve.append([steps * check // CHECKS, value, seconds])
         if value < best:
             best, weights = value, copy.deepcopy(aef.state_dict())
@@ -47,7 +56,7 @@ def run(
     return {
         "arm": name, "seed": seed, "steps": steps, "validation_nats": curve, "best": best, "gauge": drift,
         "parameters": sum(p.numel() for p in aef.parameters()), "graph": training.captured,
-        "log_prob": [round(v, 3) for v in found.value.tolist()],
+        "log_prob": [round(v - more, 3) for v in found.value.tolist()],
         "uncertain": int(found.uncertain.sum()), "certificate": _certificate(aef),
     }  # fmt: skip
 
@@ -63,7 +72,10 @@ class Training:
     def __init__(self, aef: vae2aef.AEF, arm: Arm, cell: Cell, x: Tensor, seed: int, graph: bool = True) -> None:
         self.aef, self.arm, self.cell, self.x, self.seed = aef, arm, cell, x, seed
         self.step, self.seconds, self.captured = 0, 0.0, False
-        self.loss: Loss = loss_of(arm)
+        self.weight = x.new_ones((), dtype=torch.float32)  # filled anew in each step: a captured graph reads it
+        self.loss: Loss = loss_of(arm.loss, arm.decoder_noise)
+        if arm.latent_weight is not None:
+            self.loss = functools.partial(weighted, weight=self.weight)
         on_gpu = x.device.type == "cuda"
         self.optimizer = torch.optim.Adam(aef.parameters(), lr=RATE, capturable=on_gpu, foreach=True)
         self.batch = self._batch()
@@ -77,6 +89,8 @@ class Training:
         while self.step < step:
             if self.arm.sigma is not None:
                 self.aef.noise = self.arm.sigma(self.step / steps)
+            if self.arm.latent_weight is not None:
+                self.weight.fill_(self.arm.latent_weight(self.step / steps))
             self.batch.copy_(self._batch())
             if self.replay is None:
                 self._update()

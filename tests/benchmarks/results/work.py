@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Iterator
 
 import torch
-from arms import MAIN, TRIED
+from arms import DENSITIES, MAIN, TRIED
 from cells import CELLS, load
 from train import run
 
@@ -21,11 +21,11 @@ Job = tuple[str, str, int]
 def jobs(options: argparse.Namespace) -> Iterator[Job]:
     """Yield what is to run: all main arms for the first seed, what was tried, then the other seeds."""
     cells = options.cells or list(CELLS)
-    discrete = {name for name in cells if CELLS[name].likelihood != "vae"}
-    for seed in range(options.seeds):
+    bits = {name for name in cells if CELLS[name].bins == 2}  # no density fits them
+    for seed in range(options.first_seed, options.seeds):
         for arms in (options.arms,) if options.arms else (MAIN, TRIED):
             for cell in cells:
-                yield from ((cell, arm, seed) for arm in arms if not (arm == "center" and cell in discrete))
+                yield from ((cell, arm, seed) for arm in arms if not (arm in ("center", *DENSITIES) and cell in bits))
 
 
 def work(options: argparse.Namespace, deadline: float) -> None:

@@ -1,0 +1,128 @@
+"""The arms of the results page are what they say."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("sklearn", reason="the Gaussian on x takes scikit-learn's covariance")
+HERE = Path(__file__).parent / "benchmarks" / "results"
+
+
+@pytest.fixture
+def results(monkeypatch):
+    monkeypatch.syspath_prepend(HERE)
+    import arms
+    import beside
+    import cells
+    import losses
+
+    class Results:
+        pass
+
+    found = Results()
+    found.arms, found.beside, found.cells, found.losses = arms, beside, cells, losses
+    return found
+
+
+@pytest.fixture
+def tiny(results):
+    x = torch.rand(64, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+
+    def build(arm):
+        return results.arms.build(arm, 0, x, 3, "vae", 256, None), x
+
+    return build
+
+
+@pytest.mark.parametrize("loss", ["decoder noise", "jacobian", "weighted"])
+def test_a_loss_that_is_turned_off_is_eq_10(results, tiny, loss):
+    aef, x = tiny("aef")
+    plain = results.losses.plain(aef, x)
+    if loss == "weighted":
+        off, on = (results.losses.weighted(aef, x, torch.tensor(weight)) for weight in (1.0, 0.5))
+    else:
+        off, on = (results.losses.loss_of(loss, share)(aef, x) for share in (0.0, 0.5))
+    torch.testing.assert_close(off, plain)
+    assert abs((on - plain).item()) > 1e-3
+
+
+def test_the_penalty_is_what_the_noise_costs_to_first_order(results, tiny):
+    """On average over the noise, for a decoder that is linear: exactly."""
+    aef, x = tiny("aef")
+    aef.vae.decode = torch.nn.Sequential(torch.nn.Linear(3, 16), torch.nn.Unflatten(1, (1, 4, 4)))
+    aef = results.arms.vae2aef.wrap(aef.vae, example=x, encoder=aef.vae.encode, decoder=aef.vae.decode,
+                                    encoder_scale="log_var", noise=0.0)  # fmt: skip
+    many = x[:1].expand(40_000, 1, 4, 4)
+    torch.manual_seed(0)
+    noisy, smooth = (results.losses.loss_of(name, 300.0)(aef, many) for name in ("decoder noise", "jacobian"))
+    plain = results.losses.plain(aef, many)
+    assert (smooth - plain).item() > 10
+    assert (noisy - plain).item() == pytest.approx((smooth - plain).item(), rel=0.1)
+
+
+def test_the_core_flow_that_keeps_volumes_does_and_is_inverted(results, tiny):
+    aef, _ = tiny("volume-flow-0")
+    torch.manual_seed(1)
+    for parameter in aef.core_flow.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    u = torch.randn(5, 3)
+    w, log_det = aef.core_flow(u)
+    assert (w - u).abs().max() > 0.1 and not log_det.any()
+    torch.testing.assert_close(aef.core_flow.inverse(w)[0], u, rtol=1e-4, atol=1e-4)
+    jacobian = torch.func.jacrev(lambda one: aef.core_flow(one[None])[0][0])(u[0])
+    torch.testing.assert_close(torch.det(jacobian), torch.tensor(1.0))
+
+
+def test_the_bounded_posterior_has_scales_below_one(results, tiny):
+    aef, x = tiny("bounded-0")
+    free, _ = tiny("aef")
+    with torch.no_grad():
+        aef.vae.to_log_var[0].bias.fill_(100.0)
+        assert float(aef.parts.encode(x).scale.detach().max()) <= 1.0 + 1e-6
+        aef.vae.to_log_var[0].bias.fill_(-100.0)
+        assert float(aef.parts.encode(x).scale.detach().min()) >= math.exp(-4) - 1e-6
+    assert float(free.parts.encode(x).scale.detach().min()) > 0
+
+
+def data_of(results, cell, seed=0, rows=3000):
+    """Grey levels or columns from one correlated Gaussian."""
+    random = np.random.default_rng(seed)
+    mixing = np.random.default_rng(9).normal(size=(cell.values, cell.values)) / math.sqrt(cell.values)
+    y = torch.from_numpy(random.normal(size=(rows, cell.values)) @ mixing).float()
+    if cell.bins == 1:
+        return y
+    return (torch.sigmoid(y) * cell.bins).clamp(0, cell.bins - 1).to(torch.uint8)
+
+
+def test_a_gaussian_on_x_against_the_truth(results, monkeypatch):
+    cell = results.cells.Cell("", 5, 2, "vae", 1, 10, 100, "")
+    x = data_of(results, cell)
+    data = results.cells.Data(x[:2500], x[2500:2600], x[2600:])
+    found = results.beside.run(cell, "gaussian", 0, data, 10, 0.0)
+    mixing = torch.from_numpy(np.random.default_rng(9).normal(size=(5, 5)) / math.sqrt(5)).float()
+    truth = torch.distributions.MultivariateNormal(torch.zeros(5), mixing.T @ mixing).log_prob(data.test)
+    assert np.mean(found["log_prob"]) == pytest.approx(float(truth.mean()), abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "flow"])
+def test_probabilities_of_levels_are_below_those_of_chance_to_know(results, name):
+    """Of grey levels it is a probability: levels drawn evenly have log p = -N log bins, and no model says more."""
+    cell = results.cells.Cell("", 4, 2, "discretized_logistic", 16, 60, 100, "")
+    levels = torch.randint(16, (2000, 4), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    held = [results.cells.scored(cell, x, "") for x in (levels[1500:1700], levels[1700:])]
+    density, data, more = results.cells.as_density(cell, results.cells.Data(levels[:1500], *held))
+    found = results.beside.run(density, name, 0, data, 60, more)
+    best = -4 * math.log(16)
+    assert best - 1.5 < np.mean(found["log_prob"]) < best + 0.1
+    assert best - 1.5 < -found["best"] < best + 0.1
+
+
+def test_levels_come_back_from_what_is_scored(results):
+    cell = results.cells.CELLS["digits"]
+    levels = torch.arange(17, dtype=torch.uint8).reshape(1, 17)
+    again = results.cells.dequantised(cell, results.cells.scored(cell, levels, ""), "a")
+    assert torch.equal((again * 17).floor().to(torch.uint8), levels)
+    assert torch.equal(again, results.cells.dequantised(cell, levels, "a"))
