@@ -151,6 +151,45 @@ def test_floats_with_too_many_values_to_be_levels(tmp_path, mapped, monkeypatch)
     assert load(str(path), 1).bins == 1
 
 
+def test_the_digest_of_a_very_large_file_is_taken_in_the_order_of_the_file(tmp_path, mapped, monkeypatch):
+    """In the order of the split, each row would be sought on the disk; it changes with the data all the same."""
+    monkeypatch.setattr("vae2aef.comparison.rows.SHUFFLED", GREY.nbytes)
+    whole, streamed = both(tmp_path, GREY, mapped)
+    assert whole.digest() == streamed.digest()
+    monkeypatch.setattr("vae2aef.comparison.rows.SHUFFLED", GREY.nbytes - 1)
+    changed = GREY.copy()
+    changed[59, 4, 3] ^= 1
+    np.save(tmp_path / "b.npy", changed)
+    np.save(tmp_path / "c.npy", GREY[::-1])
+    found = [load(str(tmp_path / name)).digest() for name in ("a.npy", "a.npy", "b.npy", "c.npy")]
+    assert found[0] == found[1] and len({whole.digest(), *found}) == 4
+    assert load(str(tmp_path / "a.npy"), 300).digest() not in found
+
+
+def test_the_system_reads_ahead_from_beginning_to_end_only(tmp_path, mapped, monkeypatch):
+    """Reading ahead for rows from all over a file costs hundreds of times what they hold."""
+    now = []
+    monkeypatch.setattr("vae2aef.comparison.rows._advise", lambda array, advice: now.append((advice, array)))
+    mapped()
+    np.save(tmp_path / "a.npy", np.moveaxis(COLOUR, -1, 1) / 254.3 + 1e-3 * RNG.rand(60, 3, 5, 6))
+    data = load(str(tmp_path / "a.npy"))
+    assert now[-1][0] == "MADV_RANDOM" and now[-1][1]._mmap is not None
+    for _ in data.x_train.data.chunks():
+        assert now[-1][0] == "MADV_NORMAL"
+    data.x_train.max()
+    assert [advice for advice, _ in now[-4:]] == ["MADV_NORMAL", "MADV_RANDOM"] * 2
+
+
+def test_test_data_that_do_not_fit(tmp_path, mapped, monkeypatch):
+    mapped()
+    np.save(tmp_path / "a.npy", GREY)
+    data = load(str(tmp_path / "a.npy"))
+    monkeypatch.setattr("vae2aef.comparison.data.free_memory", lambda device: 900)
+    with pytest.raises(InputError, match=r"--test-limit 0: 12 test samples of a\.npy take 960 bytes .* and 900 are free"):
+        data.some_test(0)
+    assert len(data.some_test(11)) == 11
+
+
 # ---------------------------------------------------------------- compare, evaluate, check
 
 

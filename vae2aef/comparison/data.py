@@ -25,6 +25,8 @@ from vae2aef.comparison.readers import ACCEPTED
 from vae2aef.comparison.rows import Rows, pieces, select
 from vae2aef.comparison.sources import read_source
 from vae2aef.comparison.streaming import streamed
+from vae2aef.tensors import numel
+from vae2aef.wrapping.room import free_memory
 
 SPLIT_SEED = 0
 SMALLEST = 10  # so that training, validation and test data are left
@@ -104,8 +106,19 @@ class Dataset:
         return order[: limit or None]
 
     def some_test(self, limit: int) -> Tensor:
-        """Return `limit` test samples, drawn with a fixed seed; all of them, shuffled, for 0."""
-        return self.x_test[self._test_rows(limit)]
+        """Return `limit` test samples, drawn with a fixed seed; all of them, shuffled, for 0.
+
+        Raises:
+            InputError: they are read from a file, and do not fit into memory.
+        """
+        rows = self._test_rows(limit)
+        needed, free = len(rows) * numel(self.event_shape) * 4, free_memory(torch.device("cpu"))  # as float32
+        if isinstance(self.x_test, Rows) and free is not None and needed > free:
+            raise InputError(
+                f"--test-limit {limit}: {len(rows):,} test samples of {self.name} take {needed:,} bytes of memory, and "
+                f"{free:,} are free; give a number that fits"
+            )
+        return self.x_test[rows]
 
     def digest(self) -> str:
         """Sixteen hexadecimal digits that change when the data change."""
@@ -115,9 +128,8 @@ class Dataset:
     def _digest(self) -> str:
         sha = hashlib.sha256(repr((self.bins, self.x_train.shape, self.x_test.shape)).encode())
         more = () if self.x_validation is None else (self.x_validation,)
-        for part in (self.x_train, self.x_test, *more, *self.labels.values()):
-            for piece in pieces(part):
-                sha.update(piece.contiguous().numpy().tobytes())
+        for piece in pieces(self.x_train, self.x_test, *more, *self.labels.values()):
+            sha.update(piece.contiguous().numpy().tobytes())
         return sha.hexdigest()[:16]
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 CHUNK = 2**23  # bytes of the file that are looked at together
+SHUFFLED = 2**32  # bytes of a file up to which all rows are read in another order than its own
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,29 @@ class Mapped:
 
     def chunks(self) -> Iterator[np.ndarray]:
         """Yield all rows in the order of the file, some MB at a time."""
-        for part in spans(len(self.array), self.array[:1].nbytes):
-            yield self.read(part)
+        with forwards(self.array):
+            for part in spans(len(self.array), self.array[:1].nbytes):
+                yield self.read(part)
+
+
+@contextmanager
+def forwards(array: np.ndarray) -> Iterator[None]:
+    """Let the system read ahead in a mapped file, and from then on not any more.
+
+    Reading ahead, a batch of rows from all over the file costs hundreds of times what it holds; not doing so, reading
+    from beginning to end takes twenty times as long.
+    """
+    _advise(array, "MADV_NORMAL")
+    try:
+        yield
+    finally:
+        _advise(array, "MADV_RANDOM")
+
+
+def _advise(array: np.ndarray, advice: str) -> None:
+    mapping = getattr(array, "_mmap", None)  # of a `np.memmap` and its views; not every system takes advice
+    if mapping is not None and hasattr(mmap, advice):
+        mapping.madvise(getattr(mmap, advice))
 
 
 def spans(rows: int, row_bytes: int) -> Iterator[slice]:
@@ -85,13 +110,20 @@ class Rows:
         for part in spans(len(self), math.prod(self.shape[1:]) * self.dtype.itemsize):
             yield self[part]
 
+    @cached_property
+    def _range(self) -> tuple[Tensor, Tensor]:
+        ordered = Rows(self.data, np.sort(self.order), self.then)
+        with forwards(self.data.array):
+            ends = [torch.stack(torch.aminmax(part)) for part in ordered.chunks()]
+        return torch.stack(ends)[:, 0].min(), torch.stack(ends)[:, 1].max()
+
     def min(self) -> Tensor:
         """Return the smallest value."""
-        return torch.stack([part.min() for part in self.chunks()]).min()
+        return self._range[0]
 
     def max(self) -> Tensor:
         """Return the largest value."""
-        return torch.stack([part.max() for part in self.chunks()]).max()
+        return self._range[1]
 
 
 def select(x: Tensor | Rows, index: Tensor) -> Tensor | Rows:
@@ -99,6 +131,11 @@ def select(x: Tensor | Rows, index: Tensor) -> Tensor | Rows:
     return x.select(index) if isinstance(x, Rows) else x[index]
 
 
-def pieces(x: Tensor | Rows) -> Iterator[Tensor]:
-    """Yield what is all of `x`, one after the other."""
-    yield from x.chunks() if isinstance(x, Rows) else (x,)
+def pieces(*parts: Tensor | Rows) -> Iterator[Tensor]:
+    """Yield what is all of these, one after the other; of a file that is too large for that, in its own order."""
+    large = [x.data for x in parts if isinstance(x, Rows) and x.data.array.nbytes > SHUFFLED]
+    if large:
+        yield from map(torch.from_numpy, large[0].chunks())
+        return
+    for x in parts:
+        yield from x.chunks() if isinstance(x, Rows) else (x,)

@@ -13,7 +13,7 @@ import numpy as np
 from vae2aef.comparison.constants import of_channels, of_pixels, refuse_discrete, varying
 from vae2aef.comparison.errors import InputError
 from vae2aef.comparison.grey_levels import FEW, OFTEN, on_grid, require_finite, require_moderate, to_levels
-from vae2aef.comparison.rows import Mapped, spans
+from vae2aef.comparison.rows import Mapped
 
 MOST_FLOATS = 2**17  # distinct floats that are kept; more are continuous
 MOST_INTEGERS = 2**25 + 2  # one more than there are within the largest integers that are taken
@@ -81,8 +81,7 @@ def _distinct(array: np.ndarray, source: str) -> tuple[np.ndarray, bool]:
     floats, byte = array.dtype.kind == "f", array.dtype.itemsize == 1
     most = MOST_FLOATS if floats else MOST_INTEGERS
     values, whole, grid = np.empty(0, array.dtype), floats, floats
-    for part in spans(len(array), array[:1].nbytes):
-        rows = np.asarray(array[part])
+    for rows in Mapped(array, np.asarray).chunks():
         if floats:
             require_finite([rows], source)
             whole = whole and bool((rows == np.rint(rows)).all())
