@@ -61,7 +61,7 @@ def both(tmp_path, array, mapped, bins=None):
         (GREY > 100, None), (GREY.astype(np.int64) * 4, 1021), (GREY // 128 * 255, 2), (GREY.astype(">i2"), None),
         (GREY.astype(np.float32) / 255, None), (GREY.astype(np.float32) / 255, 1), (GREY.astype(np.float64), None),
         (GREY.astype(np.float16) // 16 / 15, 16), (TABLE, None), (TABLE.astype(">f4"), None), (CONSTANT, None),
-        (RARE, 1), (STEPS, 1), (RNG.rand(60, 5, 6, 3), None),
+        (RARE, 1), (STEPS, 1), (np.arange(60)[:, None] / 64, None), (RNG.rand(60, 5, 6, 3), None),
     ],
 )  # fmt: skip
 def test_it_is_the_same_data_set(tmp_path, mapped, array, bins):
@@ -91,7 +91,7 @@ def test_it_is_the_same_data_set(tmp_path, mapped, array, bins):
         (GREY // 16, None), (GREY.astype(np.float32) // 16 / 15, None), (GREY // 128 * 255, None), (STEPS, None),
         (RARE, None), (GREY.astype(np.int16) - 100, None), (TABLE, 256), (GREY, 1), (TABLE * 1e16, None),
         (np.arange(240).reshape(60, 4) + 2**60, None), (GREY[:7], None), (np.zeros((60, 5, 5, 7), np.uint8), None),
-        (GREY.astype(np.float32), 200),
+        (GREY.astype(np.float32), 200), (GREY // 16 / 16, None),
     ],
 )  # fmt: skip
 def test_what_is_refused_is_refused_in_the_same_words(tmp_path, mapped, array, bins):
@@ -185,7 +185,9 @@ def test_test_data_that_do_not_fit(tmp_path, mapped, monkeypatch):
     np.save(tmp_path / "a.npy", GREY)
     data = load(str(tmp_path / "a.npy"))
     monkeypatch.setattr("vae2aef.comparison.data.free_memory", lambda device: 900)
-    with pytest.raises(InputError, match=r"--test-limit 0: 12 test samples of a\.npy take 960 bytes .* and 900 are free"):
+    with pytest.raises(
+        InputError, match=r"--test-limit 0: 12 test samples of a\.npy take 960 bytes .* and 900 are free"
+    ):
         data.some_test(0)
     assert len(data.some_test(11)) == 11
 
