@@ -318,4 +318,4 @@ def test_memory_is_a_small_part_of_the_file(tmp_path):
     )
     most, bins, train, test = map(int, run.stdout.split())
     assert (bins, train, test) == (256, size - round(0.2 * size) - round(0.1 * (size - round(0.2 * size))), 100)
-    assert most < 60_000_000
+    assert most < 40_000_000
