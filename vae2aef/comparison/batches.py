@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vae2aef.comparison.rows import Rows
 from vae2aef.preprocess import dequantize
 
 
@@ -38,7 +39,7 @@ class Batches:
     """Iterate over dequantised batches `start` to `steps`, shuffled anew each epoch.
 
     Args:
-        x: training data, (n, *event).
+        x: training data, (n, *event); of rows on the disk, those of a batch are read for it.
         bins: number of levels.
         batch_size: samples of a batch; all of `x` if it holds fewer. A rest of an epoch is left out.
         steps: number of batches in all.
@@ -49,7 +50,7 @@ class Batches:
 
     def __init__(
         self,
-        x: Tensor,
+        x: Tensor | Rows,
         bins: int,
         batch_size: int,
         steps: int,

@@ -28,6 +28,7 @@ from vae2aef.comparison.options import Options
 from vae2aef.comparison.own_loop import of_recipe
 from vae2aef.comparison.plots import SHOWN
 from vae2aef.comparison.results import Outcome, write_results
+from vae2aef.comparison.rows import Rows
 from vae2aef.comparison.run import RunData, run_arm
 from vae2aef.comparison.summary import Row, summarise
 from vae2aef.errors import NonFiniteError
@@ -135,7 +136,8 @@ def _prepare(dataset: Dataset, options: Options) -> tuple[RunData, Recipe]:
         bins=dataset.bins,
     )
     preprocess = _preprocess(seen, options)
-    return held, _recipe(options, preprocess, seen[:EXAMPLE_ROWS], dataset.bins)
+    # A copy, as a slice would hold all rows that were seen for as long as the comparison lasts.
+    return held, _recipe(options, preprocess, seen[:EXAMPLE_ROWS].clone(), dataset.bins)
 
 
 def _prepare_discrete(dataset: Dataset, options: Options) -> tuple[RunData, Recipe]:
@@ -147,8 +149,9 @@ def _prepare_discrete(dataset: Dataset, options: Options) -> tuple[RunData, Reci
         return values(x, dataset.bins, options.likelihood)
 
     train, validation = dataset.split_validation()
+    all_scored = train.map(scored) if isinstance(train, Rows) else scored(train)
     test = scored(dataset.some_test(options.test_limit))
-    held = RunData(scored(train), scored(validation[:VALIDATION_LIMIT]), test, test[: 2 * SHOWN], bins=1)
+    held = RunData(all_scored, scored(validation[:VALIDATION_LIMIT]), test, test[: 2 * SHOWN], bins=1)
     return held, _recipe(options, Identity(), held.train[:EXAMPLE_ROWS], dataset.bins)
 
 

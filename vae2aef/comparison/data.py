@@ -6,25 +6,29 @@ The number of levels is part of the data: `bits_per_dim` is off by a constant wi
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vae2aef.comparison.built_in import BUILT_IN
 from vae2aef.comparison.constants import require_no_discrete_columns, without_constants
 from vae2aef.comparison.errors import InputError
 from vae2aef.comparison.found import Found
-from vae2aef.comparison.grey_levels import to_levels
+from vae2aef.comparison.grey_levels import require_moderate, to_levels
 from vae2aef.comparison.labels import clean_labels, number_labels
 from vae2aef.comparison.readers import ACCEPTED
+from vae2aef.comparison.rows import Rows, pieces, select
 from vae2aef.comparison.sources import read_source
+from vae2aef.comparison.streaming import streamed
+from vae2aef.tensors import numel
+from vae2aef.wrapping.room import free_memory
 
 SPLIT_SEED = 0
-LARGEST, MOST_LEVELS = 1e15, 2**24
 SMALLEST = 10  # so that training, validation and test data are left
 
 
@@ -34,8 +38,9 @@ class Dataset:
 
     Attributes:
         name: what it was loaded from.
-        x_train: (n, *event), `uint8` or `int32` in 0..bins-1, or `float32` when continuous.
-        x_test: (m, *event), of the same type.
+        x_train: (n, *event), `uint8` or `int32` in 0..bins-1, or `float32` when continuous; `Rows` of a file that is
+            read as it is needed.
+        x_test: (m, *event), likewise.
         bins: number of levels of a value; 1 means continuous.
         x_validation: (k, *event), where the source has validation data of its own; else None.
         labels: class numbers of `"train"`, `"test"` and, with `x_validation`, `"validation"`, `int64`, (n,); or empty.
@@ -44,8 +49,8 @@ class Dataset:
     """
 
     name: str
-    x_train: Tensor
-    x_test: Tensor
+    x_train: Tensor | Rows
+    x_test: Tensor | Rows
     bins: int
     x_validation: Tensor | None = None
     labels: Mapping[str, Tensor] = field(default_factory=dict)
@@ -70,7 +75,7 @@ class Dataset:
                     f"{x.max():g}; scale them, or use --preprocess standardize or none"
                 )
 
-    def split_validation(self, fraction: float = 0.1, seed: int = SPLIT_SEED) -> tuple[Tensor, Tensor]:
+    def split_validation(self, fraction: float = 0.1, seed: int = SPLIT_SEED) -> tuple[Tensor | Rows, Tensor | Rows]:
         """Split the training data into (training, validation), shuffled by `seed` (paper D.4: 10 %).
 
         Where the source has validation data of its own, these are taken, and all training data are left.
@@ -78,7 +83,7 @@ class Dataset:
         if self.x_validation is not None:
             return self.x_train, self.x_validation
         kept, held_out = self._rows(fraction, seed)
-        return self.x_train[kept], self.x_train[held_out]
+        return select(self.x_train, kept), select(self.x_train, held_out)
 
     def split_labels(self, fraction: float = 0.1, seed: int = SPLIT_SEED) -> tuple[Tensor, Tensor]:
         """Return the labels of what `split_validation` returns."""
@@ -101,15 +106,30 @@ class Dataset:
         return order[: limit or None]
 
     def some_test(self, limit: int) -> Tensor:
-        """Return `limit` test samples, drawn with a fixed seed; all of them, shuffled, for 0."""
-        return self.x_test[self._test_rows(limit)]
+        """Return `limit` test samples, drawn with a fixed seed; all of them, shuffled, for 0.
+
+        Raises:
+            InputError: they are read from a file, and do not fit into memory.
+        """
+        rows = self._test_rows(limit)
+        needed, free = len(rows) * numel(self.event_shape) * 4, free_memory(torch.device("cpu"))  # as float32
+        if isinstance(self.x_test, Rows) and free is not None and needed > free:
+            raise InputError(
+                f"--test-limit {limit}: {len(rows):,} test samples of {self.name} take {needed:,} bytes of memory, and "
+                f"{free:,} are free; give a number that fits"
+            )
+        return self.x_test[rows]
 
     def digest(self) -> str:
         """Sixteen hexadecimal digits that change when the data change."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         sha = hashlib.sha256(repr((self.bins, self.x_train.shape, self.x_test.shape)).encode())
         more = () if self.x_validation is None else (self.x_validation,)
-        for part in (self.x_train, self.x_test, *more, *self.labels.values()):
-            sha.update(part.contiguous().numpy().tobytes())
+        for piece in pieces(self.x_train, self.x_test, *more, *self.labels.values()):
+            sha.update(piece.contiguous().numpy().tobytes())
         return sha.hexdigest()[:16]
 
 
@@ -119,7 +139,8 @@ def load(source: str, bins: int | None = None) -> Dataset:
     Args:
         source: `"photographs"` (8x8 tiles of scikit-learn's two, in grey, 256 levels), `"digits"` (its 8x8 digits,
             17 levels), a `.npz` file (`x_train` and `x_test`, `train` and `test`, or one array, of which a fifth
-            becomes the test set; `x_val`, `y_train` and `y_test` beside them), a `.npy` file, an IDX file (`.gz` too;
+            becomes the test set; `x_val`, `y_train` and `y_test` beside them), a `.npy` file (a large one is
+            memory-mapped, and rows are read as they are needed), an IDX file (`.gz` too;
             its `t10k` sibling is the test set), a `.csv` or `.parquet` table, a folder of images of one size (with
             `train`, `val` and `test` folders inside, or not; the folders in these are classes), or a folder that
             Hugging Face's `datasets` saved.
@@ -145,13 +166,17 @@ def load(source: str, bins: int | None = None) -> Dataset:
         name, found = path.name, read_source(path)
     clean_labels(found)
     found.parts = {part: _channels_first(array, source) for part, array in found.parts.items()}
+    if isinstance(whole := found.parts.get("all"), np.memmap):
+        data, bins, notes = streamed(whole, bins, source)
+        train, test = (Rows(data, rows) for rows in _split_rows(len(whole), source))
+        return Dataset(name, train, test, bins, notes=tuple(notes))
     if "all" in found.parts:
         _split(found, source)
     _require_enough(found, source)
     parts = ("train", "test", *(("validation",) if "validation" in found.parts else ()))
     arrays, bins = [found.parts[part] for part in parts], bins or found.bins
     asked = bins
-    _require_moderate(source, *arrays)
+    require_moderate(source, *arrays)
     arrays, bins = to_levels(arrays, bins, source)
     arrays, notes = without_constants(arrays, found.columns, source)
     found.notes += notes
@@ -181,51 +206,21 @@ def _require_enough(found: Found, source: str) -> None:
             )
 
 
-def _require_moderate(source: str, *arrays: np.ndarray) -> None:
-    """Refuse values that float32 cannot square, and integers that it cannot tell apart."""
-    for part in arrays:
-        most = {"f": LARGEST, "i": MOST_LEVELS, "u": MOST_LEVELS}.get(part.dtype.kind)
-        largest = 0.0 if most is None else max(abs(float(part.max())), abs(float(part.min())))
-        if most is not None and most < largest < math.inf:
-            raise InputError(
-                f"{source}: values up to {largest:.3g}, which float32 cannot square or tell apart; scale the data"
-            )
-
-
-def _digits() -> np.ndarray:
-    from sklearn.datasets import load_digits
-
-    return load_digits().images.astype(np.uint8)
-
-
-def _photographs(tile: int = 8) -> np.ndarray:
-    """Cut the photographs into tiles that do not overlap."""
-    from sklearn.datasets import load_sample_images
-
-    found = []
-    for image in load_sample_images().images:
-        grey = np.rint(image @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)  # ITU-R BT.601
-        rows, columns = (side // tile for side in grey.shape)
-        tiles = grey[: rows * tile, : columns * tile].reshape(rows, tile, columns, tile)
-        found.append(tiles.swapaxes(1, 2).reshape(-1, tile, tile))
-    return np.concatenate(found)
-
-
-BUILT_IN = {"photographs": (_photographs, 256), "digits": (_digits, 17)}
-"""Data that come with scikit-learn: how they are made, and their number of levels."""
-
-
 def _split(found: Found, source: str) -> None:
     """A fifth, drawn with a fixed seed, becomes the test set."""
-    size = len(found.parts["all"])
+    train, test = _split_rows(len(found.parts["all"]), source)
+    for arrays in (found.parts, found.labels):
+        if "all" in arrays:
+            whole = arrays.pop("all")
+            arrays["train"], arrays["test"] = whole[train], whole[test]
+
+
+def _split_rows(size: int, source: str) -> tuple[np.ndarray, np.ndarray]:
     if size < SMALLEST:
         raise InputError(f"{source}: {size} samples, at least {SMALLEST} are needed to split off a test set")
     order = np.random.RandomState(SPLIT_SEED).permutation(size)
     cut = round(0.2 * size)
-    for arrays in (found.parts, found.labels):
-        if "all" in arrays:
-            whole = arrays.pop("all")
-            arrays["train"], arrays["test"] = whole[order[cut:]], whole[order[:cut]]
+    return order[cut:], order[:cut]
 
 
 def _channels_first(array: np.ndarray, source: str) -> np.ndarray:

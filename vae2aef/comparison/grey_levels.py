@@ -16,6 +16,7 @@ FEW = 1024  # as many distinct values, evenly spaced, are no coincidence ...
 OFTEN = 4  # ... if each comes so often on average
 FINEST = 2**16  # steps between the smallest and the largest value
 LOOK = 2**20  # values that are looked at first
+LARGEST, MOST_LEVELS = 1e15, 2**24
 
 
 def to_levels(arrays: list[np.ndarray], bins: int | None, source: str) -> tuple[list[np.ndarray], int]:
@@ -46,9 +47,33 @@ def to_levels(arrays: list[np.ndarray], bins: int | None, source: str) -> tuple[
     return _integers(arrays, bins, source, "integers")
 
 
-def _floats(arrays: list[np.ndarray], bins: int | None, source: str) -> tuple[list[np.ndarray], int]:
+def require_finite(arrays: list[np.ndarray], source: str) -> None:
+    """Refuse floats that are no numbers.
+
+    Raises:
+        InputError: says so.
+    """
     if not all(np.isfinite(a).all() for a in arrays):
         raise InputError(f"{source}: holds NaN or infinite values; remove these samples first")
+
+
+def require_moderate(source: str, *arrays: np.ndarray) -> None:
+    """Refuse values that float32 cannot square, and integers that it cannot tell apart.
+
+    Raises:
+        InputError: says the largest.
+    """
+    for part in arrays:
+        most = {"f": LARGEST, "i": MOST_LEVELS, "u": MOST_LEVELS}.get(part.dtype.kind)
+        largest = 0.0 if most is None else max(abs(float(part.max())), abs(float(part.min())))
+        if most is not None and most < largest < math.inf:
+            raise InputError(
+                f"{source}: values up to {largest:.3g}, which float32 cannot square or tell apart; scale the data"
+            )
+
+
+def _floats(arrays: list[np.ndarray], bins: int | None, source: str) -> tuple[list[np.ndarray], int]:
+    require_finite(arrays, source)
     if bins == 1:
         return _continuous(arrays)
     whole = all((a == np.rint(a)).all() for a in arrays)
@@ -62,7 +87,7 @@ def _as_asked(arrays: list[np.ndarray], bins: int, source: str) -> tuple[list[np
     low, high = _range(arrays)
     # k/(bins - 1) reaches 1; k/bins stays below.
     for grid in (bins - 1, bins) if high < 1 else (bins - 1,):
-        if _within_one(arrays) and all(_on_grid(a, grid) for a in arrays):
+        if _within_one(arrays) and all(on_grid(a, grid) for a in arrays):
             return _integers([np.rint(a * grid) for a in arrays], bins, source, "levels")
     raise InputError(
         f"{source}: floats from {low:g} to {high:g} that are not on the grid k/{bins - 1} which --bins {bins} "
@@ -72,7 +97,7 @@ def _as_asked(arrays: list[np.ndarray], bins: int, source: str) -> tuple[list[np
 
 def _told_apart(arrays: list[np.ndarray], source: str) -> tuple[list[np.ndarray], int]:
     """Tell 8-bit levels and continuous values apart; ask where floats look discrete otherwise."""
-    if _within_one(arrays) and all(_on_grid(a, 255) for a in arrays):
+    if _within_one(arrays) and all(on_grid(a, 255) for a in arrays):
         levels = [np.rint(a * 255).astype(np.uint8) for a in arrays]
         step = math.gcd(*np.unique(np.concatenate([np.unique(a) for a in levels])).tolist())
         if step <= 1:
@@ -89,13 +114,13 @@ def _number_of_levels(arrays: list[np.ndarray], spacing: float) -> int | None:
     in_one = 1 / spacing
     if not _within_one(arrays) or abs(in_one - round(in_one)) >= 1e-3 * in_one:
         return None
-    if not all(_on_grid(a, round(in_one)) for a in arrays):
+    if not all(on_grid(a, round(in_one)) for a in arrays):
         return None
     return round(in_one) + bool(_range(arrays)[1] > 1 - spacing / 2)
 
 
 def _continuous(arrays: list[np.ndarray]) -> tuple[list[np.ndarray], int]:
-    return [a.astype(np.float32) for a in arrays], 1
+    return [a.astype(np.float32, order="C") for a in arrays], 1  # channels that came last are moved for good
 
 
 def _ask(source: str, distinct: int, arrays: list[np.ndarray], bins: int | None, other: str = "") -> InputError:
@@ -158,7 +183,7 @@ def _within_one(arrays: list[np.ndarray]) -> bool:
     return bool(low >= 0 and high <= 1)
 
 
-def _on_grid(array: np.ndarray, grid: int) -> bool:
+def on_grid(array: np.ndarray, grid: int) -> bool:
     """Whether all values are k/grid, as exactly as their type can say."""
     scaled = array.astype(np.float64) * grid
     close = max(1e-4, grid * float(np.finfo(array.dtype).eps))

@@ -20,7 +20,11 @@ ACCEPTED = (
     "photographs, digits, a .npz or .npy file, an IDX file (plain or .gz), a .csv or .parquet table, a folder of "
     "images, or one that Hugging Face's datasets saved"
 )
+AS_NUMPY = "save the data as one array in a .npy file, of which only the rows in use are read"
+IN_C_ORDER = "save the array in C order (np.ascontiguousarray), so that its rows can be read one by one"
 UNREADABLE = (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
+LARGE = 2**28  # bytes of a .npy from which on it stays on the disk
+COPIES = 8  # of a float32 array, at most, that looking at its values as a whole takes
 IDX_HEADER = 4 + 4 * 255
 # The third byte of an IDX file names the type; numbers are big-endian.
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -49,12 +53,24 @@ def read(path: Path) -> list[np.ndarray]:
 
 def _read_numpy(path: Path) -> np.ndarray:
     try:
+        if not _head(path).startswith(b"\x93NUMPY"):
+            return np.load(path, allow_pickle=False)  # which says what it is
         with path.open("rb") as file:
-            if _head(path).startswith(b"\x93NUMPY"):
-                require_room(path, _claimed(file), path.stat().st_size)
+            shape, columns_first, dtype = _header(file)
+            there = path.stat().st_size - file.tell()
+        claimed = _bytes_of(shape, dtype)
+        require_there(path, claimed, there)
+        if dtype.kind in "biuf" and len(shape) > 1 and not columns_first and _is_large(claimed):
+            return np.load(path, allow_pickle=False, mmap_mode="r")
+        require_room(path, claimed, claimed, IN_C_ORDER if columns_first else AS_NUMPY)
         return np.load(path, allow_pickle=False)
     except (*UNREADABLE, MemoryError) as problem:
         raise InputError(_numpy_problem(path, problem)) from problem
+
+
+def _is_large(size: int) -> bool:
+    free = free_memory(torch.device("cpu"))
+    return size > LARGE or (free is not None and size * COPIES > free)
 
 
 def _read_npz(path: Path) -> list[np.ndarray]:
@@ -97,28 +113,46 @@ def _arrays_within(path: Path) -> list[str]:
 
 def _claimed(file: IO[bytes]) -> int:
     """Return how many bytes of values the header of a .npy promises; 0 for objects, which nobody reads."""
+    shape, _, dtype = _header(file)
+    return _bytes_of(shape, dtype)
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(file)
+    return read(file)
+
+
+def _bytes_of(shape: tuple[int, ...], dtype: np.dtype) -> int:
     return 0 if dtype.hasobject else math.prod(shape) * dtype.itemsize
 
 
-def require_room(path: Path, claimed: int, there: int) -> None:
+def require_room(path: Path, claimed: int, there: int, advice: str = AS_NUMPY) -> None:
     """Refuse what is not there, or does not fit, before memory is asked for.
 
     Args:
         path: the file.
         claimed: bytes that its header promises.
         there: bytes that it has.
+        advice: what to do about data that do not fit.
+
+    Raises:
+        InputError: with both figures.
+    """
+    require_there(path, claimed, there)
+    free = free_memory(torch.device("cpu"))
+    if free is not None and claimed > free:
+        raise InputError(f"{path}: holds {claimed:,} bytes of values, and {free:,} bytes of memory are free; {advice}")
+
+
+def require_there(path: Path, claimed: int, there: int) -> None:
+    """Refuse a header that promises more bytes than are there.
 
     Raises:
         InputError: with both figures.
     """
     if claimed > there:
         raise InputError(f"{path}: its header promises {claimed:,} bytes of values, and {there:,} are there")
-    free = free_memory(torch.device("cpu"))
-    if free is not None and claimed > free:
-        raise InputError(f"{path}: holds {claimed:,} bytes of values, and {free:,} bytes of memory are free")
 
 
 def _numpy_problem(path: Path, problem: Exception) -> str:

@@ -33,6 +33,7 @@ from vae2aef.comparison.interrupt import Interrupted, deferred_interrupt
 from vae2aef.comparison.options import Options
 from vae2aef.comparison.portrait import portrait
 from vae2aef.comparison.recorder import Recorder
+from vae2aef.comparison.rows import Rows
 from vae2aef.preprocess import bits_per_dim
 from vae2aef.training import AEFTask
 
@@ -46,7 +47,7 @@ class RunData:
     """The data of a comparison.
 
     Attributes:
-        train: training data, (n, *event), integers or floats.
+        train: training data, (n, *event), integers or floats; or the rows of a file that is read batch by batch.
         validation: held-out data to choose by, dequantised, (m, *event).
         test: test data, dequantised, (k, *event).
         shown: test samples for the pictures, (few, *event).
@@ -54,7 +55,7 @@ class RunData:
         conditions: what is known of each datum.
     """
 
-    train: Tensor
+    train: Tensor | Rows
     validation: Tensor
     test: Tensor
     shown: Tensor
