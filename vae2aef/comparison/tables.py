@@ -55,13 +55,9 @@ def _of_frame(frame: Any, name: str, pandas: Any) -> Found:
         notes.append(f"column {split} holds numbers, names no parts of the data, and is a feature")
         split = None
     features = frame.drop(columns=[c for c in (labels, split) if c is not None])
-    sequences = _sequences(features, name)
-    if sequences is None:
-        _require_numbers(features, name, pandas)
-    values = features.to_numpy() if sequences is None else sequences
+    values, columns = _values(features, name, pandas)
     rows, more = _splits(None if split is None else frame[split], len(frame), name)
-    found = Found({part: values[at] for part, at in rows.items()}, notes=notes + more)
-    found.columns = list(features.columns) if sequences is None else []
+    found = Found({part: values[at] for part, at in rows.items()}, notes=notes + more, columns=columns)
     if labels is not None:
         found.notes.append(f"column {labels} holds labels and is no feature")
         if others := [c for c in features.columns if c.lower() in LABELS]:
@@ -96,6 +92,15 @@ def _splits(column: Any, size: int, name: str) -> tuple[dict[str, Any], list[str
     if "train" not in used or "test" not in used.values():
         raise InputError(f"{name}: column split names {', '.join(sorted(used))} alone, expected train and test rows")
     return {used[part]: np.array([one == part for one in parts]) for part in used}, notes
+
+
+def _values(features: Any, name: str, pandas: Any) -> tuple[np.ndarray, list[str]]:
+    """Return the data, `(n, features)` or `(n, length, ...)`, and the names of the features."""
+    sequences = _sequences(features, name)
+    if sequences is not None:
+        return sequences, []
+    _require_numbers(features, name, pandas)
+    return features.to_numpy(), list(features.columns)
 
 
 def _sequences(features: Any, name: str) -> np.ndarray | None:
