@@ -164,6 +164,42 @@ def test_networks_of_another_number_type(make: str) -> None:
         assert run(whole.double())
 
 
+@pytest.mark.remedy("{} is of {}, and the networks of model or gu")
+def test_of_two_arguments_the_one_of_the_rarer_number_type_is_named() -> None:
+    """A condition of the default type stands first, and is right: networks are of that type more often than not."""
+
+    class Conditional(Pair):
+        def model(self, c: Tensor, x: Tensor) -> None:  # type: ignore[override]
+            super().model(x)
+
+        def guide(self, c: Tensor, x: Tensor) -> None:  # type: ignore[override]
+            with self.plate(x):
+                loc, scale = self.enc(x).chunk(2, -1)
+                pyro.sample("z", dist.Normal(loc + self.dec(c)[:, :D], scale.exp()).to_event(1))
+
+    pair, c, x = Conditional(), torch.randn(B, D), data()
+    run = functools.partial(vae2aef.from_pyro, pair.model, pair.guide, c)
+    error = refusal(lambda: run(x.double(), data="x"), "pass x.float()", DataTypeError)
+    assert str(error).startswith("x is of torch.float64")
+    assert run(x.float(), data="x")(x, c).isfinite()
+
+
+@pytest.mark.parametrize("said", ["the float valve is shut by a double bolt", "result type Double can't be cast"])
+def test_an_error_that_no_other_number_type_of_the_data_mends_is_left_as_it_is(said: str) -> None:
+    """What the program says itself; and numbers added to a table of integers, which no network is."""
+
+    class Broken(Pair):
+        def beside(self, x: Tensor) -> None:
+            if "valve" in said:
+                raise RuntimeError(said)
+            torch.zeros(x.shape, dtype=torch.long).add_(x)
+
+    pair = Broken()
+    with pytest.raises(RuntimeError, match=f"^{said}") as error:
+        vae2aef.from_pyro(pair.model, pair.guide, data().double())
+    assert not isinstance(error.value, DataTypeError)
+
+
 @pytest.mark.remedy("x is of {}, and model, guide and what was ad")
 def test_data_of_another_number_type_than_the_aef() -> None:
     pair, x = Pair(), data()
