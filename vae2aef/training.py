@@ -123,7 +123,8 @@ class AEFTask(LightningModule):
     def _writes(self) -> bool:
         """Whether loggers write what this step logs; the terms are made for no other."""
         trainer: Any = self._trainer
-        return bool(trainer and trainer.loggers) and (self.global_step + 1) % trainer.log_every_n_steps == 0
+        every = trainer.log_every_n_steps if trainer and trainer.loggers else 0  # 0 is never
+        return bool(every) and (self.global_step + 1) % every == 0
 
     def _sigmas(self) -> dict[str, float]:
         """The noise, under what stands behind the name: the latent's name where there are several."""
