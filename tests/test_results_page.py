@@ -279,3 +279,16 @@ def test_anomaly_scores_are_those_of_the_runs(monkeypatch):
         ours = [score for name, score in scores.items() if "log p(x)" in name]
         assert min(ours) == scores["the paper's AEF (σ = 0), log p(x)"]
         assert max(ours) > max(score for name, score in scores.items() if "log p(x)" not in name)
+
+
+def test_denoising_is_that_of_the_runs(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tests" / "benchmarks")
+    import denoise
+
+    runs = json.loads((ROOT / "docs" / "results" / "other" / "denoise.json").read_text(encoding="utf-8"))
+    assert denoise.table(runs) in (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    for noise in (0.5, 1.0):  # what is said below it
+        errors = {run["model"]: run["error"] for run in runs if run["noise"] == noise}
+        assert sorted(errors, key=errors.get) == [
+            "autoencoder, least squares", "AEF, σ = 0.3", "VAE", "the paper's AEF (σ = 0)",
+        ]  # fmt: skip
