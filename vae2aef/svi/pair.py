@@ -14,6 +14,7 @@ from vae2aef.modes import parameters
 from vae2aef.svi.data import as_data
 from vae2aef.svi.find_data import find_source
 from vae2aef.svi.reading import bind
+from vae2aef.svi.runs import at_latents
 from vae2aef.svi.sequences import Sequences
 
 
@@ -97,7 +98,7 @@ class PyroPair(nn.Module):
         """Register what the store holds of this pair beside the modules' parameters."""
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             guide_trace = poutine.trace(self.guide).get_trace(*args, **kwargs)
-            model_trace = poutine.trace(poutine.replay(self.model, trace=guide_trace)).get_trace(*args, **kwargs)
+            model_trace = poutine.trace(at_latents(self.model, guide_trace)).get_trace(*args, **kwargs)
         self.bare = False
         for trace in (guide_trace, model_trace):
             for name, site in trace.nodes.items():
