@@ -378,6 +378,61 @@ def test_what_cannot_be():
         stepwise(pack_sequence(sequences(4, 1)))
 
 
+@pytest.mark.parametrize("kind", ["packed", "list"])
+def test_sequences_of_no_time_steps_are_refused(kind):
+    """One got the density of a sequence of one step, zero, and its latents that of a step."""
+    pair = One(kind)
+    rows = sequences(3, 1)
+    aef = vae2aef.from_pyro(pair.model, pair.guide, given(kind, rows))
+    x, none, below = torch.randn(3, 3, N), torch.tensor([0, 3, 0]), torch.tensor([2, -1, 3])
+    z = aef.encode(x, torch.tensor([1, 3, 2]))
+    calls = (
+        lambda n: aef(x, n),
+        lambda n: aef.log_prob(x, n, num_samples=2, **HOW),
+        lambda n: aef.reconstruct(x, n),
+        lambda n: aef.sample(3, n),
+        lambda n: aef.decode(z, n),
+        lambda n: aef.check_log_prob(3, n),
+    )
+    for call in calls:
+        with pytest.raises(
+            ValueError, match=r"one time step at least, got lengths of 0 in rows 0, 2: leave these out$"
+        ):
+            call(none)
+        with pytest.raises(ValueError, match=r"one time step at least, got lengths of -1 in rows 1: leave these out$"):
+            call(below)
+    with pytest.raises(ValueError, match=r"got lengths of 0 in rows 1: leave these out$"):
+        aef([rows[0], torch.zeros(0, N)])
+    with pytest.raises(ValueError, match=r"got lengths of 0 in rows 0: leave these out$"):
+        aef(x[:1], none[:1])  # a batch of one such row is no empty batch
+    with pytest.raises(ValueError, match="a list of one sequence at least, got an empty list"):
+        aef([])
+    nothing = (x[:0], none[:0])
+    assert aef(*nothing) == 0
+    assert aef.log_prob(*nothing, num_samples=2, **HOW).value.shape == (0,)
+
+
+class Bag(One):
+    """Reads the sum over time steps, and so takes sequences of none."""
+
+    def guide(self, x):
+        with pyro.plate("rows", len(x), dim=-2):
+            total = torch.stack([row.sum(0) for row in x]) if x else torch.zeros(0, N)
+            loc = (total @ self.dec.weight).unsqueeze(1)
+            pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+
+
+@pytest.mark.parametrize("make", [One, Bag])
+@pytest.mark.parametrize(("lengths", "said"), [((), "got an empty list"), ((0, 2), "got lengths of 0 in rows 0")])
+def test_an_example_without_time_steps(make, lengths, said):
+    """Whether model and guide fail on it or not."""
+    pair = make("list")
+    if make is Bag and lengths:
+        pair.guide(sequences(*lengths))
+    with pytest.raises(ValueError, match=said):
+        vae2aef.from_pyro(pair.model, pair.guide, sequences(*lengths))
+
+
 def test_copies_and_saved_weights(tmp_path):
     pair = One("packed")
 
