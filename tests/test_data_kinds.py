@@ -360,7 +360,14 @@ def test_sequences_of_vectors_in_parquet(tmp_path, datasets):
     torch.testing.assert_close(data.x_test[:, 0], torch.from_numpy(rows[9:]).float())
 
 
+def test_lists_of_booleans_are_bits(tmp_path, datasets):
+    datasets.Dataset.from_dict({"a": (SERIES > 0).tolist()}).save_to_disk(tmp_path / "d")
+    data = load(str(tmp_path / "d"))
+    assert data.bins == 2 and data.event_shape == (5,)
+
+
 @pytest.mark.parametrize(("rows", "said"), [
+    ({"a": [None, [1.0, 2.0]]}, "row 0: column a holds no numbers there"),
     ({"a": [[1.0, 2.0], [1.0]]}, r"lists of column a have shapes \(1,\), \(2,\); pad or cut them to one"),
     ({"a": [[1.0, 2.0], [1.0, None]]}, "missing or infinite values in column a"),
     ({"a": [["x"], ["y"]]}, "row 0: column a holds no numbers there"),

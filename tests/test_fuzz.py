@@ -168,3 +168,28 @@ def test_random_options(call):
 @given(calls())
 def test_many_random_options(call):
     require_it_wraps_or_says_why(*call)
+
+
+@pytest.mark.parametrize("damage", ["descr", "header", "magic", "scalar"])
+def test_damaged_arrays_inside_a_zip_are_named(tmp_path, damage):
+    """What a longer fuzzing found: each ended in a traceback of NumPy's, or of ours."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros(()) if damage == "scalar" else np.zeros((12, 3)))
+    content = buffer.getvalue()
+    content = {
+        "descr": content.replace(b"'descr': '<f8'", b"'descr': '<f8 "),
+        "header": content.replace(b"{'descr'", b"\0'descr'"),
+        "magic": b"\x93NUMPZ" + content[6:],
+    }.get(damage, content)
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("x.npy", content)
+    with pytest.raises(InputError, match=r"x\.npz: (not a readable NumPy file|holds a single number)"):
+        load(str(tmp_path / "x.npz"))
+
+
+def test_a_sigma_that_no_float_holds_is_refused():
+    aef = vae2aef.wrap(SmallVAE((4,), (2,)), example=torch.rand(8, 4), encoder_scale="log_std")
+    for value in (3.5e38, 1e16, float("inf"), float("nan"), -1.0):
+        with pytest.raises(ValueError, match="expected noise 0"):
+            aef.noise = value
+    assert aef.noise == pytest.approx(0.3)

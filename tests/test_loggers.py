@@ -161,3 +161,38 @@ def test_data_that_are_no_images_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"got data \(20,\). Pass Pictures\(shape=\(1, 28, 28\)\)"):
         fit(TensorBoardLogger(tmp_path), tmp_path, Pictures(3), flat=True)
     fit(TensorBoardLogger(tmp_path), tmp_path, Pictures(3, shape=(1, 4, 5)), flat=True)  # as it says
+
+
+class Kept:
+    """A logger of images that keeps them; all else Lightning's own does."""
+
+    def __init__(self):
+        self.images = {}
+
+    def log_image(self, key, images, step):
+        self.images[key] = torch.from_numpy(images[0])
+
+
+def test_pictures_of_grey_levels_are_as_bright_as_the_data():
+    """Levels are whole numbers up to 255, reconstructions of dequantised data lie within 0 and 1."""
+    torch.manual_seed(0)
+    x = torch.randint(0, 256, (16, 1, 4, 5), dtype=torch.uint8)
+    vae = MLPVAE((1, 4, 5), 2, hidden=8)
+    aef = vae2aef.wrap(vae, example=x, encoder_scale="log_var", preprocess=["dequantize", "logit"])
+    kept = Kept()
+
+    class Trainers:
+        loggers, global_step, sanity_checking, is_global_zero = [kept], 1, False, True
+
+    Pictures(n=4).on_validation_batch_end(Trainers(), AEFTask(aef), None, x, 0)
+    data, made = kept.images["reconstructions"].chunk(2, 0)
+    assert data.max() == 255 and made.float().mean() > 50 and kept.images["samples"].float().mean() > 50
+    low = x[:4].min()
+    expected = torch.cat(list(x[:4, 0]), 1).float().sub(low).div(x[:4].max() - low).mul(255)
+    torch.testing.assert_close(data.float(), expected, rtol=0, atol=1.01)
+
+
+def test_a_trainer_that_logs_nothing_trains(tmp_path):
+    fit(CSVLogger(tmp_path), tmp_path, every=0)
+    (path,) = tmp_path.rglob("metrics.csv")
+    assert "train_prior" not in path.read_text().splitlines()[0]

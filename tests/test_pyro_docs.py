@@ -54,3 +54,16 @@ def test_the_tutorials_are_the_four_of_the_page():
     assert len(TUTORIALS) == 4
     text = (DOCS / "pyro.md").read_text()
     assert all(f"tutorials/{path.name}" in text and f"tutorials/{path.stem}.txt" in text for path in TUTORIALS)
+
+
+def test_the_example_of_pyro_that_each_tutorial_resembles_is_a_test_by_the_name_that_the_page_runs():
+    path = Path(__file__).parent / "adapters/test_pyro_examples.py"
+    spec = importlib.util.spec_from_file_location("test_pyro_examples", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    text = (DOCS / "your_pyro_model.md").read_text()
+    run = re.search(r'^run\(\) .*"tests/adapters/test_pyro_examples.py::(\w+)\[\$1\]"', text, re.M)
+    assert hasattr(module, run[1])
+    named = dict(re.findall(r"^run (\w+) +# (pyro_\w+\.py)", text, re.M))
+    assert sorted(named.values()) == [path.name for path in TUTORIALS]
+    assert {*named, *re.findall(r'run "([^"]+)"', text)} <= {*module.RUNS}

@@ -144,7 +144,7 @@ def test_whole_numbers() -> None:
     assert loss(Pair(), eval(re.search(r"vae2aef\.\w+\(x\)", error.fix)[0], {"vae2aef": vae2aef, "x": x}))  # type: ignore[index]
 
 
-@pytest.mark.remedy("{} is of {}, and the networks of model or gu")
+@pytest.mark.remedy("{} {} of {}, and the networks of model or gu")
 @pytest.mark.parametrize("make", ["from_pyro", "aef_guide"])
 def test_networks_of_another_number_type(make: str) -> None:
     pair, x = Pair(), data().double()
@@ -162,6 +162,98 @@ def test_networks_of_another_number_type(make: str) -> None:
         whole = torch.randint(3, (B, N))
         error = refusal(lambda: run(whole), "pass x.double(); of grey levels vae2aef.dequantize(x)", DataTypeError)
         assert run(whole.double())
+
+
+@pytest.mark.remedy("{} {} of {}, and the networks of model or gu")
+def test_of_two_arguments_the_one_of_the_rarer_number_type_is_named() -> None:
+    """A condition of the default type stands first, and is right: networks are of that type more often than not."""
+
+    class Conditional(Pair):
+        def model(self, c: Tensor, x: Tensor) -> None:  # type: ignore[override]
+            super().model(x)
+
+        def guide(self, c: Tensor, x: Tensor) -> None:  # type: ignore[override]
+            with self.plate(x):
+                loc, scale = self.enc(x).chunk(2, -1)
+                pyro.sample("z", dist.Normal(loc + self.dec(c)[:, :D], scale.exp()).to_event(1))
+
+    pair, c, x = Conditional(), torch.randn(B, D), data()
+    run = functools.partial(vae2aef.from_pyro, pair.model, pair.guide, c)
+    error = refusal(lambda: run(x.double(), data="x"), "pass x.float()", DataTypeError)
+    assert str(error).startswith("x is of torch.float64")
+    assert run(x.float(), data="x")(x, c).isfinite()
+
+
+class Weighted(Pair):
+    """Takes weights `w` beside the data, cast rightly or not; `constant` is the model's own."""
+
+    def __init__(self, cast: bool, constant: torch.dtype) -> None:
+        super().__init__()
+        self.cast, self.constant = cast, torch.eye(N, dtype=constant)
+
+    def weights(self, w: Tensor) -> Tensor:
+        return w.to(self.dec.weight.dtype) if self.cast else w
+
+    def model(self, x: Tensor, w: Tensor) -> None:  # type: ignore[override]
+        with self.plate(x):
+            z = pyro.sample("z", self.prior(x))
+            pyro.sample("x", dist.Normal(self.dec(z) @ self.constant, 0.5).to_event(1), obs=x)
+
+    def guide(self, x: Tensor, w: Tensor) -> None:  # type: ignore[override]
+        with self.plate(x):
+            loc, raw = self.enc(x + 0 * x @ self.weights(w)).chunk(2, -1)
+            pyro.sample("z", self.q(loc, (0.1 * raw).exp()))
+
+
+@pytest.mark.remedy("model or guide puts two number types togethe")
+@pytest.mark.parametrize("make", ["from_pyro", "aef_guide"])
+def test_an_argument_is_blamed_for_sure_only_where_casting_it_mends_the_call(make: str) -> None:
+    """A constant of float64 in the model is the cause; an argument of float64, cast rightly, is there too."""
+    pair, x, w = Weighted(cast=True, constant=torch.float64), data(), torch.eye(N, dtype=torch.float64)
+
+    def run() -> Any:
+        if make == "from_pyro":
+            return vae2aef.from_pyro(pair.model, pair.guide, x, w)(x, w)
+        return vae2aef.AEF_ELBO().loss(pair.model, pair.guide, x, w)
+
+    error = refusal(run, "look for a tensor of torch.float64 or torch.float32 that they make", DataTypeError)
+    assert "perhaps as w is of torch.float64" in str(error)
+    assert str(error.__cause__).splitlines()[0] in str(error)  # torch's own line
+    pair.constant = pair.constant.float()
+    assert run()
+
+
+@pytest.mark.remedy("{} {} of {}, and the networks of model or gu")
+def test_the_argument_that_mends_the_call_is_named_whatever_the_others_are() -> None:
+    """Of a condition and data the one that is at fault; and both where both are."""
+    w = torch.eye(N, dtype=torch.float64)  # of the rarer type, and right
+    pair, x = Weighted(cast=True, constant=torch.float64).double(), data()
+    error = refusal(lambda: vae2aef.from_pyro(pair.model, pair.guide, x, w), "pass x.double(), or", DataTypeError)
+    assert vae2aef.from_pyro(pair.model, pair.guide, x.double(), w)(x.double(), w).isfinite()
+    pair = Weighted(cast=False, constant=torch.float32)
+    x = x.double()
+    error = refusal(
+        lambda: vae2aef.from_pyro(pair.model, pair.guide, x, w), "pass x.float(), w.float(), or", DataTypeError
+    )
+    assert str(error).startswith("x and w are of torch.float64")
+    x, w = x.float(), w.float()
+    assert vae2aef.from_pyro(pair.model, pair.guide, x, w)(x, w).isfinite()
+
+
+@pytest.mark.parametrize("said", ["the float valve is shut by a double bolt", "result type Double can't be cast"])
+def test_an_error_that_no_other_number_type_of_the_data_mends_is_left_as_it_is(said: str) -> None:
+    """What the program says itself; and numbers added to a table of integers, which no network is."""
+
+    class Broken(Pair):
+        def beside(self, x: Tensor) -> None:
+            if "valve" in said:
+                raise RuntimeError(said)
+            torch.zeros(x.shape, dtype=torch.long).add_(x)
+
+    pair = Broken()
+    with pytest.raises(RuntimeError, match=f"^{said}") as error:
+        vae2aef.from_pyro(pair.model, pair.guide, data().double())
+    assert not isinstance(error.value, DataTypeError)
 
 
 @pytest.mark.remedy("x is of {}, and model, guide and what was ad")

@@ -226,15 +226,24 @@ def test_log_prob_is_that_of_each_sequence(make, kind):
     assert (found.std_error < 0.2).all()
     exact = torch.stack([pair.exact(row) for row in rows])
     assert ((found.value - exact).abs() < 5 * found.std_error + 0.01).all() and found.std_error.isfinite().all()
-    if make is Markov and kind == "packed":
-        searched = aef.log_prob(given(kind, rows[1:4]), num_samples=100, seed=0)
-        assert ((searched.value - exact[1:4]).abs() < 5 * searched.std_error + 0.01).all()
     alone = [aef.log_prob(given(kind, [row]), num_samples=200, seed=0, **HOW).value for row in rows]
     torch.testing.assert_close(torch.cat(alone), found.value)
     pieces = aef.log_prob(
         given(kind, rows), num_samples=200, seed=0, **HOW, chunk_size=600
     )  # rows of 4 steps apart from others
     torch.testing.assert_close(pieces.value, found.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["packed", "list"])
+def test_log_prob_that_searches_each_sequence_first(kind):
+    """The default proposal, against the exact value."""
+    pair = Markov(kind)
+    rows = sequences(*LENGTHS)
+    aef = vae2aef.from_pyro(pair.model, pair.guide, given(kind, rows))
+    searched = aef.log_prob(given(kind, rows[1:4]), num_samples=100, seed=0)
+    exact = torch.stack([pair.exact(row) for row in rows[1:4]])
+    assert ((searched.value - exact).abs() < 5 * searched.std_error + 0.01).all()
 
 
 @pytest.mark.parametrize("enforce", [True, False])
@@ -369,6 +378,61 @@ def test_what_cannot_be():
         stepwise(pack_sequence(sequences(4, 1)))
 
 
+@pytest.mark.parametrize("kind", ["packed", "list"])
+def test_sequences_of_no_time_steps_are_refused(kind):
+    """One got the density of a sequence of one step, zero, and its latents that of a step."""
+    pair = One(kind)
+    rows = sequences(3, 1)
+    aef = vae2aef.from_pyro(pair.model, pair.guide, given(kind, rows))
+    x, none, below = torch.randn(3, 3, N), torch.tensor([0, 3, 0]), torch.tensor([2, -1, 3])
+    z = aef.encode(x, torch.tensor([1, 3, 2]))
+    calls = (
+        lambda n: aef(x, n),
+        lambda n: aef.log_prob(x, n, num_samples=2, **HOW),
+        lambda n: aef.reconstruct(x, n),
+        lambda n: aef.sample(3, n),
+        lambda n: aef.decode(z, n),
+        lambda n: aef.check_log_prob(3, n),
+    )
+    for call in calls:
+        with pytest.raises(
+            ValueError, match=r"one time step at least, got lengths of 0 in rows 0, 2: leave these out$"
+        ):
+            call(none)
+        with pytest.raises(ValueError, match=r"one time step at least, got lengths of -1 in rows 1: leave these out$"):
+            call(below)
+    with pytest.raises(ValueError, match=r"got lengths of 0 in rows 1: leave these out$"):
+        aef([rows[0], torch.zeros(0, N)])
+    with pytest.raises(ValueError, match=r"got lengths of 0 in rows 0: leave these out$"):
+        aef(x[:1], none[:1])  # a batch of one such row is no empty batch
+    with pytest.raises(ValueError, match="a list of one sequence at least, got an empty list"):
+        aef([])
+    nothing = (x[:0], none[:0])
+    assert aef(*nothing) == 0
+    assert aef.log_prob(*nothing, num_samples=2, **HOW).value.shape == (0,)
+
+
+class Bag(One):
+    """Reads the sum over time steps, and so takes sequences of none."""
+
+    def guide(self, x):
+        with pyro.plate("rows", len(x), dim=-2):
+            total = torch.stack([row.sum(0) for row in x]) if x else torch.zeros(0, N)
+            loc = (total @ self.dec.weight).unsqueeze(1)
+            pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+
+
+@pytest.mark.parametrize("make", [One, Bag])
+@pytest.mark.parametrize(("lengths", "said"), [((), "got an empty list"), ((0, 2), "got lengths of 0 in rows 0")])
+def test_an_example_without_time_steps(make, lengths, said):
+    """Whether model and guide fail on it or not."""
+    pair = make("list")
+    if make is Bag and lengths:
+        pair.guide(sequences(*lengths))
+    with pytest.raises(ValueError, match=said):
+        vae2aef.from_pyro(pair.model, pair.guide, sequences(*lengths))
+
+
 def test_copies_and_saved_weights(tmp_path):
     pair = One("packed")
 
@@ -416,6 +480,64 @@ def test_a_core_for_data_of_one_shape():
     own = vae2aef.from_pyro(pair.model, pair.guide, packed, core=Last())
     assert own(packed).isfinite() and own(pack_sequence(sequences(5, 2))).isfinite()
     assert vae2aef.from_pyro(pair.model, pair.guide, packed, core="noise").noise == 1
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's, about loggers, workers and checkpoints
+def test_lightning_takes_packed_sequences():
+    """A packed batch is x itself, and its rows are sequences: it is a tuple, too, whose length is 4."""
+    lightning = pytest.importorskip("lightning")
+    from vae2aef.training import AEFTask
+
+    pair = One("packed")
+    rows = [*sequences(3, 3, 3, 3, 3), 0.1 * torch.randn(1, N)]  # a mean of means is another than that of all
+    aef = vae2aef.from_pyro(pair.model, pair.guide, given("packed", rows), noise=1.0)
+    task, seen = AEFTask(aef, validation_samples=8), []
+    aef.register_forward_hook(lambda module, args, loss: seen.append(len(args[0])))
+    trainer = lightning.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    loader = torch.utils.data.DataLoader(rows, batch_size=5, collate_fn=lambda batch: given("packed", batch))
+    before = pair.dec.weight.detach().clone()
+    trainer.fit(task, loader)
+    assert seen == [5, 1] and not torch.equal(before, pair.dec.weight)
+    aef.eval()
+    parts = [aef.log_prob(given("packed", batch), num_samples=8, seed=0).value for batch in (rows[:5], rows[5:])]
+    (validated,) = trainer.validate(task, loader, verbose=False)
+    assert validated["val_log_prob"] == pytest.approx(torch.cat(parts).mean().item(), rel=1e-6)
+    (tested,) = trainer.test(task, loader, verbose=False)
+    assert tested["test_log_prob"] == pytest.approx(validated["val_log_prob"], rel=1e-6)
+    bits = [-part.sum().item() / (steps * N * math.log(2)) for part, steps in zip(parts, (15, 1), strict=True)]
+    assert tested["test_bits_per_dim"] == pytest.approx((5 * bits[0] + bits[1]) / 6, rel=1e-6)
+    found = trainer.predict(task, loader)
+    torch.testing.assert_close(torch.cat([one["log_prob"] for one in found]), torch.cat(parts))
+    assert [len(one["reconstruction"]) for one in found] == [5, 1]
+
+
+def test_a_task_takes_sequences_as_the_aef_does():
+    pytest.importorskip("lightning")
+    from vae2aef.training import AEFTask
+
+    pair = Shifted()
+    rows, c = sequences(1, 3, 2), torch.randn(3, N)
+    aef = vae2aef.from_pyro(pair.model, pair.guide, c, given("packed", rows))
+    x, lengths = given("padded", rows), lengths_of(rows)
+    for batch in ((given("packed", rows), c), (rows, c), (x, lengths, c)):
+        (padded, (counted, beside), named) = AEFTask(aef, split=lambda batch: batch).arguments(batch)
+        assert torch.equal(padded, x) and torch.equal(counted, lengths) and beside is c and not named
+    (padded, conditions, named) = AEFTask(aef).arguments(given("packed", rows))
+    assert torch.equal(padded, x) and len(conditions) == 1 and torch.equal(conditions[0], lengths)
+
+
+def test_a_packed_batch_for_an_aef_of_tensors():
+    pytest.importorskip("lightning")
+    from vae2aef.comparison.nets import MLPVAE
+    from vae2aef.training import AEFTask
+
+    vae = MLPVAE((N,), D, hidden=8)
+    task = AEFTask(vae2aef.wrap(vae, example=torch.rand(8, N), encoder_scale="log_var"))
+    with pytest.raises(TypeError, match=r"to be a tensor x.*got PackedSequence"):
+        task.training_step(given("packed", sequences(3, 1)), 0)
 
 
 @pytest.mark.remedy("the example is a PackedSequence, and a VAE i")

@@ -591,6 +591,33 @@ def test_a_guide_that_only_has_the_site_as_deterministic():
         vae2aef.AEF_ELBO(noise=0).loss(model, split, torch.randn(B, N))
 
 
+@pytest.mark.parametrize("how", ["from_pyro", "aef_guide", "AEF_ELBO"])
+@pytest.mark.parametrize("kind", ["computes", "observes"])
+def test_a_guide_that_computes_or_observes_a_latent_of_the_model(how, kind):
+    """Pyro's replay ends in `RuntimeError: site ... must be sampled in trace`, which names no remedy."""
+    of_z, guide_of_z = simple()
+
+    def model(x):
+        pyro.sample("s", dist.Normal(x.new_zeros(()), 1.0))
+        of_z(x)
+
+    def guide(x):
+        guide_of_z(x)
+        if kind == "computes":
+            pyro.deterministic("s", x.mean())
+        else:
+            pyro.sample("s", dist.Normal(x.new_zeros(()), 1.0), obs=x.mean())
+
+    x = torch.randn(B, N)
+    with pytest.raises(vae2aef.WrapError, match=r'"s" is in the model and not in the guide\. Rename'):
+        if how == "from_pyro":
+            vae2aef.from_pyro(model, guide, x)
+        elif how == "aef_guide":
+            Trace_ELBO().loss(model, vae2aef.aef_guide(model, guide), x)
+        else:
+            vae2aef.AEF_ELBO().loss(model, guide, x)
+
+
 def test_amortised_easyguide():
     from pyro.contrib.easyguide import EasyGuide
 

@@ -140,7 +140,7 @@ if not TYPE_CHECKING:  # a type checker would take any name for one of these
         if name in PLACES:
             globals()[name] = found = getattr(importlib.import_module(PLACES[name]), name)
             return found
-        if not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}"):
+        if name.isidentifier() and not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}"):
             return importlib.import_module(f"{__name__}.{name}")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -48,6 +48,31 @@ class Batch(NamedTuple):
         return Batch(*_detached(tuple(self)))
 
 
+def batch_of_loader(made: Any, apart: "Callable[[Any, tuple], tuple] | None" = None) -> Batch:
+    """Return a batch of a loader: `x`, or `(x, *conditions)` whose last item may be a dict of conditions by name.
+
+    Args:
+        made: the batch. x is a tensor, or a `PackedSequence` or list of sequences.
+        apart: of x and conditions makes padded data, lengths and conditions; None where sequences are not taken.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    kinds = Tensor if apart is None else (Tensor, PackedSequence, list)
+    got = type(made).__name__
+    if isinstance(made, (Tensor, PackedSequence)):
+        made = (made,)
+    if not isinstance(made, (tuple, list)) or not made or not isinstance(made[0], kinds):
+        raise TypeError(
+            "expected a batch, or what split makes of it, to be a tensor x or (x, *conditions); got "
+            f"{got}. Pass AEFTask(aef, split=lambda batch: (x, *conditions))"
+        )
+    x, *cond = made
+    kwargs = cond.pop() if cond and isinstance(cond[-1], dict) else {}
+    x, *cond = (x, *cond) if apart is None else apart(x, tuple(cond))
+    return Batch(x, tuple(cond), kwargs)
+
+
 def map_rows(value: Any, size: int, change: Callable[[Tensor], Tensor]) -> Any:
     """Apply `change` to every tensor of leading size `size` in nested tuples, lists and dicts.
 

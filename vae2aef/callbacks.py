@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vae2aef.batch import Batch
+from vae2aef.preprocess import Dequantize
 from vae2aef.schedules import noise_at
 
 try:
@@ -122,8 +123,12 @@ class Pictures(Callback):
             torch.manual_seed(0)
             made = task.aef.reconstruct(shown.x, *shown.cond, **shown.kwargs)
             samples = task.aef.sample(len(shown.x), *shown.cond, **shown.kwargs)
-        low, high = shown.x.min(), shown.x.max()
-        for name, rows in (("reconstructions", (shown.x, made)), ("samples", (samples,))):
+        x = shown.x.to(made)
+        for step in task.aef.preprocess.modules() if not shown.x.is_floating_point() else ():
+            if isinstance(step, Dequantize):  # what it makes lies within 0 and 1, and so does what is drawn
+                x = x / (step.bins - 1)
+        low, high = x.min(), x.max()
+        for name, rows in (("reconstructions", (x, made)), ("samples", (samples,))):
             sheet = torch.cat([self._row(((row - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)) for row in rows], 1)
             for logger in trainer.loggers:
                 _log_image(logger, name, sheet.cpu(), trainer.global_step)

@@ -26,6 +26,9 @@ On nearly every data set of docs/results.md it ends at or below sigma = 0, and o
 MIN_NOISE = 1e-30
 """Smallest sigma above zero: its square logarithm must exist in float32."""
 
+MAX_NOISE = 1e15
+"""Largest sigma: its square must exist in float32."""
+
 
 class Expansion(nn.Module):
     """Expanded family: w = h(x) + sigma * epsilon (Eq. 11), and the shell is all of x.
@@ -59,8 +62,8 @@ class Expansion(nn.Module):
     def noise(self, value: float) -> None:
         if isinstance(value, (str, bytes, bool)) or not hasattr(value, "__float__"):
             raise TypeError(f"expected noise as a number, got {value!r}")
-        if not math.isfinite(value) or value < 0 or 0 < value < MIN_NOISE:
-            raise ValueError(f"expected noise 0 (the paper's loss) or at least {MIN_NOISE:g}, got {value}")
+        if value != 0 and not MIN_NOISE <= value <= MAX_NOISE:  # NaN neither
+            raise ValueError(f"expected noise 0 (the paper's loss) or from {MIN_NOISE:g} to {MAX_NOISE:g}, got {value}")
         self._noise = float(value)
         self.noisy = self._noise > 0
         with torch.no_grad():

@@ -61,7 +61,7 @@ def require_finite_data(x: Tensor) -> None:
     """
     if x.is_floating_point() and not bool(x.isfinite().all()):
         bad = (~x.isfinite()).reshape(x.shape[0], -1).any(1).nonzero().flatten().tolist()
-        raise NonFiniteError(f"the data x holds NaN or infinite values in rows {_some(bad)} of the batch")
+        raise NonFiniteError(f"the data x holds NaN or infinite values in rows {some_rows(bad)} of the batch")
 
 
 def not_data(x: Any) -> str:
@@ -116,7 +116,7 @@ def require_finite(loss: Tensor, x: Tensor, **terms: Tensor) -> None:
         if bool(finite.all()):
             continue
         bad = (~finite).reshape(finite.shape[0], -1).any(1).nonzero().flatten().tolist() if finite.dim() else []
-        where = f" in rows {_some(bad)} of the batch" if bad else ""
+        where = f" in rows {some_rows(bad)} of the batch" if bad else ""
         hint = ""
         if name == "preprocess":
             low, high = x.min().item(), x.max().item()
@@ -133,5 +133,6 @@ def require_finite(loss: Tensor, x: Tensor, **terms: Tensor) -> None:
     raise NonFiniteError("the loss is not finite, though each of its terms is: it overflowed when summed")
 
 
-def _some(rows: list[int]) -> str:
+def some_rows(rows: list[int]) -> str:
+    """Write the first few numbers of rows."""
     return ", ".join(map(str, rows[:5])) + (f", ... ({len(rows)} in all)" if len(rows) > 5 else "")

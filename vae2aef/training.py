@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 from torch.optim import Adam, Optimizer
 
 from vae2aef.aef import AEF, require_aef
+from vae2aef.batch import batch_of_loader
 from vae2aef.callbacks import NoiseSchedule as NoiseSchedule
 from vae2aef.callbacks import Pictures as Pictures
 from vae2aef.errors import NonFiniteError
@@ -59,7 +61,8 @@ class AEFTask(LightningModule):
         validation_samples: importance samples for a validation datum.
         split: makes of a batch of your loader what the AEF takes: the data, or `(x, *conditions)`, whose last item
             may be a dict of conditions by name, as `wrap(example=...)` takes it. By default the batch itself if it is
-            a tensor, or its first item: labels are left out.
+            a tensor or a `PackedSequence`, or its first item: labels are left out. Where the AEF is one of sequences,
+            x may be a `PackedSequence` or a list, which the task pads: `(x, lengths, *conditions)`.
         skip_non_finite: leave out batches whose loss is not finite (a NaN in the data, say) in the place of raising
             `NonFiniteError`; they are counted in the log as `train_skipped`. On one process alone: the others of a
             distributed run would wait for this one's gradients.
@@ -123,7 +126,8 @@ class AEFTask(LightningModule):
     def _writes(self) -> bool:
         """Whether loggers write what this step logs; the terms are made for no other."""
         trainer: Any = self._trainer
-        return bool(trainer and trainer.loggers) and (self.global_step + 1) % trainer.log_every_n_steps == 0
+        every = trainer.log_every_n_steps if trainer and trainer.loggers else 0  # 0 is never
+        return bool(every) and (self.global_step + 1) % every == 0
 
     def _sigmas(self) -> dict[str, float]:
         """The noise, under what stands behind the name: the latent's name where there are several."""
@@ -151,7 +155,8 @@ class AEFTask(LightningModule):
         mean = self._log_marginal("test", x, cond, kwargs)
         steps = [step for step in self.aef.preprocess.modules() if isinstance(step, Dequantize)]
         bins = 1 if x.is_floating_point() or not steps else steps[0].bins
-        self.log("test_bits_per_dim", bits_per_dim(mean, x.shape[1:], bins), batch_size=len(x), sync_dist=True)
+        bits = bits_per_dim(mean * len(x), self._values(x, cond), bins)
+        self.log("test_bits_per_dim", bits, batch_size=len(x), sync_dist=True)
 
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
         """Return of each datum its latents `z`, `reconstruction`, and `log_prob` with its `std_error` in nats."""
@@ -231,19 +236,13 @@ class AEFTask(LightningModule):
 
     def arguments(self, batch: Any) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:
         """Return data, conditions and conditions by name of a batch of the loader, as `split` takes it apart."""
-        made = self.split(batch)
-        if isinstance(made, Tensor):
-            return made, (), {}
-        if not isinstance(made, (tuple, list)) or not made or not isinstance(made[0], Tensor):
-            raise TypeError(
-                "expected a batch, or what split makes of it, to be a tensor x or (x, *conditions); got "
-                f"{type(made).__name__}. Pass AEFTask(aef, split=lambda batch: (x, *conditions))"
-            )
-        x, *cond = made
-        kwargs = cond.pop() if cond and isinstance(cond[-1], dict) else {}
-        return x, tuple(cond), kwargs
+        return batch_of_loader(self.split(batch), getattr(self.aef, "apart", None))
+
+    def _values(self, x: Tensor, cond: tuple[Any, ...]) -> tuple[int, ...]:
+        """Sizes whose product is the number of values in the data of a batch, without what pads sequences."""
+        return (int(cond[0].sum()), *x.shape[2:]) if hasattr(self.aef, "apart") else tuple(x.shape)
 
 
 def _data(batch: Any) -> Any:
-    """Data loaders often yield (x, label), and few VAEs take the label."""
-    return batch[:1] if isinstance(batch, (tuple, list)) else batch
+    """Data loaders often yield (x, label), and few VAEs take the label. A packed sequence, a tuple too, is x itself."""
+    return batch[:1] if isinstance(batch, (tuple, list)) and not isinstance(batch, PackedSequence) else batch

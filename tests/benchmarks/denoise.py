@@ -72,7 +72,7 @@ def table(runs: list[dict[str, Any]]) -> str:
     known = {(run["latents"], run["noise"], run["model"], run["seed"]) for run in runs}
     settings = [s for s in itertools.product(LATENTS, NOISE) if any((*s, m, 0) in known for m in MODELS)]
     seeds = {s: [i for i in range(9) if all((*s, m, i) in known for m in MODELS)] for s in settings}
-    heads = [f"D = {d}, noise {n} ({len(seeds[d, n])} seeds)" for d, n in settings]
+    heads = [f"D = {d}, noise {n} ({(k := len(seeds[d, n]))} seed{'s' * (k > 1)})" for d, n in settings]
     rows = ["| squared error a pixel | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(settings)]
     for model in ("the noisy image", *MODELS):
         cells = []

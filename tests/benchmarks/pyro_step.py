@@ -61,10 +61,10 @@ def steps(validate):
 WAYS = {
     "Trace_ELBO": None,
     "aef_guide, linear h, no flow": {"core_flow": "none"},
-    "aef_guide, linear h, coupling": {},
+    "aef_guide, linear h, coupling": {"core_flow": "coupling"},
     "aef_guide, the guide itself": {"core": "noise", "core_flow": "none"},
     "AEF_ELBO, linear h, no flow": {"core_flow": "none"},
-    "AEF_ELBO, linear h, coupling": {},
+    "AEF_ELBO, linear h, coupling": {"core_flow": "coupling"},
 }
 
 

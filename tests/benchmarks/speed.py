@@ -149,13 +149,13 @@ def memory() -> None:
 
 
 def imports(repeats: int) -> None:
-    """`import vae2aef` against `import torch`, in fresh processes."""
+    """`from vae2aef import wrap` against `import torch`, in fresh processes; `import vae2aef` alone loads no torch."""
 
-    def load(module: str) -> Callable[[], object]:
-        return lambda: subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
+    def load(statement: str) -> Callable[[], object]:
+        return lambda: subprocess.run([sys.executable, "-c", statement], check=True)
 
-    (ratio,) = ratios(load("torch"), load("vae2aef"), repeats=repeats)
-    show("import vae2aef / import torch", ratio, "1.15")
+    (ratio,) = ratios(load("import torch"), load("from vae2aef import wrap"), repeats=repeats)
+    show("from vae2aef import wrap / import torch", ratio, "1.15")
 
 
 def main() -> None:

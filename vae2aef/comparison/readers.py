@@ -8,7 +8,7 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -42,10 +42,12 @@ def read(path: Path) -> list[np.ndarray]:
     Raises:
         InputError: the format is unknown or the content unreadable.
     """
-    if path.suffix == ".npz" or (path.suffix == ".npy" and _head(path).startswith(b"PK")):  # a .npz by another name
-        return _read_npz(path)
-    if path.suffix == ".npy":
-        return [_read_numpy(path)]
+    if path.suffix in (".npz", ".npy"):
+        zipped = path.suffix == ".npz" or _head(path).startswith(b"PK")  # a .npz by another name
+        arrays = _read_npz(path) if zipped else [_read_numpy(path)]
+        if any(not array.ndim for array in arrays):
+            raise InputError(f"{path}: holds a single number, expected an array, a row a sample")
+        return arrays
     if "idx" in path.name or path.suffix == ".gz":
         return _read_idx_pair(path)
     raise InputError(f"{path}: do not know this kind of file. Accepted: {ACCEPTED}")
@@ -79,15 +81,22 @@ def _read_npz(path: Path) -> list[np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             for pair in (("x_train", "x_test"), ("train", "test")):
                 if all(key in keys for key in pair):
-                    return [file[key] for key in pair]
+                    return [_member(file, key) for key in pair]
             for key in ("x_train", "train", "x", "X", "data", "images"):
                 if key in keys:
-                    return [file[key]]
+                    return [_member(file, key)]
             if len(keys) == 1:
-                return [file[keys[0]]]
+                return [_member(file, keys[0])]
     except (*UNREADABLE, MemoryError) as problem:
         raise InputError(_numpy_problem(path, problem)) from problem
     raise InputError(f"{path}: holds the arrays {keys}, expected x_train and x_test, train and test, or one array")
+
+
+def _member(file: Any, key: str) -> np.ndarray:
+    array = file[key]
+    if not isinstance(array, np.ndarray):  # NumPy hands the bytes of what has no header of its own
+        raise ValueError(f"{key} has no header of an array")
+    return array
 
 
 def _arrays_within(path: Path) -> list[str]:
@@ -120,7 +129,10 @@ def _claimed(file: IO[bytes]) -> int:
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return read(file)
+    try:
+        return read(file)
+    except Exception as problem:  # of Python's tokenizer and parser too, which NumPy reads headers with
+        raise ValueError(f"a damaged header: {problem}") from problem
 
 
 def _bytes_of(shape: tuple[int, ...], dtype: np.dtype) -> int:

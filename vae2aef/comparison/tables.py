@@ -105,7 +105,9 @@ def _values(features: Any, name: str, pandas: Any) -> tuple[np.ndarray, list[str
 
 def _sequences(features: Any, name: str) -> np.ndarray | None:
     """Return the rows of the one column that holds lists of numbers, `(n, length, ...)`; None if none holds lists."""
-    nested = [c for c in features.columns if isinstance(features[c].iloc[0], list | tuple | np.ndarray)]
+    nested = [
+        c for c in features.columns if any(isinstance(row, list | tuple | np.ndarray) for row in features[c][:100])
+    ]
     if not nested:
         return None
     column = nested[0]
@@ -136,7 +138,7 @@ def _array(row: Any) -> np.ndarray | None:
         array = np.asarray([_array(part) if isinstance(part, list | tuple | np.ndarray) else part for part in row])
     except (TypeError, ValueError):  # None is in the place of a row; lists of two lengths
         return None
-    return array if array.dtype.kind in "iuf" and array.size else None
+    return array if array.dtype.kind in "biuf" and array.size else None
 
 
 def _require_numbers(features: Any, name: str, pandas: Any) -> None:

@@ -23,7 +23,7 @@ def find_source(model: Any, guide: Any, args: tuple, kwargs: dict[str, Any], dat
     named = bind(guide, args, kwargs)
     given = chosen(data, named)
     every = list(units(named))
-    with naming_dtypes(every), quiet(device_of(every), model, guide):
+    with naming_dtypes(every, model, guide, args, kwargs), quiet(device_of(every), model, guide):
         return source_of(Runs(model, guide, args, kwargs, named), given)
 
 

@@ -14,7 +14,8 @@ from vae2aef.modes import parameters
 from vae2aef.svi.data import as_data
 from vae2aef.svi.find_data import find_source
 from vae2aef.svi.reading import bind
-from vae2aef.svi.sequences import Sequences
+from vae2aef.svi.runs import at_latents
+from vae2aef.svi.sequences import Sequences, lengths_of
 
 
 class PyroPair(nn.Module):
@@ -60,7 +61,11 @@ class PyroPair(nn.Module):
         known = self._register_owners(model, guide, inside)
         # Functions are kept as plain attributes; a module is registered already, whichever way it is called.
         self.__dict__["model"], self.__dict__["guide"] = model, guide
-        source = find_source(model, guide, args, kwargs, data)
+        try:
+            source = find_source(model, guide, args, kwargs, data)
+        except Exception:
+            _require_sequences((*args, *kwargs.values()))
+            raise
         unit = None if source is None else source.read(args, kwargs, bind(guide, args, kwargs))
         padded = as_data(unit, data is not None, discrete=True)
         x = None if unit is None else unit.value
@@ -97,7 +102,7 @@ class PyroPair(nn.Module):
         """Register what the store holds of this pair beside the modules' parameters."""
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             guide_trace = poutine.trace(self.guide).get_trace(*args, **kwargs)
-            model_trace = poutine.trace(poutine.replay(self.model, trace=guide_trace)).get_trace(*args, **kwargs)
+            model_trace = poutine.trace(at_latents(self.model, guide_trace)).get_trace(*args, **kwargs)
         self.bare = False
         for trace in (guide_trace, model_trace):
             for name, site in trace.nodes.items():
@@ -185,6 +190,13 @@ class _OwnParameters(Messenger):
             value = transform_to(self.pair._constraints[name])(raw)
             value.unconstrained = lambda: raw  # as the store's values have it
             msg["value"], msg["done"] = value, True
+
+
+def _require_sequences(values: tuple) -> None:
+    """Raise if a list has no sequence or one of no time steps, of which layers and plates say less."""
+    for value in values:
+        if isinstance(value, list) and all(isinstance(row, Tensor) and row.dim() for row in value):
+            lengths_of(value)
 
 
 def _key(name: str) -> str:

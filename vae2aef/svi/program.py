@@ -22,7 +22,7 @@ from vae2aef.svi.labels import Again, Labels, Scored, labels_of, summed
 from vae2aef.svi.pair import PyroPair
 from vae2aef.svi.placing import Axes, GuidePlaces, ModelPlaces, Observed, SitePrior, is_deterministic
 from vae2aef.svi.reading import Unit
-from vae2aef.svi.runs import latent_sites
+from vae2aef.svi.runs import at_latents, latent_sites
 from vae2aef.svi.sequences import Absent, fitted
 from vae2aef.svi.site_map import GUIDES_OWN
 from vae2aef.svi.sites import is_subsample
@@ -69,7 +69,7 @@ class PyroProgram(VAEProgram):
         self.beside = tuple(maps.scales.values())
         with own_random_state(batch.x.device), torch.no_grad(), pyro.validation_enabled(False), poutine.block():
             guide: Any = poutine.trace(pair.own(pair.guide)).get_trace(*args, **named)
-            replayed = poutine.trace(poutine.replay(self.model, trace=guide))
+            replayed = poutine.trace(at_latents(self.model, guide))
             model = replayed.get_trace(*args, **named)
             blank, named = pair.arguments(torch.zeros_like(batch.x), *batch[1:])
             elsewhere = replayed.get_trace(*blank, **named)

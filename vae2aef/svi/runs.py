@@ -82,16 +82,23 @@ class Runs:
             return self._at_latents(args, kwargs)
 
     def _at_latents(self, args: tuple, kwargs: dict[str, Any]) -> Any:
-        # Not of sites that the guide observes or computes, which Pyro does not replay: their names are compared later.
-        drawn = self.guide_trace.copy()
-        for name, site in self.guide_trace.nodes.items():
-            if site["type"] == "sample" and site["is_observed"] and not is_subsample(site["fn"]):
-                drawn.remove_node(name)
-        return poutine.trace(poutine.replay(self.model, trace=drawn)).get_trace(*args, **kwargs)
+        return poutine.trace(at_latents(self.model, self.guide_trace)).get_trace(*args, **kwargs)
 
 
 def _copy(tensor: Tensor) -> Tensor:
     return tensor.detach().clone()
+
+
+def at_latents(model: Any, guide_trace: Any) -> Any:
+    """Return the model at what a guide has drawn: its latents, and the rows of its plates.
+
+    Not at what the guide observes or computes, which Pyro does not replay: the names of such sites are compared later.
+    """
+    drawn = guide_trace.copy()
+    for name, site in guide_trace.nodes.items():
+        if site["type"] == "sample" and site["is_observed"] and not is_subsample(site["fn"]):
+            drawn.remove_node(name)
+    return poutine.replay(model, trace=drawn)
 
 
 def latent_sites(trace: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from vae2aef.aef import AEF
 from vae2aef.chain import Site
 from vae2aef.core import LinearFeatures
-from vae2aef.errors import WrapError, describe
+from vae2aef.errors import WrapError, describe, some_rows
 from vae2aef.svi.batch_axis import BatchAxis
 from vae2aef.svi.time_steps import AllSteps, TimeStep, time_steps
 
@@ -40,21 +40,42 @@ class Sequences(NamedTuple):
         """Return sequences as `(rows, steps, *event)`, filled up with zeros, and their lengths, `(rows,)`.
 
         Rows are in the order that `pad_packed_sequence` gives: that in which they were packed, before any sorting.
+
+        Raises:
+            ValueError: for an empty list, or a sequence of no time steps.
         """
         if isinstance(value, PackedSequence):
             x, lengths = pad_packed_sequence(value, batch_first=True)
         else:
-            x, lengths = pad_sequence(value, batch_first=True), torch.tensor([len(row) for row in value])
+            lengths = lengths_of(value)
+            x = pad_sequence(value, batch_first=True)
         return longer(x, self.steps), lengths
 
     def together(self, x: Tensor, lengths: Tensor) -> Any:
         """Undo `apart`."""
+        if len(lengths) == 1:  # the row that stands for an empty batch; of data none is of no length
+            lengths = lengths.clamp(min=1)
         x, lengths = longer(x, int(lengths.max()) if len(lengths) else 0), lengths.cpu()
         if not self.packed:
             return [row[:length] for row, length in zip(x, lengths.tolist(), strict=True)]
-        lengths = lengths.clamp(min=1)  # none can be of no length: the one row that stands for an empty batch
         in_order = not self.indexed and bool((lengths.diff() <= 0).all())
         return pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=in_order)
+
+
+def lengths_of(rows: list[Tensor]) -> Tensor:
+    """Return how many time steps each sequence of a list has; a `ValueError` if there is none, or one has none."""
+    if not rows:
+        raise ValueError("expected a list of one sequence at least, got an empty list")
+    return with_steps(torch.tensor([len(row) for row in rows]))
+
+
+def with_steps(lengths: Tensor) -> Tensor:
+    """Return lengths of sequences; a `ValueError` that names the rows if some have no time step."""
+    short = (lengths < 1).nonzero().flatten().tolist()
+    if short:
+        got = f"{int(lengths.min())} in rows {some_rows(short)}"
+        raise ValueError(f"expected sequences of one time step at least, got lengths of {got}: leave these out")
+    return lengths
 
 
 def longer(x: Tensor, steps: int) -> Tensor:
@@ -175,7 +196,7 @@ class SequenceAEF(AEF):
                 f"expected the lengths of the {rows} sequences as the first condition, a tensor of integers, as in "
                 f"{how}; got {got}"
             )
-        return lengths
+        return with_steps(lengths)
 
     def sample(self, n: int, *cond: Any, **kwargs: Any) -> Tensor:
         """Draw `n` sequences, padded; see `AEF.sample`. Their lengths `(n,)` are the first condition."""

@@ -53,7 +53,9 @@ def survey(
     if not every and given is None and not maps.maps:
         as_data(None, given=False)  # says that there is nothing to encode
     try:
-        with naming_dtypes([u for u in every if u.floating]), quiet(device_of(every), model, guide):
+        floating = [u for u in every if u.floating]
+        naming = naming_dtypes(floating, model, guide, args, kwargs)
+        with naming, quiet(device_of(every), model, guide):
             if start is not None:
                 torch.set_rng_state(start)
             runs = Runs(model, guide, args, kwargs, named)

@@ -30,7 +30,7 @@ class Arm:
         sigma: sigma at a share of the training, from 0 to 1; None leaves it.
         features: `"mlp"` for h a network of one hidden layer.
         fixed_scale: the posterior has one scale for all data (SimFlow).
-        bounded: the log variance of the posterior stays between -8 and 0, so that h cannot shrink at its cost.
+        bounded: the log variance of the posterior stays between -8 and 1, so that h cannot shrink at its cost.
         decoder_noise: as a share of the encoder's scale, on the latent that the decoder sees in training, at sigma = 0.
         latent_weight: the weight of prior and log-determinants at a share of the training; None for 1.
         volume_preserving: the core flow shifts only (NICE).
@@ -83,7 +83,7 @@ ARMS = {
     "simflow": _arm("AEF, σ = 0.3, one posterior scale, coupling prior", "linear", 0.3, prior="coupling",
                     fixed_scale=True),
     "held-both": _arm("AEF, σ = 1, held, coupling core flow and prior", "normalized", 1.0, "coupling", "coupling"),
-    "bounded-0": _arm("AEF, σ = 0, scale of the posterior between 0.02 and 1", "linear", 0.0, bounded=True),
+    "bounded-0": _arm("AEF, σ = 0, scale of the posterior between 0.02 and 1.6", "linear", 0.0, bounded=True),
     "volume-flow-0": _arm("AEF, σ = 0, core flow that keeps volumes", "linear", 0.0, volume_preserving=True),
     "flow-0": _arm("AEF, σ = 0, coupling core flow", "linear", 0.0, "coupling"),
     "decoder-noise-0": _arm("AEF, σ = 0, noise on what the decoder sees", "linear", 0.0, loss="decoder noise",
@@ -126,14 +126,15 @@ class _OneScale(nn.Module):
 
 
 class _Between(nn.Module):
-    """A smooth bound that leaves values near the start, -1, nearly as they are."""
+    """A log variance between two bounds, softly; one of 0, where the VAE starts, becomes -0.3."""
 
     def __init__(self, low: float, high: float) -> None:
         super().__init__()
         self.low, self.high = low, high
 
     def forward(self, log_var: Tensor) -> Tensor:
-        return self.low + (self.high - self.low) * torch.sigmoid(4 * log_var / (self.high - self.low))
+        below = self.high - nn.functional.softplus(self.high - log_var)
+        return self.low + nn.functional.softplus(below - self.low)
 
 
 class _Shift(Bijection):
@@ -170,7 +171,7 @@ def build(
     if arm.fixed_scale:
         vae.to_log_var = _OneScale(latents)
     if arm.bounded:
-        vae.to_log_var = nn.Sequential(vae.to_log_var, _Between(-8.0, 0.0))
+        vae.to_log_var = nn.Sequential(vae.to_log_var, _Between(-8.0, 1.0))
     options = dict(arm.options)
     if arm.features == "mlp":
         size = numel(example.shape[1:])

@@ -115,6 +115,6 @@ def _trained(model: Whole, data: Data, seed: int, steps: int) -> Any:
         (-model.log_prob(data.train[rows], seed, step)).mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
-        if step % (steps // CHECKS) == 0:
+        if step % max(1, steps // CHECKS) == 0:
             with torch.no_grad():
                 yield step, float(-model.log_prob(data.validation, "validation").mean())

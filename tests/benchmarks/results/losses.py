@@ -49,15 +49,16 @@ def noisy_decoder(aef: vae2aef.AEF, x: Tensor, share: float) -> Tensor:
 
 
 def smooth_decoder(aef: vae2aef.AEF, x: Tensor, share: float) -> Tensor:
-    """Eq. 10 and 1/2 |J v|^2 / r's scale^2, v of a share of the encoder's scale: the cost of such noise to first order.
+    """Eq. 10 and 1/2 I |J v|^2, v of a share of the encoder's scale: the cost of such noise to first order.
 
-    J v by a difference of two decodings; the scale of r is not trained by it.
+    I is the information of r about its mean: 1/s^2 of a Gaussian, 1/(3 s^2) of a logistic. J v by a difference of two
+    decodings; the scale of r is not trained by it.
     """
     y, posterior, z, density = _parts(aef, x)
     decoded = aef.parts.decode(z)
     moved = aef.parts.decode(z + share * posterior.scale * torch.randn_like(z)).mean - decoded.mean
     scale = (nn.functional.softplus(10 * aef.likelihood.raw_scale) + 1e-5).detach()
-    penalty = 0.5 * (moved / scale).square().flatten(1).sum(1)
+    penalty = 0.5 * (moved / scale).square().flatten(1).sum(1) / (3 if aef.likelihood.discrete else 1)
     return -(density + aef.log_residual(y, decoded) - penalty).mean()
 
 

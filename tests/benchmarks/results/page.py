@@ -239,9 +239,15 @@ def main() -> None:
     options = parser.parse_args()
     all_runs = read(options.runs)
     (options.docs / "results").mkdir(exist_ok=True)
-    parts = [(Path(__file__).parent / "text.md").read_text().replace("{front}", front(all_runs))]
-    parts[0] = parts[0].replace("{core_flow}", equal_seconds(all_runs, "aef-noise", "noise-flow"))
-    parts[0] = parts[0].replace("{honest}", against(all_runs, HONEST, "aef")).replace("{beside}", beside(all_runs))
+    tables = {
+        "{front}": front(all_runs), "{core_flow}": equal_seconds(all_runs, "aef-noise", "noise-flow"),
+        "{honest}": against(all_runs, HONEST, "aef"), "{beside}": beside(all_runs),
+    }  # fmt: skip
+    parts = [(Path(__file__).parent / "text.md").read_text()]
+    for name, made in tables.items():
+        if name not in parts[0]:
+            raise SystemExit(f"text.md has no place for {name}")
+        parts[0] = parts[0].replace(name, made)
     for name, runs in all_runs.items():
         cell = CELLS[name]
         parts.append(f"### {cell.about}\n\n{cell.steps} steps.\n\n{table(lines(cell, runs), cell, runs)}\n")

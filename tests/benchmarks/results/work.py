@@ -21,11 +21,15 @@ Job = tuple[str, str, int]
 def jobs(options: argparse.Namespace) -> Iterator[Job]:
     """Yield what is to run: all main arms for the first seed, what was tried, then the other seeds."""
     cells = options.cells or list(CELLS)
-    bits = {name for name in cells if CELLS[name].bins == 2}  # no density fits them
+    bits = {name for name in cells if CELLS[name].bins == 2}  # no density fits them, and they have no scale
     for seed in range(options.first_seed, options.seeds):
         for arms in (options.arms,) if options.arms else (MAIN, TRIED):
             for cell in cells:
-                yield from ((cell, arm, seed) for arm in arms if not (arm in ("center", *DENSITIES) and cell in bits))
+                yield from (
+                    (cell, arm, seed)
+                    for arm in arms
+                    if not (arm in ("center", "jacobian-0", *DENSITIES) and cell in bits)
+                )
 
 
 def work(options: argparse.Namespace, deadline: float) -> None:
