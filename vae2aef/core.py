@@ -63,7 +63,9 @@ class Expansion(nn.Module):
         if isinstance(value, (str, bytes, bool)) or not hasattr(value, "__float__"):
             raise TypeError(f"expected noise as a number, got {value!r}")
         if value != 0 and not MIN_NOISE <= value <= MAX_NOISE:  # NaN neither
-            raise ValueError(f"expected noise 0 (the paper's loss) or from {MIN_NOISE:g} to {MAX_NOISE:g}, got {value}")
+            raise ValueError(
+                f"expected noise 0 (the paper's loss) or at least {MIN_NOISE:g} and at most {MAX_NOISE:g}, got {value}"
+            )
         self._noise = float(value)
         self.noisy = self._noise > 0
         with torch.no_grad():
