@@ -42,6 +42,14 @@ def float64() -> Iterator[None]:
     torch.set_default_dtype(before)
 
 
+@pytest.fixture
+def fresh_pyro(float64: None) -> None:
+    """Begin with an empty parameter store, in float64."""
+    import pyro
+
+    pyro.clear_param_store()
+
+
 @pytest.fixture(scope="module")
 def core_flows() -> Iterator[None]:
     """Give Pyro's losses, guides and conversions a core flow, which is no default: more can be wrong then."""

@@ -20,18 +20,12 @@ spec = importlib.util.spec_from_file_location("guide_cases", Path(__file__).pare
 cases = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(cases)
 
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+pytestmark = [
+    pytest.mark.usefixtures("fresh_pyro"),
+    pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning"),
+]
 SIGMA, B, N, D = 0.3, cases.B, cases.N, cases.D
 Normal = torch.distributions.Normal
-
-
-@pytest.fixture(autouse=True)
-def fresh():
-    pyro.clear_param_store()
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def all_parameters(pair, aef):

@@ -15,18 +15,9 @@ import vae2aef  # noqa: E402
 from vae2aef.batch import Batch  # noqa: E402
 from vae2aef.chain import Generate  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("core_flows")
+pytestmark = pytest.mark.usefixtures("core_flows", "fresh_pyro")
 
 B, N, D, K = 6, 4, 2, 3
-
-
-@pytest.fixture(autouse=True)
-def fresh():
-    pyro.clear_param_store()
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def hot(k, n):

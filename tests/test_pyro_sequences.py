@@ -17,17 +17,10 @@ import vae2aef  # noqa: E402
 from vae2aef.svi.sequences import within  # noqa: E402
 
 N, D = 3, 2
+pytestmark = pytest.mark.usefixtures("fresh_pyro")
+
 LENGTHS = (3, 1, 4, 2, 4)
 HOW = {"proposal": "laplace"}  # the default searches each datum first, ten times as long
-
-
-@pytest.fixture(autouse=True)
-def fresh():
-    pyro.clear_param_store()
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 class One(nn.Module):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vae2aef.batch import Batch
-from vae2aef.preprocess import Dequantize
+from vae2aef.preprocess import bins_of
 from vae2aef.schedules import noise_at
 
 try:
@@ -123,10 +123,9 @@ class Pictures(Callback):
             torch.manual_seed(0)
             made = task.aef.reconstruct(shown.x, *shown.cond, **shown.kwargs)
             samples = task.aef.sample(len(shown.x), *shown.cond, **shown.kwargs)
-        x = shown.x.to(made)
-        for step in task.aef.preprocess.modules() if not shown.x.is_floating_point() else ():
-            if isinstance(step, Dequantize):  # what it makes lies within 0 and 1, and so does what is drawn
-                x = x / (step.bins - 1)
+        bins = None if shown.x.is_floating_point() else bins_of(task.aef.preprocess)
+        # What dequantises levels makes values within 0 and 1, and so is what is drawn.
+        x = shown.x.to(made) / (1 if bins is None else bins - 1)
         low, high = x.min(), x.max()
         for name, rows in (("reconstructions", (x, made)), ("samples", (samples,))):
             sheet = torch.cat([self._row(((row - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)) for row in rows], 1)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vae2aef.errors import DataTypeError
 from vae2aef.flows import Bijection
@@ -81,6 +81,11 @@ class Dequantize(Bijection):
     def extra_repr(self) -> str:
         """Say the number of grey levels."""
         return f"bins={self.bins}"
+
+
+def bins_of(module: nn.Module) -> int | None:
+    """Return the grey levels that the first `Dequantize` inside a module takes; None if there is none."""
+    return next((step.bins for step in module.modules() if isinstance(step, Dequantize)), None)
 
 
 class Logit(Bijection):

@@ -20,7 +20,7 @@ from vae2aef.errors import NonFiniteError
 from vae2aef.evidence import EstimateWarning
 from vae2aef.gauge import drift
 from vae2aef.marginal import LogProb
-from vae2aef.preprocess import Dequantize, bits_per_dim
+from vae2aef.preprocess import bins_of, bits_per_dim
 from vae2aef.terms import LossTerms
 from vae2aef.wrapping.load import make_again
 
@@ -153,8 +153,7 @@ class AEFTask(LightningModule):
         """
         x, cond, kwargs = self.arguments(batch)
         mean = self._log_marginal("test", x, cond, kwargs)
-        steps = [step for step in self.aef.preprocess.modules() if isinstance(step, Dequantize)]
-        bins = 1 if x.is_floating_point() or not steps else steps[0].bins
+        bins = 1 if x.is_floating_point() else bins_of(self.aef.preprocess) or 1
         bits = bits_per_dim(mean * len(x), self._values(x, cond), bins)
         self.log("test_bits_per_dim", bits, batch_size=len(x), sync_dist=True)
 

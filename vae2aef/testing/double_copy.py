@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from vae2aef.batch import Batch
 from vae2aef.modes import own_random_state
-from vae2aef.preprocess import Dequantize, dequantize
+from vae2aef.preprocess import bins_of, dequantize
 from vae2aef.wrapping.example import read_example
 
 
@@ -77,5 +77,4 @@ def _continuous(model: nn.Module, x: Tensor) -> Tensor:
     """Grey levels dequantised once, so that every call sees the same data."""
     if x.is_floating_point():
         return x
-    bins = next((m.bins for m in model.modules() if isinstance(m, Dequantize)), 256)
-    return dequantize(x.double(), bins)
+    return dequantize(x.double(), bins_of(model) or 256)

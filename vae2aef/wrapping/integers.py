@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from vae2aef.errors import DataTypeError, WrapError, WrapWarning
 from vae2aef.flows import Bijection
 from vae2aef.modes import modules
-from vae2aef.preprocess import Dequantize
+from vae2aef.preprocess import bins_of
 from vae2aef.wrapping.trial import modules_of
 
 MANY = 256
@@ -47,7 +47,7 @@ def require_integers(preprocess: Bijection, x: Tensor) -> None:
     Raises:
         WrapError: gives the line that makes integers of `x`.
     """
-    bins = next((step.bins for step in preprocess.modules() if isinstance(step, Dequantize)), None)
+    bins = bins_of(preprocess)
     if bins is None or not x.is_floating_point() or not x.numel() or bool((x == x.flatten()[0]).all()):
         return
     for top in (1, bins - 1, bins):
@@ -81,8 +81,13 @@ def warn_of_grey_levels(discrete: bool, bits: str | None, preprocess: Bijection,
     Warns:
         WrapWarning: gives the lines that help.
     """
-    dequantised = any(isinstance(step, Dequantize) for step in preprocess.modules())
-    if discrete or dequantised or not x.is_floating_point() or x.numel() < MANY or not bool(x.isfinite().all()):
+    if (
+        discrete
+        or bins_of(preprocess) is not None
+        or not x.is_floating_point()
+        or x.numel() < MANY
+        or not bool(x.isfinite().all())
+    ):
         return
     for top in TOPS if bool((x >= 0).all() and (x <= 1).all()) else (1,):
         levels = (x * top).round()

@@ -6,6 +6,7 @@ value standardised.
 
 from __future__ import annotations
 
+import abc
 import copy
 from typing import Any
 
@@ -25,7 +26,7 @@ FITTED = 5000
 """Data that the standardisation is fitted to."""
 
 
-class Whole(nn.Module):
+class Whole(nn.Module, abc.ABC):
     """A density on `(batch, *event)`, of whole levels or of continuous values."""
 
     def __init__(self, cell: Cell, x: Tensor) -> None:
@@ -43,8 +44,9 @@ class Whole(nn.Module):
         y, log_det = self.preprocess(dequantised(self.cell, x, *names))
         return self.density(y.flatten(1)) + log_det
 
+    @abc.abstractmethod
     def density(self, y: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Return log p of preprocessed data `(batch, values)`, `(batch,)`, nats."""
 
 
 class Gaussian(Whole):
