@@ -370,6 +370,7 @@ def test_lists_of_booleans_are_bits(tmp_path, datasets):
     ({"a": [None, [1.0, 2.0]]}, "row 0: column a holds no numbers there"),
     ({"a": [[1.0, 2.0], [1.0]]}, r"lists of column a have shapes \(1,\), \(2,\); pad or cut them to one"),
     ({"a": [[1.0, 2.0], [1.0, None]]}, "missing or infinite values in column a"),
+    ({"a": [[{"k": 1}], [{"k": 2}]]}, "row 0: column a holds no numbers there"),
     ({"a": [["x"], ["y"]]}, "row 0: column a holds no numbers there"),
     ({"a": [[[1.0], [1.0, 2.0]], [[1.0], [1.0]]]}, "row 0: column a holds no numbers there, or lists of two lengths"),
     ({"a": [[1.0], [2.0]], "b": [1.0, 2.0]}, "column a holds lists, and there are the columns b beside it"),

@@ -98,7 +98,7 @@ def test_when_an_arm_reached_the_first_ones_best():
         result["validation_seconds"] = seconds
         result["validation_bits_per_dim"] = result["validation_bits_per_dim"][-2:]
     first, quick, slow = summarise(results, ["vae", "aef", "slow"], (1,), 1, 128)
-    assert (quick.reached_seconds, slow.reached_seconds) == (3.0, None)
+    assert (first.reached_seconds, quick.reached_seconds, slow.reached_seconds) == (8.0, 3.0, None)
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(report.terminal_table([first, quick, slow], "title", 128))
     assert [line.split()[-2:] for line in console.export_text().splitlines() if line.split()[:1] == ["aef"]] == [

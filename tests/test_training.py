@@ -471,3 +471,25 @@ def test_batches_with_nan_are_named_or_skipped(tmp_path):
         assert task.skipped == skipped
         found.append(task.state_dict())
     assert all(torch.equal(value, found[1][name]) and value.isfinite().all() for name, value in found[0].items())
+
+
+class Labelled(torch.nn.Module):
+    """A VAE whose label comes by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.p = torch.nn.Linear(5, 4), torch.nn.Linear(3, 4)
+
+    def forward(self, x, *, y):
+        mean, log_var = self.q(torch.cat([x, y], 1)).chunk(2, 1)
+        z = mean + (0.5 * log_var).exp() * torch.randn_like(mean)
+        return self.p(torch.cat([z, y], 1)), mean, log_var
+
+
+def test_a_last_dict_of_a_batch_holds_conditions_by_name():
+    x, y = torch.rand(16, 4), torch.rand(16, 1)
+    aef = vae2aef.wrap(Labelled(), example=(x, {"y": y}), noise=0.0)
+    task = AEFTask(aef, split=lambda batch: (batch[0], {"y": batch[1]}))
+    data, cond, kwargs = task.arguments((x, y))
+    assert torch.equal(aef(data, *cond, **kwargs), aef(x, y=y))
+    assert not torch.equal(aef(x, y=y), aef(x, y=1 - y))

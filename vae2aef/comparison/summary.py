@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -150,25 +150,34 @@ def mean_and_error(values: np.ndarray) -> MeanInterval:
 def _reached(runs: list[dict[str, Any]], first: list[dict[str, Any]]) -> float | None:
     """Share of the steps after which a run's validation curve is at the other run's best, seed by seed; the median."""
     shares = []
-    for run, other in zip(runs, first, strict=True):
+    for run, look in zip(runs, _looks(runs, first), strict=True):
         curve = run["validation_bits_per_dim"]
-        best = min(value for _, value in other["validation_bits_per_dim"])
-        shares.append(next((step for step, value in curve if value <= best), math.inf) / curve[-1][0])
-    share = float(np.median(shares))
-    return share if math.isfinite(share) else None
+        shares.append(math.inf if look is None else curve[look][0] / curve[-1][0])
+    return _known(shares)
 
 
 def _reached_seconds(runs: list[dict[str, Any]], first: list[dict[str, Any]]) -> float | None:
     """The same in seconds of training steps; None also where a run did not note them."""
     found = []
-    for run, other in zip(runs, first, strict=True):
-        curve, times = run["validation_bits_per_dim"], run.get("validation_seconds", [])
-        if len(times) != len(curve) or None in times:
+    for run, look in zip(runs, _looks(runs, first), strict=True):
+        times = run.get("validation_seconds", [])
+        if len(times) != len(run["validation_bits_per_dim"]) or None in times:
             return None
+        found.append(math.inf if look is None else times[look])
+    return _known(found)
+
+
+def _looks(runs: list[dict[str, Any]], first: list[dict[str, Any]]) -> Iterator[int | None]:
+    """Yield, seed by seed, at which look at validation data a run was at the other run's best; None for never."""
+    for run, other in zip(runs, first, strict=True):
         best = min(value for _, value in other["validation_bits_per_dim"])
-        found.append(next((s for s, (_, value) in zip(times, curve, strict=True) if value <= best), math.inf))
-    seconds = float(np.median(found))
-    return seconds if math.isfinite(seconds) else None
+        curve = run["validation_bits_per_dim"]
+        yield next((look for look, (_, value) in enumerate(curve) if value <= best), None)
+
+
+def _known(values: list[float]) -> float | None:
+    median = float(np.median(values))
+    return median if math.isfinite(median) else None
 
 
 def _importance_error(runs: list[dict[str, Any]]) -> float:
