@@ -55,24 +55,15 @@ def test_a_step_does_not_grow_with_the_number_of_values(optimizer):
     assert plain[1] > 50 * plain[0]  # the parametrisation of 0.1
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.3, 0.8])
-def test_the_core_starts_with_the_variance_of_the_vaes_noise(noise):
-    """Faults: h of another spread, the spread of no noise for all: all data then want another g_s at once."""
+@pytest.mark.parametrize("noise", [0.0, 0.3, 1.0])
+def test_h_starts_where_the_noise_of_the_vae_was(noise):
+    """Fault: h of another spread: all data then want another g_s at once, and a large step overshoots."""
     torch.manual_seed(0)
     x = 4 * torch.rand(64, 12) @ torch.rand(12, 40)
     aef = vae2aef.wrap(SmallVAE((40,), (6,)), example=x, encoder_scale="log_std", noise=noise)
-    core = aef.core
     with torch.no_grad():
-        h = core(x)[0] - core.features.linear.bias
-        assert h.square().mean() + noise**2 == pytest.approx(1.0, rel=1e-4)
-        assert core.perturb(core(x.repeat(500, 1))[0]).var() == pytest.approx(1.0, rel=0.1)
-
-
-def test_at_sigma_one_h_starts_small_and_is_there():
-    x = torch.randn(64, 40)
-    aef = vae2aef.wrap(SmallVAE((40,), (6,)), example=x, encoder_scale="log_std", noise=1.0)
-    h = (aef.core(x)[0] - aef.core.features.linear.bias).detach()
-    assert h.square().mean() == pytest.approx(0.1, rel=1e-4)
+        h = aef.core(x)[0] - aef.core.features.linear.bias
+    assert h.square().mean() == pytest.approx(1.0, rel=1e-4)
 
 
 @given(st.integers(1, 600), seeds)

@@ -22,28 +22,25 @@ STORED_ROWS = 128
 """Most rows of an example that `NormalizedFeatures` measures its spread on."""
 
 
-def first_spread(noise: float) -> float:
-    """Root mean square of h at the start, such that h + sigma epsilon has unit variance, as the noise of the VAE has.
-
-    Otherwise all data want a larger (or smaller) g_s at once, and a large first step overshoots. From sigma = 1 on
-    nothing is left for h, and it starts with a tenth of that variance, so that it can be told from none.
-    """
-    return math.sqrt(max(1 - noise**2, 0.1))
-
-
 def fan_in_scale(values: int) -> float:
     """What each of so many values of unit spread is multiplied by before it enters h."""
     return min(1.0, math.sqrt(SQUARES / values), FAN_IN / values)
 
 
 @torch.no_grad()
-def start_at(weight: Tensor, h: Tensor, spread: float, otherwise: float) -> None:
-    """Scale the weight of linear features so that `h`, what they are of an example, gets a root mean square `spread`.
+def start_at_one(weight: Tensor, h: Tensor, otherwise: float) -> None:
+    """Scale the weight of linear features so that `h`, what they are of an example, has the root mean square 1.
 
-    By `otherwise`, if they are (nearly) zero there.
+    So h starts where the noise of the VAE was, and z where its prior expects it; h of another spread makes all data
+    want another g_s at once, which a large first step overshoots.
+
+    Args:
+        weight: what h is linear in.
+        h: without its bias.
+        otherwise: the factor if h is (nearly) zero.
     """
     size = float(h.square().mean().sqrt()) if h.numel() else 0.0
-    weight.mul_(spread / size if size > 1e-6 and math.isfinite(size) else otherwise)
+    weight.mul_(1 / size if size > 1e-6 and math.isfinite(size) else otherwise)
 
 
 class LinearFeatures(nn.Module):
@@ -52,15 +49,14 @@ class LinearFeatures(nn.Module):
     With an example, x is centred and brought to unit spread, whatever its range. Each of n values is then multiplied by
     min(1, sqrt(16 / n), 256 / n) (and W' starts larger by as much), so that the effect of one step of an optimizer on h
     does not grow with the size of x: maximal-update scaling (Yang & Hu, *Feature Learning in Infinite-Width Neural
-    Networks*, ICML 2021). h starts with the same spread in all cases: that of the example. Without one, center is 0,
-    scale 1, and W' starts as torch's linear layer does.
+    Networks*, ICML 2021). Over the example, h starts with unit spread. Without one, center is 0, scale 1, and W' starts
+    as torch's linear layer does.
 
     Args:
         event_shape: shape of one event of data.
         latent_shape: shape of one latent.
         read: what is done to x first, `(batch, *event)` to `(batch, ...)`: such as one-hot classes. None for nothing.
         example: data, `(batch, *event)`.
-        spread: root mean square of h over the example, at the start (`first_spread`).
 
     Example:
         >>> features = LinearFeatures((2,), (1,), example=torch.tensor([[0.0, 10.0], [2.0, 12.0]]))
@@ -77,7 +73,6 @@ class LinearFeatures(nn.Module):
         latent_shape: Sequence[int],
         read: nn.Module | None = None,
         example: Tensor | None = None,
-        spread: float = 1.0,
     ) -> None:
         super().__init__()
         self.latent_shape = torch.Size(latent_shape)
@@ -87,7 +82,7 @@ class LinearFeatures(nn.Module):
         self.register_buffer("center", torch.zeros(seen))
         self.register_buffer("scale", torch.ones(()))
         if example is not None:
-            self._fit(example, spread)
+            self._fit(example)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map data `(batch, *event)` to features `(batch, *latent)`."""
@@ -116,7 +111,7 @@ class LinearFeatures(nn.Module):
         return x.reshape(x.shape[0], self.linear.in_features)
 
     @torch.no_grad()
-    def _fit(self, example: Tensor, first: float) -> None:
+    def _fit(self, example: Tensor) -> None:
         """Take center and spread of x from an example; from all its values together if the rows are alike."""
         seen = self._flat(example.cpu()).double()
         smallest = 1e-6 * seen.abs().max()
@@ -128,7 +123,7 @@ class LinearFeatures(nn.Module):
         self.center.copy_(center)
         self.scale.fill_(less / float(spread) if spread > smallest else less)
         weight = self.linear.weight.double() * self.scale
-        start_at(self.linear.weight, nn.functional.linear(seen - center, weight), first, 1 / less)
+        start_at_one(self.linear.weight, nn.functional.linear(seen - center, weight), 1 / less)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         none = torch.zeros_like(self.center)
@@ -162,7 +157,7 @@ class NormalizedFeatures(LinearFeatures):
         read: nn.Module | None = None,
         example: Tensor | None = None,
     ) -> None:
-        super().__init__(event_shape, latent_shape, read, example)  # whatever its spread: it is held at 1
+        super().__init__(event_shape, latent_shape, read, example)
         if example is None or len(example) < 2:
             raise ValueError("normalized features need an example of at least two rows, to know the spread of the data")
         kept = (self._flat(example[:STORED_ROWS].cpu()) - self.center) * self.scale

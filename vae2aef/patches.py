@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae2aef.features import fan_in_scale, start_at
+from vae2aef.features import fan_in_scale, start_at_one
 from vae2aef.grids import Grid
 from vae2aef.tensors import full_precision
 
@@ -20,7 +20,7 @@ class PatchFeatures(nn.Module):
     A convolution whose kernel is its stride. It costs (values of a patch) x (channels of the latent) parameters,
     however large the data, and takes any grid that the patches cover. Parametrised as `LinearFeatures`: x is centred,
     channel by channel, and brought to unit spread by the example; of many values in a patch each counts for less; h
-    starts with the same spread in all cases.
+    starts with unit spread.
 
     Args:
         event_shape: shape of one event of data, `(channels, *grid)`.
@@ -29,7 +29,6 @@ class PatchFeatures(nn.Module):
         read: what is done to x first, `(batch, *event)` to the same, or `(batch, *event, n)`: such as one-hot classes.
             None for nothing.
         example: data, `(batch, *event)`.
-        spread: root mean square of h over the example, at the start.
 
     Example:
         >>> features = PatchFeatures((3, 64, 64), 4, Grid((8, 8), (0, 0)))
@@ -47,7 +46,6 @@ class PatchFeatures(nn.Module):
         grid: Grid,
         read: nn.Module | None = None,
         example: Tensor | None = None,
-        spread: float = 1.0,
     ) -> None:
         super().__init__()
         self.grid = grid
@@ -60,7 +58,7 @@ class PatchFeatures(nn.Module):
         self.register_buffer("center", torch.zeros(seen, *(1 for _ in grid.factor)))
         self.register_buffer("scale", torch.ones(()))
         if example is not None:
-            self._fit(example, spread)
+            self._fit(example)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map data `(batch, channels, *grid)` to features `(batch, channels of the latent, *its grid)`."""
@@ -80,7 +78,7 @@ class PatchFeatures(nn.Module):
         return seen.to(self.weight.dtype) if hasattr(self, "weight") else seen
 
     @torch.no_grad()
-    def _fit(self, example: Tensor, first: float) -> None:
+    def _fit(self, example: Tensor) -> None:
         """Take the center of each channel, and the spread of x around it, from an example."""
         seen = self._read(example.cpu()).double()
         smallest = 1e-6 * seen.abs().max()
@@ -90,7 +88,7 @@ class PatchFeatures(nn.Module):
         self.center.copy_(center)
         self.scale.fill_(less / float(spread) if spread > smallest else less)
         bias = self.bias.reshape(-1, *(1 for _ in self.grid.factor))
-        start_at(self.weight, self(example.cpu()) - bias, first, 1 / less)
+        start_at_one(self.weight, self(example.cpu()) - bias, 1 / less)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         errors = args[-1]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from vae2aef.chain import Site
 from vae2aef.core import Expansion, LinearFeatures, NoFeatures, Partition, PatchFeatures, partition_mask
 from vae2aef.errors import WrapError
-from vae2aef.features import NormalizedFeatures, first_spread
+from vae2aef.features import NormalizedFeatures
 from vae2aef.flows import Each
 from vae2aef.grids import Grid
 from vae2aef.likelihood import Likelihood
@@ -157,7 +157,7 @@ def build_core(
         return Expansion(core, latent, noise)
     if core == "linear":
         require_memory(numel(event), numel(latent), x)
-        return Expansion(LinearFeatures(event, latent, read, x, first_spread(noise)), latent, noise)
+        return Expansion(LinearFeatures(event, latent, read, x), latent, noise)
     if core == "normalized":
         require_memory(numel(event), numel(latent), x)
         return Expansion(NormalizedFeatures(event, latent, read, x), latent, noise)
@@ -168,7 +168,7 @@ def build_core(
                 f"has the shape {tuple(latent)}, the data {tuple(event)}; ",
                 'use core="linear", or a module of your own',
             )
-        return Expansion(PatchFeatures(event, latent[0], grid, read, x, first_spread(noise)), latent, noise)
+        return Expansion(PatchFeatures(event, latent[0], grid, read, x), latent, noise)
     if core == "noise":
         if noise not in (0.0, 1.0):
             raise ValueError(f'core="noise" is the VAE itself, whose noise is 1 by definition; got noise={noise}')
