@@ -118,12 +118,13 @@ class LinearFeatures(nn.Module):
         center = seen.mean(0)
         if not (seen - center).std(correction=0) > smallest:
             center = seen.mean().expand_as(self.center)
-        spread = (seen - center).std(correction=0)
+        seen = seen - center
+        spread = seen.std(correction=0)
         less = fan_in_scale(self.linear.in_features)
         self.center.copy_(center)
         self.scale.fill_(less / float(spread) if spread > smallest else less)
         weight = self.linear.weight.double() * self.scale
-        start_at_one(self.linear.weight, nn.functional.linear(seen - center, weight), 1 / less)
+        start_at_one(self.linear.weight, nn.functional.linear(seen, weight), 1 / less)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         none = torch.zeros_like(self.center)
