@@ -145,16 +145,3 @@ def test_levels_come_back_from_what_is_scored(results):
     again = results.cells.dequantised(cell, results.cells.scored(cell, levels, ""), "a")
     assert torch.equal((again * 17).floor().to(torch.uint8), levels)
     assert torch.equal(again, results.cells.dequantised(cell, levels, "a"))
-
-
-def test_an_arm_starts_as_it_was_run(results):
-    """Of 784 values: by 256 / 784 and about 0.58 then, by sqrt(16 / 784) and 1 now; the held scale is 1 in both."""
-    x = torch.rand(64, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-    starts = {}
-    for arm in ("unit", "aef-noise", "held-1"):
-        features = results.arms.build(arm, 0, x, 3, "vae", 256, None).core.features
-        h = features(x) - features.linear.bias
-        starts[arm] = (float(h.detach().square().mean().sqrt()), float(features.scale * (x - x.mean(0)).std()))
-    assert starts["unit"] == pytest.approx((1.0, math.sqrt(16 / 784)), rel=1e-3)
-    assert starts["aef-noise"] == pytest.approx((3**-0.5, 256 / 784), rel=1e-3)
-    assert starts["held-1"] == pytest.approx((1.0, 256 / 784), rel=1e-2)

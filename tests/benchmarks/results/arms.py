@@ -14,12 +14,8 @@ from torch import Tensor, nn
 import vae2aef
 from vae2aef.comparison.likelihoods import option
 from vae2aef.comparison.nets import MLPVAE
-from vae2aef.features import FAN_IN, NormalizedFeatures, fan_in_scale
 from vae2aef.flows import Bijection, Chain
 from vae2aef.tensors import numel
-
-
-EARLIER_START = 3**-0.5
 
 
 @dataclass(frozen=True)
@@ -38,8 +34,6 @@ class Arm:
         decoder_noise: as a share of the encoder's scale, on the latent that the decoder sees in training, at sigma = 0.
         latent_weight: the weight of prior and log-determinants at a share of the training; None for 1.
         volume_preserving: the core flow shifts only (NICE).
-        start: the root mean square of h before training, about what it was on all but the arms `unit` when they were
-            run; its n inputs then counted by 256 / n at most. None for what `wrap` makes today.
     """
 
     text: str
@@ -52,7 +46,6 @@ class Arm:
     decoder_noise: float = 0.0
     latent_weight: Callable[[float], float] | None = None
     volume_preserving: bool = False
-    start: float | None = EARLIER_START
 
 
 def _arm(text: str, core: str, noise: float, flow: str = "none", prior: str | None = None, **more: Any) -> Arm:
@@ -68,7 +61,6 @@ ARMS = {
     "features": _arm("VAE with linear features (σ = 1)", "linear", 1.0),
     "aef": _arm("the paper's AEF (σ = 0)", "linear", 0.0),
     "aef-noise": _arm("AEF, σ = 0.3", "linear", 0.3),
-    "unit": _arm("AEF, σ = 0.3, h from unit spread", "linear", 0.3, start=None),
     "held-0": _arm("AEF, σ = 0, scale of h held", "normalized", 0.0),
     "held-1": _arm("AEF, σ = 1, scale of h held", "normalized", 1.0),
     "held-0.3": _arm("AEF, σ = 0.3, scale of h held", "normalized", 0.3),
@@ -76,7 +68,6 @@ ARMS = {
     "vae-prior": _arm("VAE, coupling prior", "noise", 1.0, prior="coupling"),
     "aef-prior": _arm("the paper's AEF (σ = 0), coupling prior", "linear", 0.0, prior="coupling"),
     "noise-prior": _arm("AEF, σ = 0.3, coupling prior", "linear", 0.3, prior="coupling"),
-    "unit-prior": _arm("AEF, σ = 0.3, h from unit spread, coupling prior", "linear", 0.3, prior="coupling", start=None),
     "held-prior": _arm("AEF, σ = 1, held, coupling prior", "normalized", 1.0, prior="coupling"),
     "noise-flow": _arm("AEF, σ = 0.3, coupling core flow", "linear", 0.3, "coupling"),
     "noise-flow-path": _arm("the same, path derivative", "linear", 0.3, "coupling", loss="path"),
@@ -114,13 +105,11 @@ MAIN = (
     "features",
     "aef",
     "aef-noise",
-    "unit",
     "held-0",
     "held-1",
     "vae-prior",
     "aef-prior",
     "noise-prior",
-    "unit-prior",
     "center",
     *DENSITIES,
 )
@@ -190,7 +179,7 @@ def build(
     torch.manual_seed(seed + 1000)
     if arm.volume_preserving:
         options["core_flow"] = Chain(*(_Shift(latents, flip) for flip in (False, True, False, True)))
-    aef = vae2aef.wrap(
+    return vae2aef.wrap(
         vae,
         example=example,
         preprocess=copy.deepcopy(preprocess),
@@ -200,17 +189,3 @@ def build(
         encoder_scale="log_var",
         **options,
     )
-    if arm.start is not None and options["core"] in ("linear", "normalized"):
-        _start_as_before(aef.core.features, arm.start)
-    return aef
-
-
-@torch.no_grad()
-def _start_as_before(features: Any, spread: float) -> None:
-    """Give linear features the parametrisation and about the first values that they had before 2026-11-27."""
-    values = features.linear.in_features
-    more = min(1.0, FAN_IN / values) / fan_in_scale(values)
-    features.scale.mul_(more)
-    features.linear.weight.mul_(spread / more)
-    if isinstance(features, NormalizedFeatures):
-        features.rows.mul_(more)

@@ -16,7 +16,7 @@ from cells import CELLS, Cell
 
 from vae2aef.comparison.summary import MeanInterval, mean_and_error
 
-SHOWN = ("vae", "features", "aef", "aef-noise", "unit", "vae-prior", "aef-prior", "noise-prior", "unit-prior")
+SHOWN = ("vae", "features", "aef", "aef-noise", "vae-prior", "aef-prior", "noise-prior")
 """Arms of the front table."""
 
 HONEST = ("bounded-0", "volume-flow-0", "flow-0", "decoder-noise-0", "jacobian-0", "warm-up-0")
