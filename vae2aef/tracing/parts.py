@@ -19,7 +19,7 @@ from vae2aef.grids import find_grid
 from vae2aef.modes import modules
 from vae2aef.parts import Decoded, Posterior, VAEParts
 from vae2aef.protocols import Place
-from vae2aef.tensors import at_least_float32, sum_event
+from vae2aef.tensors import at_least_float32, map_tensors, sum_event
 from vae2aef.tracing.noise import Follow, LatentCall
 from vae2aef.tracing.outputs import pick
 
@@ -112,7 +112,7 @@ class TracedParts(VAEParts):
         """Run one pass; return what was followed, and what forward says of the data."""
         if torch.is_inference_mode_enabled():  # where autograd cannot say dz/du
             with torch.inference_mode(False), torch.no_grad():
-                x, u, replacement, cond, kwargs = _cloned((x, u, replacement, cond, kwargs))
+                x, u, replacement, cond, kwargs = map_tensors((x, u, replacement, cond, kwargs), Tensor.clone)
                 return self.follow(x, cond, kwargs, u, replacement)
         training = self.vae.training
         follow = Follow(u, self.latent_calls[training], replacement, self.floor)
@@ -156,14 +156,6 @@ def _posterior(follow: Follow) -> Posterior:
     """Read location and scale from a pass; a scale that is not positive becomes NaN, which the loss reports."""
     z, scale, u = at_least_float32(follow.z), at_least_float32(follow.scale), follow.u
     return Posterior(z - scale * u, torch.where(scale < 0, torch.nan, scale))
-
-
-def _cloned(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.clone()
-    if isinstance(value, (tuple, list)):
-        return type(value)(map(_cloned, value))
-    return {key: _cloned(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 @contextlib.contextmanager
