@@ -28,9 +28,9 @@ from vae2aef.parts import MIN_SCALE
 from vae2aef.tracing.decide import Observation
 from vae2aef.tracing.noise import Follow
 from vae2aef.tracing.observe import Entry, find_awake, observe, refusing, rows_of_their_own
+from vae2aef.tracing.other_data import close, other_data
 from vae2aef.tracing.outputs import say_path
 from vae2aef.tracing.parts import TracedParts
-from vae2aef.tracing.probes import close, other_data
 from vae2aef.tracing.recording import Draw
 from vae2aef.tracing.refusal import CONDITION, DRAW, ONLY_Z, OUTSIDE, SEVERAL, Refusal
 
