@@ -104,7 +104,7 @@ class Infer:
         z, change = posterior.push(u)  # Eq. 4, 9
         log_det = log_det + change
         if name in self.sigma and posterior.standard is None and posterior.transform is None:
-            # Given x, and the latents before it, z is N(loc + scale h(x), (scale sigma)^2). Not by another `push`, which
+            # Given x and the latents before it, z is N(loc + scale h(x), (scale sigma)^2); not by another `push`, which
             # runs a VAE anew that is only known as a whole.
             scale = posterior.scale
             self.spread[name] = posterior.loc + scale * self.core[name], self.sigma[name] * scale
