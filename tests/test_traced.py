@@ -143,7 +143,7 @@ def test_refused(cls):
     before = snapshot(vae)
     with pytest.raises(vae2aef.WrapError, match=zoo.REFUSED[cls]) as error:
         vae2aef.wrap(vae, example=zoo.example(vae))
-    assert "Random draws seen" in str(error.value)
+    assert str(error.value).count("Random draws seen") == 1
     assert_same(snapshot(vae), before)
 
 
