@@ -33,7 +33,7 @@ class NVAEProgram(VAEProgram):
 
     def __init__(self, vae: Any, levels: int | None, own: bool) -> None:
         self.vae, self.levels, self.own = vae, levels, own
-        name = type(probe(vae)).__name__
+        name = type(one_pixel(vae)).__name__
         flows = f", then {vae.num_flows} nf_cells" if vae.num_flows else ""
         relative = "relative to the prior's (res_dist), " if vae.res_dist else ""
         self.taken = (
@@ -133,7 +133,7 @@ def gaussian(loc: Tensor, raw: Tensor) -> Gaussian:
     return Gaussian(loc, raw.exp() + 1e-2)
 
 
-def probe(vae: Any) -> Any:
+def one_pixel(vae: Any) -> Any:
     """Return the likelihood of one pixel whose parameters are all zero: to see what kind it is."""
     last = vae.image_conditional[-1]
     return vae.decoder_output(last.weight.new_zeros(1, last.out_channels, 1, 1))
@@ -179,7 +179,7 @@ def adapt(vae: Any, x: Tensor, *cond: Any, **kwargs: Any) -> NVAEProgram:
             "Run vae(x) on a training batch first, or set their init_done = True if they are trained already",
         )
     try:
-        likelihood = probe(vae)
+        likelihood = one_pixel(vae)
     except NotImplementedError:
         raise refusal(
             vae, f'its decoder_output knows no dataset "{vae.dataset}"', "Add it there, beside those that it knows"

@@ -70,7 +70,7 @@ def core_flows() -> Iterator[None]:
 def quick_fits() -> Iterator[None]:
     """One fit to each datum in the place of the search for modes: for tests that only need some estimate."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vae2aef.samplers.find", laplace_mixture)
+        patch.setattr("vae2aef.samplers.find_mass", laplace_mixture)
         yield
 
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-needs_dynamo = pytest.mark.skipif(
-    torch.__version__ < "2.7", reason="Dynamo of torch 2.4 to 2.6 misses attributes of named tuples"
-)
-"""For `torch.compile` of an AEF; `torch.__version__` is compared as a version."""
+OLD_DYNAMO = torch.__version__ < "2.7"
+"""`torch.__version__` is compared as a version."""
+DYNAMO = "Dynamo of torch 2.4 to 2.6 misses attributes of named tuples"
+needs_dynamo = pytest.mark.skipif(OLD_DYNAMO, reason=DYNAMO)
+"""For `torch.compile` and `torch.export` of an AEF."""

@@ -167,6 +167,13 @@ def test_no_import_from_a_layer_above():
     assert upward(sources()) == []
 
 
+def test_the_page_says_the_same():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    block = page.partition("## Which file may import which")[2].partition("\n\n    ")[2].partition("\n\n")[0]
+    said = [tuple(name.split()[0] for name in line.split(",")) for line in " ".join(block.split()).split("→")]
+    assert said == [tuple(name or "vae2aef" for name in layer) for layer in LAYERS]
+
+
 def test_adapters_are_found_by_the_registry_alone():
     assert naming_adapters(sources()) == {"vae2aef.registry"}
 

@@ -1,5 +1,6 @@
 """What `import vae2aef` costs, and what the wheel holds."""
 
+import importlib
 import importlib.metadata
 import re
 import shutil
@@ -96,7 +97,30 @@ def test_the_oldest_pair_of_ci_is_the_floor():
 
 @pytest.mark.parametrize(("old", "name"), [("vae2aef.nets", "MLPVAE"), ("vae2aef.optimizers", "OptimizerWarning")])
 def test_modules_of_0_1_warn_with_their_successor(old, name):
-    import importlib
-
     with pytest.warns(DeprecationWarning, match=rf"{old} is now vae2aef\.\w+\.\w+"):
         assert getattr(importlib.import_module(old), name).__name__ == name
+
+
+PUBLIC = {
+    "vae2aef": "AEF AEF_ELBO AffineCoupling Bijection Chain Decoded Dequantize FlowPrior Inverse LogProb Logit "
+    "LossTerms MaskedAutoregressive NonFiniteError Posterior Proposal Residual StandardNormal Standardize VAEParts "
+    "WrapError bits_per_dim check dequantize from_pyro register_adapter wrap",
+    "vae2aef.core": "Expansion LinearFeatures NoFeatures Partition partition_mask",
+    "vae2aef.diagnostics": "Finding Report check",
+    "vae2aef.interop": "DistributionPrior as_bijection as_prior posterior_flow",
+    "vae2aef.marginal": "Proposal log_prob tune",
+    "vae2aef.svi": "AEF_ELBO from_pyro",
+    "vae2aef.testing": "check_gradients check_invertible check_jacobian",
+    "vae2aef.training": "AEFTask",
+    "vae2aef.AEF": "forward encode decode reconstruct denoise sample log_prob tune_proposal expanded_log_prob noise "
+    "added_parameters added core core_flow latent_shape residual",
+}
+"""What 0.1 has in `__all__` and on its API page."""
+
+
+@pytest.mark.parametrize("where", PUBLIC)
+def test_public_names_of_0_1_are_there(where):
+    module, _, _ = where.partition(".AEF")
+    found = importlib.import_module(module)
+    found = found.AEF if where.endswith(".AEF") else found
+    assert [name for name in PUBLIC[where].split() if not hasattr(found, name)] == []

@@ -17,6 +17,7 @@ import vae2aef
 from vae2aef import testing
 from vae2aef.batch import Batch
 from vae2aef.case import Case
+from vae2aef.chain import Generate
 from vae2aef.svi.program import PyroProgram
 
 B, D = 6, UPPER + LOWER
@@ -117,6 +118,7 @@ USES = {
     "encode": lambda aef, x: is_dict(aef.encode(x), Z),
     "decode": lambda aef, x: torch.testing.assert_close(aef.decode(aef.encode(x)), aef.reconstruct(x)),
     "reconstruct": lambda aef, x: torch.testing.assert_close(aef.reconstruct(x), aef(x, terms=True).reconstruction),
+    "generate": lambda aef, x: finite(aef.generate(Generate(B, aef.encode(x)), Batch(x), residual=False)),
     "denoise": lambda aef, x: torch.testing.assert_close(aef.denoise(x), aef.reconstruct(x)),
     "sample": lambda aef, x: sampled(aef),
     "expanded_log_prob": lambda aef, x: torch.testing.assert_close(-aef.expanded_log_prob(x).mean(), aef(x)),

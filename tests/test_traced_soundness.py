@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from vae2aef.batch import Batch
 from vae2aef.errors import WrapError
 from vae2aef.tracing.proof import trace
 
@@ -187,7 +188,7 @@ def test_branches_that_the_example_does_not_take_are_followed_and_said(read):
     assert any(f"reads values into Python, by {read}:" in line for line in parts.assumed) == (read != "nothing")
     if read == "bool":
         z = torch.randn(len(x), zoo.LATENTS)
-        torch.testing.assert_close(parts.follow(3 + x, (), {}, replacement=z)[1].mean, vae.data(z) + 3 + x)
+        torch.testing.assert_close(parts.follow(Batch(3 + x), replacement=z)[1].mean, vae.data(z) + 3 + x)
 
 
 class RandomGradient(torch.autograd.Function):

@@ -183,7 +183,7 @@ def test_conditions_reach_every_part_with_the_rows_they_belong_to(x):
     assert seen and all(a == b for a, b in seen)
 
 
-def test_what_the_probe_draws_is_not_seen(x, vae):
+def test_what_wrap_draws_is_not_seen(x, vae):
     """The random state after wrapping is that after drawing the added weights."""
     torch.manual_seed(0)
     aef = vae2aef.wrap(vae, example=x, encoder_scale="log_std", core="noise", core_flow="none")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from zoo_core import ConditionalPrior, SmallVAE
 
 import vae2aef
+from vae2aef.errors import require_finite_data
 
 
 @pytest.fixture
@@ -44,6 +45,14 @@ def test_nan_in_the_data(x, vae):
         aef(x, terms=True)
     unchanged(vae, before)
     refused(vae, vae2aef.WrapError, "holds NaN or lies outside", example=x, encoder_scale="log_std")
+
+
+def test_what_is_finite_is_taken_though_its_sum_is_not():
+    """Faults: the sum of the data taken for the data; infinities that cancel, or one alone, overlooked."""
+    require_finite_data(torch.full((4, 3), torch.finfo(torch.get_default_dtype()).max))
+    for bad in ([math.inf, -math.inf], [math.inf, 0], [math.nan, math.inf]):
+        with pytest.raises(vae2aef.NonFiniteError, match=r"in rows 1 of the batch"):
+            require_finite_data(torch.tensor([[0.0, 1.0], bad]))
 
 
 def test_data_outside_the_unit_interval_with_the_logit(x, vae):

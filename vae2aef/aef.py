@@ -140,25 +140,19 @@ class AEF(Estimates):
             raise TypeError(f"expected latents as a dict by name ({', '.join(self.sites)}), got {type(z).__name__}")
         first = next(iter(z))
         rows = self.parts.rows_first(first, z[first])
-        place = Generate(rows.shape[0], z, priors=self.priors(Batch(rows, cond, kwargs)))
-        return self._generate(place, cond, kwargs, residual)
+        batch = Batch(rows, cond, kwargs)
+        return self.to_data(self.generate(Generate(batch.size, z, priors=self.priors(batch)), batch, residual))
 
-    def _generate(self, place: Generate, cond: tuple, kwargs: dict, residual: bool) -> Any:
-        """Algorithms 2 and 3 from latents on."""
-        return self.to_data(self._generate_inside(place, cond, kwargs, residual))
-
-    def _generate_inside(self, place: Generate, cond: tuple, kwargs: dict, residual: bool) -> Any:
-        """Algorithms 2 and 3 from latents on, without undoing the preprocessing."""
-        decoded = self.parts.run(place, None, *cond, **kwargs)
+    def generate(self, place: Generate, batch: Batch, residual: bool) -> Any:
+        """Algorithms 2 and 3 under the conditions of a batch: preprocessed data, `(batch, *event)`."""
+        decoded = self.parts.run(place, None, *batch.cond, **batch.kwargs)
         y = self.observed(decoded, place.size).sample() if residual else self.mean(decoded, place.size)
-        if self.partition is not None:
-            y = self._with_generated_core(self.partition, place.z["z"], y, cond, kwargs)
-        return y
+        return y if self.partition is None else self._with_generated_core(self.partition, place.z["z"], y, batch)
 
-    def _with_generated_core(self, parted: Partition, z: Tensor, y: Tensor, cond: tuple, kwargs: dict) -> Tensor:
+    def _with_generated_core(self, parted: Partition, z: Tensor, y: Tensor, batch: Batch) -> Tensor:
         """Algorithm 2: the core that belongs to a latent and a shell."""
         shell = parted.shell(y)
-        posterior = self.parts.encode(shell, *cond, **kwargs)
+        posterior = self.parts.encode(shell, *batch.cond, **batch.kwargs)
         if posterior.transform is not None:
             raise ValueError("a partition core cannot be generated through a posterior flow: use core='linear'")
         core = self.site("z").flow.inverse((z - posterior.loc) / posterior.scale)[0]
@@ -209,9 +203,10 @@ class AEF(Estimates):
             TypeError: if `n` is no whole number, as the shapes of torch, or for `generator=`.
         """
         n = how_many(n, kwargs)
-        priors, shapes = self.priors(Batch(torch.empty(n), cond, kwargs)), self._latents_of(event_shape)
+        batch = Batch(torch.empty(n), cond, kwargs)
+        place = Generate(n, None, temperature, self.priors(batch), self._latents_of(event_shape))
         with evaluation_mode(self):
-            return self._generate(Generate(n, None, temperature, priors, shapes), cond, kwargs, residual)
+            return self.to_data(self.generate(place, batch, residual))
 
     def _latents_of(self, event_shape: Sequence[int] | None) -> dict[str, tuple[int, ...]]:
         """Return the shapes of latents of data on another grid; none for the grid of the example."""

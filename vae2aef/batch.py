@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from vae2aef.tensors import map_tensors
+
 
 class Batch(NamedTuple):
     """What a VAE is run on.
@@ -45,7 +47,11 @@ class Batch(NamedTuple):
 
     def detach(self) -> "Batch":
         """Cut all tensors from their graph."""
-        return Batch(*_detached(tuple(self)))
+
+        def other(one: Any) -> Any:
+            return one._replace(data=one.data.detach()) if isinstance(one, PackedSequence) else one
+
+        return Batch(*map_tensors(tuple(self), Tensor.detach, other))
 
 
 def batch_of_loader(made: Any, apart: "Callable[[Any, tuple], tuple] | None" = None) -> Batch:
@@ -81,17 +87,17 @@ def map_rows(value: Any, size: int, change: Callable[[Tensor], Tensor]) -> Any:
         size: how many rows the batch has.
         change: maps a tensor `(size, ...)` to one with other rows.
     """
-    if isinstance(value, Tensor):
-        return change(value) if value.dim() > 0 and value.shape[0] == size else value
-    if isinstance(value, PackedSequence):
-        padded, lengths = pad_packed_sequence(value, batch_first=True)
-        return pack_padded_sequence(change(padded), change(lengths), batch_first=True, enforce_sorted=False)
-    if isinstance(value, (tuple, list)):
-        items = [map_rows(item, size, change) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    if isinstance(value, dict):
-        return {key: map_rows(item, size, change) for key, item in value.items()}
-    return value.map_rows(size, change) if hasattr(value, "map_rows") else value
+
+    def of_rows(one: Tensor) -> Tensor:
+        return change(one) if one.dim() > 0 and one.shape[0] == size else one
+
+    def other(one: Any) -> Any:
+        if isinstance(one, PackedSequence):
+            padded, lengths = pad_packed_sequence(one, batch_first=True)
+            return pack_padded_sequence(change(padded), change(lengths), batch_first=True, enforce_sorted=False)
+        return one.map_rows(size, change) if hasattr(one, "map_rows") else one
+
+    return map_tensors(value, of_rows, other)
 
 
 def repeat_rows(value: Any, times: int, size: int) -> Any:
@@ -99,14 +105,3 @@ def repeat_rows(value: Any, times: int, size: int) -> Any:
     if times == 1:
         return value
     return map_rows(value, size, lambda rows: rows.repeat(times, *(1 for _ in rows.shape[1:])))
-
-
-def _detached(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach()
-    if isinstance(value, PackedSequence):
-        return value._replace(data=value.data.detach())
-    if isinstance(value, (tuple, list)):
-        items = [_detached(item) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    return {key: _detached(item) for key, item in value.items()} if isinstance(value, dict) else value

@@ -94,9 +94,10 @@ def certify(
         if seed is not None:
             stack.enter_context(own_random_state(like.device))
             torch.manual_seed(seed)
-        place = Generate(n, None, priors=aef.priors(Batch(torch.empty(n), cond, kwargs or {})))
-        y = aef._generate_inside(place, cond, kwargs or {}, residual=True)
-        batch = Batch(y, cond, kwargs or {})
+        batch = Batch(torch.empty(n), cond, kwargs or {})
+        place = Generate(n, None, priors=aef.priors(batch))
+        y = aef.generate(place, batch, residual=True)
+        batch = batch._replace(x=y)
         if aef.partition is not None:
             value = aef.expanded_log_prob(aef.to_data(y), *cond, **batch.kwargs)
             return Certificate(value, value, num_samples)

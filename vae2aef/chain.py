@@ -104,8 +104,10 @@ class Infer:
         z, change = posterior.push(u)  # Eq. 4, 9
         log_det = log_det + change
         if name in self.sigma and posterior.standard is None and posterior.transform is None:
-            # Given x, and the latents before it, z is N(loc + scale h(x), (scale sigma)^2).
-            self.spread[name] = posterior.push(self.core[name])[0], self.sigma[name] * posterior.scale
+            # Given x and the latents before it, z is N(loc + scale h(x), (scale sigma)^2); not by another `push`, which
+            # runs a VAE anew that is only known as a whole.
+            scale = posterior.scale
+            self.spread[name] = posterior.loc + scale * self.core[name], self.sigma[name] * scale
         if posterior.mask is not None:  # rows that have no such latent
             self.masks[name] = posterior.mask
             log_det, entropy = torch.where(posterior.mask, log_det, 0.0), torch.where(posterior.mask, entropy, 0.0)

@@ -59,7 +59,9 @@ def require_finite_data(x: Tensor) -> None:
     Raises:
         NonFiniteError: names the rows.
     """
-    if x.is_floating_point() and not bool(x.isfinite().all()):
+    if not x.is_floating_point() or bool(x.sum().isfinite()):  # a fraction of the time that a look at each value takes
+        return
+    if not bool(x.isfinite().all()):  # and the sum has not overflowed
         bad = (~x.isfinite()).reshape(x.shape[0], -1).any(1).nonzero().flatten().tolist()
         raise NonFiniteError(f"the data x holds NaN or infinite values in rows {some_rows(bad)} of the batch")
 

@@ -50,8 +50,8 @@ def laplace_mixture(case: Case) -> Mixture:
     return Mixture(found.mode[None], found.factor[None], torch.zeros_like(found.log_mass)[None], (Shape(1.1, 0),))
 
 
-def find(case: Case) -> Mixture:
-    """Return a proposal for each datum."""
+def find_mass(case: Case) -> Mixture:
+    """Return a proposal for each datum, over all of the mass of its posterior that the search meets."""
     start = case.start()
     spread, draws = _spread(case)
     found = _merged([fit(case, start, spread, rounds=1)])

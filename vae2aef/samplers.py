@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vae2aef.case import Case
 from vae2aef.draws import ESTIMATE, IMPROVING, PILOT
-from vae2aef.finding import find, laplace_mixture
+from vae2aef.finding import find_mass, laplace_mixture
 from vae2aef.laplace import MAX_LATENTS
 from vae2aef.low_rank import LATENT_BLOCK, PILOT_DRAWS, LowRank
 from vae2aef.mixture import Mixture
@@ -140,4 +140,4 @@ def sampler(case: Case, proposal: Proposal | str | None) -> Sampler:
     if proposal is None and case.dim > MAX_LATENTS:
         around = Around.fitted(case)
         return LowRank.fitted(case, around.mean, around.scale)
-    return Fitted(case, laplace_mixture(case) if proposal == "laplace" else find(case))
+    return Fitted(case, laplace_mixture(case) if proposal == "laplace" else find_mass(case))

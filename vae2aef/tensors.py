@@ -7,6 +7,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -46,6 +47,24 @@ def with_older_buffers(state: dict[str, Any], marker: str, prefix: str, **values
     return {**{prefix + name: torch.as_tensor(value) for name, value in values.items()}, **state}
 
 
+def map_tensors(value: Any, change: Callable[[Tensor], Tensor], other: Callable[[Any], Any] = lambda one: one) -> Any:
+    """Change every tensor in nested tuples, lists and dicts.
+
+    Args:
+        value: anything.
+        change: what becomes of a tensor.
+        other: what becomes of all else that is found there, a `PackedSequence` among it.
+    """
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, (tuple, list)) and not isinstance(value, PackedSequence):
+        items = [map_tensors(item, change, other) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, dict):
+        return {key: map_tensors(item, change, other) for key, item in value.items()}
+    return other(value)
+
+
 def mean_of(distribution: Any) -> Tensor | None:
     """Return the mean of a distribution, or of one that has none its mode; None if it knows neither."""
     kind = distribution.base_dist if isinstance(distribution, torch.distributions.Independent) else distribution
@@ -64,15 +83,11 @@ def without_gradients(function: Callable[P, R]) -> Callable[P, R]:
         if torch.compiler.is_compiling():  # which knows no inference mode
             return torch.no_grad()(function)(*args, **kwargs)
         with torch.inference_mode(False), torch.no_grad():
-            return function(*map(_plain, args), **{name: _plain(value) for name, value in kwargs.items()})
+            return function(*map_tensors(args, _plain), **map_tensors(kwargs, _plain))
 
     return run
 
 
-def _plain(value: Any) -> Any:
-    """Copy tensors that were made in inference mode, which autograd does not take; inside tuples and dicts too."""
-    if isinstance(value, Tensor):
-        return value.clone() if value.is_inference() else value
-    if type(value) is tuple:  # and not a Proposal
-        return tuple(map(_plain, value))
-    return {name: _plain(item) for name, item in value.items()} if isinstance(value, dict) else value
+def _plain(value: Tensor) -> Tensor:
+    """Copy a tensor that was made in inference mode, which autograd does not take."""
+    return value.clone() if value.is_inference() else value

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.optim import Adam, Optimizer
 
 from vae2aef.aef import AEF, require_aef
-from vae2aef.batch import batch_of_loader
+from vae2aef.batch import Batch, batch_of_loader
 from vae2aef.callbacks import NoiseSchedule as NoiseSchedule
 from vae2aef.callbacks import Pictures as Pictures
 from vae2aef.errors import NonFiniteError
@@ -138,47 +138,49 @@ class AEFTask(LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log the mean marginal log-likelihood in nats."""
-        x, cond, kwargs = self.arguments(batch)
-        self._log_marginal("val", x, cond, kwargs)
-        if batch_idx == 0 and len(x) > 1:
-            read = self.aef.gauge(x, *cond, **kwargs)
+        rows = self.arguments(batch)
+        self._log_marginal("val", rows)
+        if batch_idx == 0 and rows.size > 1:
+            read = self.aef.gauge(rows.x, *rows.cond, **rows.kwargs)
             for name, meter in read.items() if isinstance(read, dict) else (("", read),):
                 for what, value in meter._asdict().items():
-                    self.log(f"gauge_{what}" + (f"/{name}" if name else ""), value, batch_size=len(x), sync_dist=True)
+                    self.log(
+                        f"gauge_{what}" + (f"/{name}" if name else ""), value, batch_size=rows.size, sync_dist=True
+                    )
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Log `test_log_prob` and `test_uncertain`, as in validation, and `test_bits_per_dim` of the data given.
 
         Of integers that the AEF dequantises these are bits of their levels; each batch counts its own values.
         """
-        x, cond, kwargs = self.arguments(batch)
-        mean = self._log_marginal("test", x, cond, kwargs)
-        bins = 1 if x.is_floating_point() else bins_of(self.aef.preprocess) or 1
-        bits = bits_per_dim(mean * len(x), self._values(x, cond), bins)
-        self.log("test_bits_per_dim", bits, batch_size=len(x), sync_dist=True)
+        rows = self.arguments(batch)
+        mean = self._log_marginal("test", rows)
+        bins = 1 if rows.x.is_floating_point() else bins_of(self.aef.preprocess) or 1
+        bits = bits_per_dim(mean * rows.size, self._values(rows), bins)
+        self.log("test_bits_per_dim", bits, batch_size=rows.size, sync_dist=True)
 
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
         """Return of each datum its latents `z`, `reconstruction`, and `log_prob` with its `std_error` in nats."""
-        x, cond, kwargs = self.arguments(batch)
+        rows = self.arguments(batch)
         with torch.no_grad():
-            z = self.aef.encode(x, *cond, **kwargs)
-            found = self._marginal(x, cond, kwargs)
-            reconstruction = self.aef.decode(z, *cond, **kwargs)
+            z = self.aef.encode(rows.x, *rows.cond, **rows.kwargs)
+            found = self._marginal(rows)
+            reconstruction = self.aef.decode(z, *rows.cond, **rows.kwargs)
         return {
             "z": z, "reconstruction": reconstruction, "log_prob": found.value, "std_error": found.std_error,
         }  # fmt: skip
 
-    def _marginal(self, x: Tensor, cond: tuple[Any, ...], kwargs: dict[str, Any]) -> LogProb:
+    def _marginal(self, rows: Batch) -> LogProb:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", EstimateWarning)
-            return self.aef.log_prob(x, *cond, num_samples=self.validation_samples, seed=0, **kwargs)
+            return self.aef.log_prob(rows.x, *rows.cond, num_samples=self.validation_samples, seed=0, **rows.kwargs)
 
-    def _log_marginal(self, stage: str, x: Tensor, cond: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        found = self._marginal(x, cond, kwargs)
+    def _log_marginal(self, stage: str, rows: Batch) -> Tensor:
+        found = self._marginal(rows)
         mean = found.value.mean()
-        self.log(f"{stage}_log_prob", mean, batch_size=len(x), sync_dist=True)
+        self.log(f"{stage}_log_prob", mean, batch_size=rows.size, sync_dist=True)
         uncertain = found.uncertain.to(found.value.dtype).mean()
-        self.log(f"{stage}_uncertain", uncertain, batch_size=len(x), sync_dist=True)
+        self.log(f"{stage}_uncertain", uncertain, batch_size=rows.size, sync_dist=True)
         return mean
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -233,13 +235,13 @@ class AEFTask(LightningModule):
         """Adam over the VAE's parameters and the added ones."""
         return Adam((p for p in self.parameters() if p.requires_grad), lr=self.lr)
 
-    def arguments(self, batch: Any) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:
+    def arguments(self, batch: Any) -> Batch:
         """Return data, conditions and conditions by name of a batch of the loader, as `split` takes it apart."""
         return batch_of_loader(self.split(batch), getattr(self.aef, "apart", None))
 
-    def _values(self, x: Tensor, cond: tuple[Any, ...]) -> tuple[int, ...]:
+    def _values(self, rows: Batch) -> tuple[int, ...]:
         """Sizes whose product is the number of values in the data of a batch, without what pads sequences."""
-        return (int(cond[0].sum()), *x.shape[2:]) if hasattr(self.aef, "apart") else tuple(x.shape)
+        return (int(rows.cond[0].sum()), *rows.x.shape[2:]) if hasattr(self.aef, "apart") else tuple(rows.x.shape)
 
 
 def _data(batch: Any) -> Any:

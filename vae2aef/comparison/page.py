@@ -76,7 +76,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Part:
+class Section:
     """A section of the page.
 
     Attributes:
@@ -113,7 +113,7 @@ class Page:
         key: what the table's columns mean.
         arms: name and text of each.
         notes: what stands against taking the table at its word.
-        parts: sections.
+        sections: in order.
         method: how the numbers were made, a line each.
         command: that makes this comparison.
         made_with: versions and machine, one line.
@@ -131,7 +131,7 @@ class Page:
     key: Sequence[str] = ()
     arms: Sequence[tuple[str, str]] = ()
     notes: Sequence[str] = ()
-    parts: Sequence[Part] = ()
+    sections: Sequence[Section] = ()
     method: Sequence[str] = ()
     specs: dict[str, Spec] = field(default_factory=dict)
     test: list[dict[str, Any]] = field(default_factory=list)

@@ -11,7 +11,7 @@ from vae2aef.comparison import figures, value_charts
 from vae2aef.comparison.charts import Records, Spec
 from vae2aef.comparison.gallery import picture
 from vae2aef.comparison.outcome import Material
-from vae2aef.comparison.page import Block, Figure, Part, Sheet, View
+from vae2aef.comparison.page import Block, Figure, Section, Sheet, View
 from vae2aef.comparison.plots import SHOWN
 from vae2aef.comparison.portrait import REACH, quantiles
 
@@ -22,14 +22,14 @@ VALUES = 200
 ENDS = ("hardest", "easiest")
 
 
-def parts(material: Material, specs: dict[str, Spec]) -> list[Part]:
+def sections(material: Material, specs: dict[str, Spec]) -> list[Section]:
     """Test data with reconstructions and samples, latents decoded, hardest and easiest test data."""
     if material.images:
         return [_pictures(material), *_walks(material), *_extremes(material)]
     return [_values(material, specs), *_value_walks(material, specs), *_value_extremes(material, specs)]
 
 
-def _pictures(material: Material) -> Part:
+def _pictures(material: Material) -> Section:
     shown, seeds = material.shown, material.outcome.options.seeds
     sheets = [Sheet("to be reconstructed", picture(shown[:SHOWN], SHOWN), "Test data that each arm reconstructs")]
     if len(shown) > SHOWN:
@@ -53,10 +53,10 @@ def _pictures(material: Material) -> Part:
         "where they are noisier than the data, the model takes detail for noise. Click to enlarge."
         + (" All pictures are of the first seed." if seeds > 1 else "")
     ]
-    return Part("pictures", "Reconstructions and samples", text, blocks=blocks)
+    return Section("pictures", "Reconstructions and samples", text, blocks=blocks)
 
 
-def _walks(material: Material) -> list[Part]:
+def _walks(material: Material) -> list[Section]:
     blocks, plane = [], False
     for arm in material.having("walk"):
         walk, units = material.arrays[arm]["walk"], material.arrays[arm]["walk_units"]
@@ -73,8 +73,8 @@ def _walks(material: Material) -> list[Part]:
             "above, at equal steps of the prior's probability. Neighbours should turn into each other; blurred "
             "stretches lie between data."
         )
-        return [Part("manifold", "Latent manifold", [text], blocks=blocks, narrow=True)]
-    return [Part("manifold", "Traversals", [_how_moved(material)], blocks=blocks)]
+        return [Section("manifold", "Latent manifold", [text], blocks=blocks, narrow=True)]
+    return [Section("manifold", "Traversals", [_how_moved(material)], blocks=blocks)]
 
 
 def _how_moved(material: Material) -> str:
@@ -86,7 +86,7 @@ def _how_moved(material: Material) -> str:
     )
 
 
-def _extremes(material: Material) -> list[Part]:
+def _extremes(material: Material) -> list[Section]:
     blocks, nats = [], figures.log_prob(material.outcome)
     for arm in material.having("hardest"):
         k, sheets = material.arms.index(arm), []
@@ -100,14 +100,14 @@ def _extremes(material: Material) -> list[Part]:
         "The test data with the lowest and the highest log p(x) in each arm, over their reconstructions. A lost "
         "stroke or object says that the latents miss it; a good reconstruction of a hard datum, that it is rare."
     )
-    return [Part("extremes", "Hardest and easiest test data", [text], blocks=blocks)] if blocks else []
+    return [Section("extremes", "Hardest and easiest test data", [text], blocks=blocks)] if blocks else []
 
 
 def _span(values: np.ndarray) -> str:
     return f"{values.min():.1f} to {values.max():.1f}"
 
 
-def _values(material: Material, specs: dict[str, Spec]) -> Part:
+def _values(material: Material, specs: dict[str, Spec]) -> Section:
     names = []
     for i, datum in enumerate(material.shown[:PROFILES]):
         made = {arm: material.arrays[arm]["reconstructions"][i] for arm in material.arms}
@@ -116,7 +116,7 @@ def _values(material: Material, specs: dict[str, Spec]) -> Part:
     caption = "Test data and what each arm reconstructs of them, value by value."
     views = [View("reconstructions", names, caption), *_pairs(material, specs)]
     text = ["The data are no images, so their values are shown."]
-    return Part("pictures", "Reconstructions and samples", text, figures=[Figure("values-figure", views)])
+    return Section("pictures", "Reconstructions and samples", text, figures=[Figure("values-figure", views)])
 
 
 def _pairs(material: Material, specs: dict[str, Spec]) -> list[View]:
@@ -133,7 +133,7 @@ def _pairs(material: Material, specs: dict[str, Spec]) -> list[View]:
     return [View("samples", ["pairs"], caption)]
 
 
-def _value_walks(material: Material, specs: dict[str, Spec]) -> list[Part]:
+def _value_walks(material: Material, specs: dict[str, Spec]) -> list[Section]:
     names = []
     for arm in material.having("walk"):
         walk, unit = material.arrays[arm]["walk"], int(material.arrays[arm]["walk_units"][0])
@@ -145,10 +145,11 @@ def _value_walks(material: Material, specs: dict[str, Spec]) -> list[Part]:
         names.append(f"moved-{arm}")
         specs[names[-1]] = value_charts.moved(rows, f"{arm}, latent {unit + 1}")
     view = View("traversals", names, "A line each position of the latent, in the prior's standard deviations.")
-    return [Part("manifold", "Traversals", [_how_moved(material)], figures=[Figure("moved", [view])])] if names else []
+    figure = Figure("moved", [view])
+    return [Section("manifold", "Traversals", [_how_moved(material)], figures=[figure])] if names else []
 
 
-def _value_extremes(material: Material, specs: dict[str, Spec]) -> list[Part]:
+def _value_extremes(material: Material, specs: dict[str, Spec]) -> list[Section]:
     views, nats = [], figures.log_prob(material.outcome)
     for arm in material.having("hardest"):
         names, k = [], material.arms.index(arm)
@@ -160,9 +161,8 @@ def _value_extremes(material: Material, specs: dict[str, Spec]) -> list[Part]:
                 specs[names[-1]] = _profile({"data": material.test[place], arm: made}, title, k)
         views.append(View(arm, names))
     caption = "The test data with the lowest and the highest log p(x) in an arm, and what it makes of them."
-    return (
-        [Part("extremes", "Hardest and easiest test data", figures=[Figure("ends", views, caption)])] if views else []
-    )
+    figure = Figure("ends", views, caption)
+    return [Section("extremes", "Hardest and easiest test data", figures=[figure])] if views else []
 
 
 def _profile(values: dict[str, np.ndarray], title: str, colour: int = 0) -> Spec:

@@ -13,8 +13,8 @@ from vae2aef.comparison import figures, pictured, report, wording
 from vae2aef.comparison.charts import Spec
 from vae2aef.comparison.latent_use import ACTIVE
 from vae2aef.comparison.outcome import Material, Outcome
-from vae2aef.comparison.page import Page, Part
-from vae2aef.comparison.verdict import OWN_LOOP, winner
+from vae2aef.comparison.page import Page, Section
+from vae2aef.comparison.verdict import sentences, winner, winning_line
 
 Table = list[list[str]]
 
@@ -30,26 +30,26 @@ def page(outcome: Outcome, out: Path, command: str, made_with: str) -> Page:
     """
     specs: dict[str, Spec] = {}
     material = Material(outcome, out)
-    parts = [
+    found = [
         *_curves(outcome, specs),
-        *pictured.parts(material, specs),
+        *pictured.sections(material, specs),
         *_latents(material, specs),
         _gauge(outcome),
         _certificate(outcome),
-        Part("meaning", "What the number means", text=wording.MEANING),
+        Section("meaning", "What the number means", text=wording.MEANING),
     ]
     elsewhere = {*wording.certificates(outcome.rows), *_drifts(outcome)}
-    said, best = outcome.verdict, winner(outcome.rows)
+    best = winner(outcome.rows)
     return Page(
         title=outcome.title,
-        verdict=[line for line in said if not line.startswith(OWN_LOOP)],
-        own_loop=next((line.removeprefix(OWN_LOOP) for line in said if line.startswith(OWN_LOOP)), ""),
+        verdict=sentences(outcome.rows, outcome.options),
+        own_loop=winning_line(outcome.rows, outcome.options, outcome.dataset.bins, outcome.made),
         table=report.page_table(outcome.rows),
         best=-1 if best is None else outcome.rows.index(best),
         key=wording.key(outcome.rows, outcome.options),
         arms=wording.arms(outcome.options),
         notes=[note for note in outcome.notes if note not in elsewhere],
-        parts=parts,
+        sections=found,
         method=wording.method(outcome.options, outcome.sizes, outcome.dataset.bins, outcome.shared),
         command=command,
         made_with=made_with,
@@ -58,14 +58,14 @@ def page(outcome: Outcome, out: Path, command: str, made_with: str) -> Page:
     )
 
 
-def _curves(outcome: Outcome, specs: dict[str, Spec]) -> list[Part]:
-    found = [Part("curves", "Learning curves", figures=[figures.learning(outcome, specs)])]
+def _curves(outcome: Outcome, specs: dict[str, Spec]) -> list[Section]:
+    found = [Section("curves", "Learning curves", figures=[figures.learning(outcome, specs)])]
     if len(outcome.rows) > 1:
-        found.append(Part("data", "Datum by datum", figures=[figures.pairs_of_arms(outcome, specs)]))
+        found.append(Section("data", "Datum by datum", figures=[figures.pairs_of_arms(outcome, specs)]))
     return found
 
 
-def _latents(material: Material, specs: dict[str, Spec]) -> list[Part]:
+def _latents(material: Material, specs: dict[str, Spec]) -> list[Section]:
     arms = material.having("mean_variance")
     if not arms:
         return []
@@ -86,10 +86,10 @@ def _latents(material: Material, specs: dict[str, Spec]) -> list[Part]:
         "prior's standard deviations: 0 and 1 if q(z) is the prior. The KL is that of Gaussians with these moments "
         "from a standard normal prior; correlations are not in it."
     ]
-    return [Part("latents", "Use of the latents", text, table, figures=figures.latents(material, specs))]
+    return [Section("latents", "Use of the latents", text, table, figures=figures.latents(material, specs))]
 
 
-def _gauge(outcome: Outcome) -> Part:
+def _gauge(outcome: Outcome) -> Section:
     table = [["arm", "spread of h", "log scale", "share of h in z"]]
     for row in outcome.rows:
         for name, meters in _meters(outcome.runs_of(row.arm)):
@@ -104,7 +104,7 @@ def _gauge(outcome: Outcome) -> Part:
         "of what h contributes to z as a share of that of z. A share far above 1 means that the location only undoes "
         "what h does. The VAE has no h."
     ]
-    return Part("gauge", "Gauge meter", text, table if len(table) > 1 else (), notes=_drifts(outcome))
+    return Section("gauge", "Gauge meter", text, table if len(table) > 1 else (), notes=_drifts(outcome))
 
 
 def _meters(runs: list[dict[str, Any]]) -> Iterable[tuple[str, list[dict[str, float]]]]:
@@ -113,7 +113,7 @@ def _meters(runs: list[dict[str, Any]]) -> Iterable[tuple[str, list[dict[str, fl
     return [(name, [one[name] for one in known]) for name in (known[0] if known else ())]
 
 
-def _certificate(outcome: Outcome) -> Part:
+def _certificate(outcome: Outcome) -> Section:
     draws = outcome.options.importance_samples
     table = [["arm", "too low by at most", "uncertain test data", "effective draws", "fewest"]]
     for row in outcome.rows:
@@ -124,7 +124,7 @@ def _certificate(outcome: Outcome) -> Part:
         "sides: the estimate is too low by at most this much (± one standard error). A test datum is uncertain where "
         "few draws carry the estimate (Pareto k-hat above 0.7). The effective sample size is the median over test data."
     ]
-    return Part("certificate", "Certificate", text, table)
+    return Section("certificate", "Certificate", text, table)
 
 
 def _drifts(outcome: Outcome) -> list[str]:

@@ -9,8 +9,6 @@ from vae2aef.comparison.options import Options
 from vae2aef.comparison.own_loop import Made, own_loop
 from vae2aef.comparison.summary import Row
 
-OWN_LOOP = "In your own loop: "
-"""Begins the sentence that is code."""
 DOUBT = 0.5
 """Share of uncertain estimates from which on the verdict says that they may turn it round."""
 
@@ -29,16 +27,33 @@ def winner(rows: Sequence[Row]) -> Row | None:
 
 
 def verdict(rows: Sequence[Row], options: Options, bins: int, made: Made | None = None) -> list[str]:
-    """Say which arm is best, since when, what the gain comes from, and what to try next.
+    """Say what `sentences` say, and `winning_line` as one more sentence."""
+    line = winning_line(rows, options, bins, made)
+    return [*sentences(rows, options), *([f"In your own loop: {line}"] if line else [])]
+
+
+def winning_line(rows: Sequence[Row], options: Options, bins: int, made: Made | None = None) -> str:
+    """Return the line of code that trains the best arm in a loop of one's own; empty where the first arm is no worse.
 
     Args:
         rows: one an arm; differences are to the first.
         options: of the comparison.
         bins: number of levels of the data; 1 for continuous data.
-        made: what the line for one's own loop takes from the comparison beside its options.
+        made: what the line takes from the comparison beside its options.
+    """
+    best = winner(rows)
+    return "" if best in (None, rows[0]) else own_loop(best.arm, options, bins, made)
+
+
+def sentences(rows: Sequence[Row], options: Options) -> list[str]:
+    """Say which arm is best, since when, what the gain comes from, and what to try next.
+
+    Args:
+        rows: one an arm; differences are to the first.
+        options: of the comparison.
 
     Returns:
-        Sentences. A difference counts only where its 95 % interval leaves zero out.
+        The first is the verdict. A difference counts only where its 95 % interval leaves zero out.
     """
     first, *others = rows
     if not others:
@@ -59,10 +74,7 @@ def verdict(rows: Sequence[Row], options: Options, bins: int, made: Made | None 
         found = [f"{_capital(_name(first))} is the best: the next, {_name(named)}, is worse by {amount}."]
     else:
         found = [f"{_capital(_name(best))} is better than {_name(first)} by {amount}.", *_evidence(best, rows, options)]
-    found += _next(named, rows, options)
-    if best in (None, first):
-        return found
-    return [*found, OWN_LOOP + own_loop(named.arm, options, bins, made)]
+    return found + _next(named, rows, options)
 
 
 def _sure(row: Row) -> int:

@@ -12,7 +12,7 @@ from vae2aef.chain import Generate
 from vae2aef.diagnostics.findings import Finding
 from vae2aef.modes import evaluation_mode
 from vae2aef.residual import Residual
-from vae2aef.wrapping.example import PROBE_ROWS, example_rows, read_example
+from vae2aef.wrapping.example import EXAMPLE_ROWS, example_rows, read_example
 from vae2aef.wrapping.meaning import compare, said
 
 FAR_OUT = (1.0, 10.0, 1e3, 1e4)
@@ -34,7 +34,7 @@ def decode(aef: AEF, z: dict[str, Tensor], batch: Batch) -> Tensor:
 
 def raw(example: Any) -> Batch:
     """The first rows of the example as they were given."""
-    return read_example(example).rows(slice(0, PROBE_ROWS))
+    return read_example(example).rows(slice(0, EXAMPLE_ROWS))
 
 
 @torch.no_grad()

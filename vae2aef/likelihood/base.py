@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vae2aef.errors import WrapError
+from vae2aef.protocols import ResidualDensity
 
 MIN_SCALE = 1e-5
 """Floor of every scale of a likelihood, in units of the (preprocessed) data."""
@@ -138,12 +139,12 @@ class AroundMean:
     """r(x - f(z)): a density of residuals around the decoder's mean (Eq. 10).
 
     Args:
-        residual: see `vae2aef.protocols.ResidualDensity`.
+        residual: density of what stands between the data and the mean.
         mean: f(z), `(batch, *event)`.
         decoder_scale: the decoder's own scale, if it has one.
     """
 
-    def __init__(self, residual: Any, mean: Tensor, decoder_scale: Tensor | None = None) -> None:
+    def __init__(self, residual: ResidualDensity, mean: Tensor, decoder_scale: Tensor | None = None) -> None:
         self.residual, self.mean, self.decoder_scale = residual, mean, decoder_scale
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -175,7 +176,9 @@ def observed_density(likelihood: Any, shape: Sequence[int], outputs: Sequence[Te
     return around_mean(likelihood, shape, *outputs)
 
 
-def around_mean(residual: Any, shape: Sequence[int], mean: Tensor, scale: Tensor | None = None, *_: Tensor) -> Any:
+def around_mean(
+    residual: ResidualDensity, shape: Sequence[int], mean: Tensor, scale: Tensor | None = None, *_: Tensor
+) -> Any:
     """Return r(x - f(z)), mean and scale in the shape of the data."""
     return AroundMean(residual, mean.reshape(shape), None if scale is None else scale.expand_as(mean).reshape(shape))
 

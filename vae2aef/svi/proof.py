@@ -14,7 +14,7 @@ from torch import Tensor
 from vae2aef.errors import WrapError
 from vae2aef.svi.reading import Unit, written
 from vae2aef.svi.runs import Runs, latent_sites, observed_sites
-from vae2aef.tracing.probes import close, other_data
+from vae2aef.tracing.other_data import close, other_data
 
 MOST_CUTS = 24
 """At how many places inside a site the order of its values is tried."""

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence, pad_sequence
 
+from vae2aef.tensors import map_tensors
+
 Path = tuple[Any, ...]
 """Where a value is: the name of an argument, and the keys inside it."""
 
@@ -168,18 +170,15 @@ def substitute(value: Any, old: Tensor, new: Tensor) -> Any:
 
 def changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """Change every tensor in nested tuples, lists, dicts and dataclasses."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, PackedSequence):
-        return value._replace(data=change(value.data))
-    if isinstance(value, (tuple, list)):
-        items = [changed(item, change) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    if isinstance(value, dict):
-        return {key: changed(item, change) for key, item in value.items()}
-    if _is_data(value):
-        return dataclasses.replace(value, **{f.name: changed(getattr(value, f.name), change) for f in _settable(value)})
-    return value
+
+    def other(one: Any) -> Any:
+        if isinstance(one, PackedSequence):
+            return one._replace(data=change(one.data))
+        if _is_data(one):
+            return dataclasses.replace(one, **{f.name: changed(getattr(one, f.name), change) for f in _settable(one)})
+        return one
+
+    return map_tensors(value, change, other)
 
 
 def _settable(value: Any) -> list[Any]:

@@ -61,7 +61,7 @@ def survey(
             runs = Runs(model, guide, args, kwargs, named)
             _same_names(runs, maps.observed_names)
             source = maps.source or source_of(runs, given)
-            _look(maps, runs, source)
+            _add(maps, runs, source)
     except RuntimeError as error:
         if _of_dtype(error, every):
             as_data(every[0], given is not None)  # says that whole numbers are no data
@@ -74,7 +74,7 @@ def _of_dtype(error: RuntimeError, every: list[Unit]) -> bool:
     return bool(every and said) and not any(unit.floating for unit in every)
 
 
-def _look(maps: GuideMaps, runs: Runs, source: Source | None) -> None:
+def _add(maps: GuideMaps, runs: Runs, source: Source | None) -> None:
     """Add what two runs show; see `survey`."""
     unit = None
     if source is not None:

@@ -19,7 +19,7 @@ from vae2aef.grids import find_grid
 from vae2aef.modes import modules
 from vae2aef.parts import Decoded, Posterior, VAEParts
 from vae2aef.protocols import Place
-from vae2aef.tensors import at_least_float32, sum_event
+from vae2aef.tensors import at_least_float32, map_tensors, sum_event
 from vae2aef.tracing.noise import Follow, LatentCall
 from vae2aef.tracing.outputs import pick
 
@@ -82,7 +82,7 @@ class TracedParts(VAEParts):
             latent = torch.Size((latent[0], *grid.latent(x.shape[2:])))
         u = torch.zeros(x.shape[0], *latent, dtype=dtype, device=x.device)
         with own_buffers(self.vae):
-            follow, _ = self.follow(x, cond, kwargs, u)
+            follow, _ = self.follow(Batch(x, cond, kwargs), u)
         return _posterior(follow)
 
     def decode(self, z: Tensor, *cond: Any, **kwargs: Any) -> Decoded:
@@ -93,7 +93,7 @@ class TracedParts(VAEParts):
             like = self._on_grid(like, z.shape[2:])
         x = like.expand(rows, *like.shape[1:])
         with own_buffers(self.vae):
-            return self.follow(x.clone(), cond, kwargs, replacement=z)[1]
+            return self.follow(Batch(x.clone(), cond, kwargs), replacement=z)[1]
 
     def _on_grid(self, like: Tensor, latent: torch.Size) -> Tensor:
         """Return placeholder data for latents on another grid: the same values over again."""
@@ -107,18 +107,18 @@ class TracedParts(VAEParts):
     # The compiler does not see through a function mode; it breaks its graph here.
     @torch.compiler.disable
     def follow(
-        self, x: Tensor, cond: tuple, kwargs: dict, u: Tensor | None = None, replacement: Tensor | None = None
+        self, batch: Batch, u: Tensor | None = None, replacement: Tensor | None = None
     ) -> tuple[Follow, Decoded]:
         """Run one pass; return what was followed, and what forward says of the data."""
         if torch.is_inference_mode_enabled():  # where autograd cannot say dz/du
             with torch.inference_mode(False), torch.no_grad():
-                x, u, replacement, cond, kwargs = _cloned((x, u, replacement, cond, kwargs))
-                return self.follow(x, cond, kwargs, u, replacement)
+                return self.follow(*map_tensors((batch, u, replacement), Tensor.clone))
         training = self.vae.training
         follow = Follow(u, self.latent_calls[training], replacement, self.floor)
+        forward = self.vae if self.forward is None else self.forward
         with awake(self.vae, self.awake), follow:
             # In an object of its own: pixyz keeps what it has computed of a tensor, with the graph.
-            out = (self.vae if self.forward is None else self.forward)(x.view_as(x), *cond, **kwargs)
+            out = forward(batch.x.view_as(batch.x), *batch.cond, **batch.kwargs)
             decoded = self.decoded(pick(out, self.outputs[training])) if follow.done else Decoded(None)
         if not follow.done:
             drew = "did not draw" if not follow.drew else "took another path after its draw"
@@ -146,7 +146,7 @@ class OnePass:
 
     def push(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """See `vae2aef.Posterior.push`."""
-        follow, self.decoded = self.parts.follow(self.batch.x, self.batch.cond, self.batch.kwargs, u)
+        follow, self.decoded = self.parts.follow(self.batch, u)
         self.loc, self.scale, _ = _posterior(follow)
         self.z = at_least_float32(follow.z)
         return self.z, sum_event(self.scale.log().expand_as(self.z))
@@ -156,14 +156,6 @@ def _posterior(follow: Follow) -> Posterior:
     """Read location and scale from a pass; a scale that is not positive becomes NaN, which the loss reports."""
     z, scale, u = at_least_float32(follow.z), at_least_float32(follow.scale), follow.u
     return Posterior(z - scale * u, torch.where(scale < 0, torch.nan, scale))
-
-
-def _cloned(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.clone()
-    if isinstance(value, (tuple, list)):
-        return type(value)(map(_cloned, value))
-    return {key: _cloned(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 @contextlib.contextmanager

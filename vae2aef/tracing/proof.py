@@ -28,9 +28,9 @@ from vae2aef.parts import MIN_SCALE
 from vae2aef.tracing.decide import Observation
 from vae2aef.tracing.noise import Follow
 from vae2aef.tracing.observe import Entry, find_awake, observe, refusing, rows_of_their_own
+from vae2aef.tracing.other_data import close, other_data
 from vae2aef.tracing.outputs import say_path
 from vae2aef.tracing.parts import TracedParts
-from vae2aef.tracing.probes import close, other_data
 from vae2aef.tracing.recording import Draw
 from vae2aef.tracing.refusal import CONDITION, DRAW, ONLY_Z, OUTSIDE, SEVERAL, Refusal
 
@@ -144,7 +144,7 @@ def _prove(parts: TracedParts, seen: Observation, batch: Batch) -> None:
         )
     loc = first.z - scale * u
     other_u = torch.randn_like(u)  # of the draw's own type, which may be narrower than that of the data
-    second, _ = parts.follow(batch.x, batch.cond, batch.kwargs, other_u)
+    second, _ = parts.follow(batch, other_u)
     if not close(second.z.to(u), (loc + scale * other_u).to(u)):
         raise Refusal("z is not loc + scale * u on the example")
     _same_gradients(parts, batch, seen)
@@ -153,7 +153,7 @@ def _prove(parts: TracedParts, seen: Observation, batch: Batch) -> None:
 
 def _grads(parts: TracedParts, batch: Batch, u: Tensor) -> tuple[Follow, Tensor, list[Tensor]]:
     """One pass with its gradients: to u of the output, to the parameters of output, z and scale."""
-    follow, decoded = parts.follow(batch.x, batch.cond, batch.kwargs, u)
+    follow, decoded = parts.follow(batch, u)
     mean = decoded.mean
     wanted = [p for p in parameters(parts.vae) if p.requires_grad]
     with refusing("its gradient"):
@@ -184,7 +184,7 @@ def _prove_decoding(parts: TracedParts, z: Tensor, mean: Tensor, to_z: Tensor, b
     """With z in its place, other data and noise change nothing, and the decoder's gradient is that of the pass."""
     x = other_data(batch.x).requires_grad_(batch.x.is_floating_point())
     z = z.clone().requires_grad_()
-    follow, out = parts.follow(x.clone(), batch.cond, batch.kwargs, replacement=z)
+    follow, out = parts.follow(batch._replace(x=x.clone()), replacement=z)
     decoded = out.mean
     wanted = [follow.u, z, x][: 3 if x.requires_grad else 2]
     to_u, found, to_x = (*torch.autograd.grad(decoded.sum(), wanted, allow_unused=True), None)[:3]
@@ -212,7 +212,7 @@ def _require_all_of_z(parts: TracedParts, z: Tensor, batch: Batch) -> None:
     moves = torch.zeros(z.shape[1:], dtype=torch.bool, device=z.device)
     for _ in range(TRIES):
         z = torch.randn_like(z).requires_grad_()
-        mean = parts.follow(batch.x, batch.cond, batch.kwargs, replacement=z)[1].mean
+        mean = parts.follow(batch, replacement=z)[1].mean
         (grad,) = torch.autograd.grad((mean * torch.randn_like(mean)).sum(), z)
         moves |= (grad != 0).any(0)
         if bool(moves.all()):

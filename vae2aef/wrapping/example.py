@@ -15,7 +15,7 @@ from vae2aef.modes import own_random_state
 from vae2aef.preprocess import require_continuous
 from vae2aef.tensors import at_least_float32
 
-PROBE_ROWS = 128
+EXAMPLE_ROWS = 128
 
 
 def read_example(example: Any) -> Batch:
@@ -77,7 +77,7 @@ def example_rows(example: Batch, preprocess: Bijection, discrete: bool = False) 
     """
     if example.x.dim() < 1 or not example.size:
         raise WrapError(f"expected an example of at least one row, got shape {tuple(example.x.shape)}")
-    example = example.rows(slice(0, PROBE_ROWS))
+    example = example.rows(slice(0, EXAMPLE_ROWS))
     x = example.x
     with torch.no_grad(), own_random_state(x.device):
         y, log_det = preprocess(at_least_float32(x))

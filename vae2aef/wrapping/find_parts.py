@@ -15,7 +15,7 @@ from vae2aef.tracing.refusal import NONE, OTHER_LATENT
 from vae2aef.wrapping.refusal import no_parts
 from vae2aef.wrapping.scales import ask_for_encoder_scale, check_encoder_scale, say_decoder_scale
 from vae2aef.wrapping.trained_with import trained_with
-from vae2aef.wrapping.trial import evaluation, naming
+from vae2aef.wrapping.trial import all_in_eval_mode, naming
 
 PAIRS = (("encode", "decode"), ("encoder", "decoder"))
 
@@ -35,7 +35,7 @@ def find_parts(vae: Any, batch: Batch, given: dict[str, Any]) -> VAEParts:
     said = dict(given)
     decoder_scale = said.pop("decoder_scale", None)
     search = _Search(vae, batch, **said)
-    parts = search.whole() or search.pair()
+    parts = search.whole() or search.by_name()
     if parts is not None:
         say_decoder_scale(parts, decoder_scale)
         return parts
@@ -95,7 +95,6 @@ class _Search:
             parts = trace(self.vae, *self.batch, self.output)
         except WrapError as error:
             self.untraced = error
-            self.tried.append(f"tracing: {error}")
             return None
         if parts.likelihood is None and self.output is None:
             parts.likelihood = trained_with(self.vae)
@@ -103,7 +102,7 @@ class _Search:
             check_encoder_scale(self.vae, parts, self.batch, self.scale)
         return parts
 
-    def pair(self) -> VAEParts | None:
+    def by_name(self) -> VAEParts | None:
         """Take encoder and decoder as given, or under their usual names."""
         for first, second in PAIRS:
             encoder = self._named(first) if self.encoder is None else self.encoder
@@ -119,7 +118,7 @@ class _Search:
     def _read_pair(self, encoder: Callable, decoder: Callable, encoder_name: str, decoder_name: str) -> VAEParts:
         if self.encoder is not None or self.decoder is not None:
             pair = SimpleNamespace(encoder=encoder, decoder=decoder)
-            with evaluation(self.vae, pair):
+            with all_in_eval_mode(self.vae, pair):
                 parts = self._adapted(pair)  # such as by the adapter for encoders that return a distribution
             if parts is not None:
                 return parts

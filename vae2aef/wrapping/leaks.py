@@ -27,7 +27,7 @@ from vae2aef.modes import in_mode, modules, named_modules, own_random_states, un
 from vae2aef.parts import VAEParts
 from vae2aef.program import VAEProgram
 from vae2aef.wrapping.look import Seen
-from vae2aef.wrapping.probe import Probe, moved, other
+from vae2aef.wrapping.reruns import Reruns, moved, other
 from vae2aef.wrapping.trial import modules_of, naming, trial
 
 ROWS, TRIES = 3, 3
@@ -54,62 +54,62 @@ def prove_no_leak(vae: Any, parts: VAEParts, batch: Batch, seen: Seen, raw: Tens
         few = batch.head(ROWS).detach()
     owners = modules_of(vae, parts)
     with trial(few.x.device, vae, parts), untouched(*owners), own_random_states(few.x.device, *owners) as seed:
-        probe = Probe(parts, few, seen, owners, seed)
+        reruns = Reruns(parts, few, seen, owners, seed)
         try:
-            probe.decode(probe.z, few, probe.infer(few))
+            reruns.decode(reruns.z, few, reruns.infer(few))
         except Exception:  # a VAE for one batch size, of which `vae2aef.wrapping.contract` has more to say
             return
         with naming("encoder or decoder fails on other data in the range of the example:"):
-            if not probe.by_itself:
-                _data(probe, "")
-                _gradient(probe)
-            if probe.pyro:
-                _sites(probe, "")
-            _conditions(probe, batch, raw[: batch.size])
-            _rows(probe, "in eval mode ")
-        _in_training(probe, owners)
+            if not reruns.by_itself:
+                _data(reruns, "")
+                _gradient(reruns)
+            if reruns.pyro:
+                _sites(reruns, "")
+            _conditions(reruns, batch, raw[: batch.size])
+            _rows(reruns, "in eval mode ")
+        _in_training(reruns, owners)
 
 
-def _data(probe: Probe, mode: str) -> None:
+def _data(reruns: Reruns, mode: str) -> None:
     """For given z, the output must not move with the data that were encoded before."""
     results, kept = [], set()
-    for batch in (probe.batch, probe.batch._replace(x=other(probe.batch.x))):
-        with probe.afresh():
-            before = [(m, dict(m.__dict__)) for owner in probe.owners for m in modules(owner)]
-            state = probe.infer(batch)
-            kept |= {k for m, old in before for k, v in m.__dict__.items() if old.get(k, probe) is not v}
-            results.append(probe.decode(probe.z, probe.batch, state))
+    for batch in (reruns.batch, reruns.batch._replace(x=other(reruns.batch.x))):
+        with reruns.afresh():
+            before = [(m, dict(m.__dict__)) for owner in reruns.owners for m in modules(owner)]
+            state = reruns.infer(batch)
+            kept |= {k for m, old in before for k, v in m.__dict__.items() if old.get(k, reruns) is not v}
+            results.append(reruns.decode(reruns.z, reruns.batch, state))
     name = moved(*results)
     if name:
-        probe.require_repeatable(mode)
+        reruns.require_repeatable(mode)
         by = f" (by what it keeps in {', '.join(f'`{k}`' for k in sorted(kept))})" if kept else ""
         raise _leak(f"{mode}for given z the decoder's {name} moves with the data that were encoded before{by}")
 
 
-def _gradient(probe: Probe) -> None:
+def _gradient(reruns: Reruns) -> None:
     """No gradient may lead from the output for given z to the data, not even one that is zero at these weights."""
-    x = probe.batch.x
+    x = reruns.batch.x
     if not x.is_floating_point() or torch.is_inference_mode_enabled():
         return
-    with probe.afresh(), torch.enable_grad():
+    with reruns.afresh(), torch.enable_grad():
         x = x.clone().requires_grad_()
-        state = probe.infer(probe.batch._replace(x=x.clone()))
-        outputs = [t for t in probe.decode(probe.z, probe.batch, state).values() if t.requires_grad]
+        state = reruns.infer(reruns.batch._replace(x=x.clone()))
+        outputs = [t for t in reruns.decode(reruns.z, reruns.batch, state).values() if t.requires_grad]
         total = sum((t.sum() for t in outputs), x.new_zeros(()))
         if total.requires_grad and torch.autograd.grad(total, x, allow_unused=True)[0] is not None:
             raise _leak("for given z a gradient leads from the decoder's output to the data that were encoded before")
 
 
-def _conditions(probe: Probe, batch: Batch, raw: Tensor) -> None:
+def _conditions(reruns: Reruns, batch: Batch, raw: Tensor) -> None:
     """A condition that is the data must have no effect on the decoder."""
     for i, c in enumerate(batch.cond):
         if _is_data(c, batch.x, raw):
-            cond = tuple(other(c) if k == i else c for k, c in enumerate(probe.batch.cond))
-            _without_effect(probe, f"condition {i + 1}", probe.batch._replace(cond=cond))
+            cond = tuple(other(c) if k == i else c for k, c in enumerate(reruns.batch.cond))
+            _without_effect(reruns, f"condition {i + 1}", reruns.batch._replace(cond=cond))
     for name, c in batch.kwargs.items():
         if _is_data(c, batch.x, raw):
-            kwargs = {k: other(c) if k == name else c for k, c in probe.batch.kwargs.items()}
-            _without_effect(probe, f"the condition `{name}`", probe.batch._replace(kwargs=kwargs))
+            kwargs = {k: other(c) if k == name else c for k, c in reruns.batch.kwargs.items()}
+            _without_effect(reruns, f"the condition `{name}`", reruns.batch._replace(kwargs=kwargs))
 
 
 def _is_data(c: Any, *data: Tensor) -> bool:
@@ -127,9 +127,9 @@ def _scaled(c: Tensor, x: Tensor) -> bool:
     return bool(slope != 0) and bool((c - slope * x).abs().max() <= 1e-6 * c.abs().max())
 
 
-def _without_effect(probe: Probe, what: str, changed: Batch) -> None:
-    batches = (probe.batch, changed)
-    results = [probe.decode(probe.z, b, None if probe.by_itself else probe.infer(b)) for b in batches]
+def _without_effect(reruns: Reruns, what: str, changed: Batch) -> None:
+    batches = (reruns.batch, changed)
+    results = [reruns.decode(reruns.z, b, None if reruns.by_itself else reruns.infer(b)) for b in batches]
     if moved(*results):
         raise WrapError(
             f"{what} is the data, as they are or scaled, and the decoder's output moves with it: there is no density "
@@ -138,24 +138,24 @@ def _without_effect(probe: Probe, what: str, changed: Batch) -> None:
         )
 
 
-def _sites(probe: Probe, mode: str) -> None:
+def _sites(reruns: Reruns, mode: str) -> None:
     """Of a Pyro program, the density of the same data must not move with what the guide was run on, nor by rows."""
-    batch, rows = probe.batch, slice(0, probe.batch.size - 1)
-    x, z = _last_row_changed(probe)
+    batch, rows = reruns.batch, slice(0, reruns.batch.size - 1)
+    x, z = _last_row_changed(reruns)
     results = [
-        probe.score(probe.z, batch, batch),
-        probe.score(probe.z, batch, batch._replace(x=other(batch.x))),
-        probe.score(z, batch._replace(x=x), batch._replace(x=x)),
+        reruns.score(reruns.z, batch, batch),
+        reruns.score(reruns.z, batch, batch._replace(x=other(batch.x))),
+        reruns.score(z, batch._replace(x=x), batch._replace(x=x)),
     ]
     if moved({"density": results[0]}, {"density": results[1]}):
         raise _leak(f"{mode}for given z the model's density of x moves with the data that the guide was run on before")
     if batch.size > 1 and moved({"density": results[0][rows]}, {"density": results[2][rows]}):
-        raise _mixed(f"{mode}the model's density for one row moves with another row{_mixer(probe)}")
+        raise _mixed(f"{mode}the model's density for one row moves with another row{_mixer(reruns)}")
 
 
-def _last_row_changed(probe: Probe) -> tuple[Tensor, dict[str, Tensor]]:
-    x = torch.cat([probe.batch.x[:-1], other(probe.batch.x)[-1:]])
-    return x, {name: torch.cat([value[:-1], 1 - value[-1:]]) for name, value in probe.z.items()}
+def _last_row_changed(reruns: Reruns) -> tuple[Tensor, dict[str, Tensor]]:
+    x = torch.cat([reruns.batch.x[:-1], other(reruns.batch.x)[-1:]])
+    return x, {name: torch.cat([value[:-1], 1 - value[-1:]]) for name, value in reruns.z.items()}
 
 
 def _mixed(what: str) -> WrapError:
@@ -165,69 +165,69 @@ def _mixed(what: str) -> WrapError:
     )
 
 
-def _rows(probe: Probe, mode: str, number: int = 0) -> None:
+def _rows(reruns: Reruns, mode: str, number: int = 0) -> None:
     """One row's results must not move with another row."""
-    if probe.pyro or probe.batch.size < 2:
+    if reruns.pyro or reruns.batch.size < 2:
         return
-    batch = probe.batch
-    x, z = _last_row_changed(probe)
-    probe.number = number
-    with probe.afresh():
-        state = probe.infer(batch)
-        pairs = [("decoder", probe.decode(probe.z, batch, state), probe.decode(z, batch, state))]
-    if not isinstance(probe.parts, VAEProgram):
-        with probe.afresh():
-            pairs.insert(0, ("encoder", probe.encode(batch), probe.encode(batch._replace(x=x))))
+    batch = reruns.batch
+    x, z = _last_row_changed(reruns)
+    reruns.number = number
+    with reruns.afresh():
+        state = reruns.infer(batch)
+        pairs = [("decoder", reruns.decode(reruns.z, batch, state), reruns.decode(z, batch, state))]
+    if not isinstance(reruns.parts, VAEProgram):
+        with reruns.afresh():
+            pairs.insert(0, ("encoder", reruns.encode(batch), reruns.encode(batch._replace(x=x))))
     for what, first, second in pairs:
         rows = ({k: t[:-1] for k, t in found.items() if t.shape[:1] == (batch.size,)} for found in (first, second))
         name = moved(*rows)
         if name:
-            probe.require_repeatable(mode)
-            raise _mixed(f"{mode}the {what}'s {name} for one row moves with another row{_mixer(probe)}")
+            reruns.require_repeatable(mode)
+            raise _mixed(f"{mode}the {what}'s {name} for one row moves with another row{_mixer(reruns)}")
 
 
-def _mixer(probe: Probe) -> str:
+def _mixer(reruns: Reruns) -> str:
     """Name the batch normalisation without running statistics, if there is one."""
     kind = torch.nn.modules.batchnorm._BatchNorm
-    every = (pair for owner in probe.owners for pair in named_modules(owner))
+    every = (pair for owner in reruns.owners for pair in named_modules(owner))
     name = next((n for n, m in every if isinstance(m, kind) and m.running_mean is None), None)
     return "" if name is None else f" (`{name}` has no running statistics)"
 
 
-def _in_training(probe: Probe, owners: list[Any]) -> None:
+def _in_training(reruns: Reruns, owners: list[Any]) -> None:
     """The same in training mode; what fails there for another reason fails in training, with its own error."""
     with contextlib.ExitStack() as stack:
         for module in owners:
             stack.enter_context(in_mode(True, module))
         try:
-            with probe.afresh():
-                keepers, draws = _keepers(probe)
-            if not probe.by_itself:
-                _data(probe, "in training mode ")
-            if probe.pyro:
+            with reruns.afresh():
+                keepers, draws = _keepers(reruns)
+            if not reruns.by_itself:
+                _data(reruns, "in training mode ")
+            if reruns.pyro:
                 for m in keepers:
                     m.training = False
-                _sites(probe, "in training mode ")
+                _sites(reruns, "in training mode ")
             for m in keepers:
                 m.training = False
             for number in range(TRIES if draws else 1):  # rows may be mixed by chance
-                _rows(probe, "in training mode ", number)
+                _rows(reruns, "in training mode ", number)
         except WrapError:
             raise
         except Exception:
             return
 
 
-def _keepers(probe: Probe) -> tuple[list[Any], bool]:
+def _keepers(reruns: Reruns) -> tuple[list[Any], bool]:
     """Return the modules that keep statistics of the batch, whose own buffers change; and whether a pass draws."""
-    every = [m for owner in probe.owners for m in modules(owner)]
+    every = [m for owner in reruns.owners for m in modules(owner)]
     before = [{k: b.clone() for k, b in m._buffers.items() if b is not None} for m in every]
-    state = probe.infer(probe.batch)
-    draws = probe.has_drawn()
+    state = reruns.infer(reruns.batch)
+    draws = reruns.has_drawn()
     if hasattr(state, "push"):  # of a traced forward this is the pass, and `decode` leaves no trace in buffers
-        state.push(torch.zeros_like(probe.z["z"]))
-    probe.decode(probe.z, probe.batch, state)
-    draws = draws or probe.has_drawn()
+        state.push(torch.zeros_like(reruns.z["z"]))
+    reruns.decode(reruns.z, reruns.batch, state)
+    draws = draws or reruns.has_drawn()
     pairs = zip(every, before, strict=True)
     batch_norm = torch.nn.modules.batchnorm._BatchNorm
     keepers = [

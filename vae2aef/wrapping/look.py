@@ -66,14 +66,14 @@ def look(vae: Any, parts: VAEParts, batch: Batch, like_data: bool = True) -> See
     """
     if isinstance(parts, VAEProgram):
         return _look_at_program(vae, parts, batch, like_data)
-    y, cond, kwargs = batch
+    y = batch.x
     shape = tuple(y.shape)
     with trial(y.device, vae, parts):
         with naming(
             f"the encoder fails on data of shape {shape}. It said:",
             "Pass encoder=lambda x: ... that takes it (x.flatten(1), say), and conditions as example=(x, *conditions)",
         ):
-            posterior = parts.encode(y, *cond, **kwargs)
+            posterior = parts.encode(y, *batch.cond, **batch.kwargs)
         loc, scale = posterior.loc, posterior.scale
         if loc.shape != scale.shape or loc.shape[:1] != (batch.size,):
             raise WrapError(
@@ -81,7 +81,7 @@ def look(vae: Any, parts: VAEParts, batch: Batch, like_data: bool = True) -> See
                 f"{tuple(loc.shape)} and {tuple(scale.shape)}"
             )
         if not bool(scale.isfinite().all()):
-            _refuse_scale(parts, y, cond, kwargs)
+            _refuse_scale(parts, batch)
         z = loc
         if posterior.transform is not None:
             with naming(f"the posterior's transform, loc -> (z, log|det|), fails on shape {tuple(loc.shape)}:"):
@@ -90,7 +90,7 @@ def look(vae: Any, parts: VAEParts, batch: Batch, like_data: bool = True) -> See
             f"the decoder fails on latents of shape {tuple(z.shape)}, which is what the encoder returns for data "
             f"of shape {shape}; encoder and decoder must agree on the latent shape. The decoder said:"
         ):
-            decoded = parts.decode(z, *cond, **kwargs)
+            decoded = parts.decode(z, *batch.cond, **batch.kwargs)
         _require_decoded(decoded, y, like_data, place_of(parts))
     seen = _seen(y, {"z": loc.shape[1:]}, decoded, posterior.transform is not None)
     grid = seen.grids.get("z")
@@ -174,18 +174,19 @@ def _look_at_program(vae: Any, parts: VAEProgram, batch: Batch, like_data: bool)
     return seen._replace(grids={name: grid for name, grid in seen.grids.items() if grid.dims > 1})
 
 
-def _refuse_scale(parts: VAEParts, y: Tensor, cond: tuple, kwargs: dict) -> NoReturn:
+def _refuse_scale(parts: VAEParts, batch: Batch) -> NoReturn:
     reason = "the encoder's scale is not positive and finite on the example"
     if not isinstance(parts, CallableParts):
         raise WrapError(reason)
     raise WrapError(
-        f"{reason}: {_raw_range(parts, y, cond, kwargs)}; with negative values it can only be a logarithm: ",
+        f"{reason}: {_raw_range(parts, batch)}; with negative values it can only be a logarithm: ",
         'Pass encoder_scale="log_var", or "log_std"',
     )
 
 
-def _raw_range(parts: CallableParts, y: Tensor, cond: tuple, kwargs: dict) -> str:
-    raw = parts.encoder(y.flatten(1) if parts.flatten else y, *cond, **kwargs)[1]
+def _raw_range(parts: CallableParts, batch: Batch) -> str:
+    x = batch.x.flatten(1) if parts.flatten else batch.x
+    raw = parts.encoder(x, *batch.cond, **batch.kwargs)[1]
     return (
         f'encoder_scale="{parts.encoder_scale}" says that the second output is a {parts.encoder_scale}, but it '
         f"ranges from {raw.min().item():.4g} to {raw.max().item():.4g}"

@@ -36,7 +36,7 @@ def watch(aef: "AEF") -> None:
     if _off or not any(p.requires_grad for p in aef.added_parameters()):
         return
     if not _hook:
-        _hook.append(register_optimizer_step_post_hook(_look))
+        _hook.append(register_optimizer_step_post_hook(_note_step))
     _alive.add(aef)
     _watches[:] = [one for one in _watches if not one.done and one.aef() is not None]
     _watches.append(_Watch(aef))
@@ -67,7 +67,7 @@ def watch_optimizers(on: bool = True) -> None:
         stop_watching()
 
 
-def _look(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+def _note_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     for one in list(_watches):
         one.note(optimizer)
 

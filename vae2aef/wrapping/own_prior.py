@@ -73,17 +73,16 @@ def _method(vae: nn.Module, batch: Batch, seen: Seen) -> str:
         z = torch.randn(ROWS, *shape, dtype=like.dtype, device=batch.x.device)
         standard = StandardNormal(shape).log_prob(z)
         for name in NAMES:
-            for line, density in _densities(getattr(vae, name, None), f"vae.{name}"):
+            for line, call, density in _densities(getattr(vae, name, None), f"vae.{name}"):
                 with contextlib.suppress(Exception):  # it wants something else, and is no density of z
                     try:
                         value = density(z)
                     except RuntimeError as error:  # it is one, that reads a tensor which .double() has left behind
-                        if says_types(error) and stray(vae) is not None and not line.startswith("lambda"):
+                        if says_types(error) and stray(vae) is not None and line == f"vae.{name}":
                             return f"prior={line}"
                         raise
-                    summed = f"lambda z: {line}(z)" if not line.startswith("lambda") else line
                     if value.shape == z.shape and z.dim() > 1:
-                        value, line = value.flatten(1).sum(1), f"{summed}.flatten(1).sum(1)"
+                        value, line = value.flatten(1).sum(1), f"lambda z: {call}.flatten(1).sum(1)"
                     if value.shape != (ROWS,):
                         continue
                     more = value - standard  # the same all over: the standard normal, with its constant left out
@@ -92,13 +91,17 @@ def _method(vae: nn.Module, batch: Batch, seen: Seen) -> str:
     return ""
 
 
-def _densities(found: Any, name: str) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
-    """Yield the ways in which something may be a density of z, as they are written."""
+def _densities(found: Any, name: str) -> Iterator[tuple[str, str, Callable[[Tensor], Tensor]]]:
+    """Yield the ways in which something may be a density of z: written as a function, as a call, and itself."""
     if isinstance(found, Distribution) or (callable(getattr(found, "log_prob", None)) and hasattr(found, "sample")):
-        yield f"lambda z: {name}.log_prob(z)", found.log_prob
+        ways: list[tuple[str, Callable[[Tensor], Tensor]]] = [(f"{name}.log_prob(z)", found.log_prob)]
     elif callable(found):
-        yield name if not isinstance(found, nn.Module) else f"lambda z: {name}(z)", found
-        yield f"lambda z: {name}().log_prob(z)", lambda z: found().log_prob(z)
+        ways = [(f"{name}(z)", found), (f"{name}().log_prob(z)", lambda z: found().log_prob(z))]
+    else:
+        return
+    for call, density in ways:
+        bare = density is found and not isinstance(found, nn.Module)
+        yield (name if bare else f"lambda z: {call}"), call, density
 
 
 def _sign(vae: nn.Module, parts: VAEParts, batch: Batch, seen: Seen, whole: bool) -> str:
@@ -110,7 +113,7 @@ def _sign(vae: nn.Module, parts: VAEParts, batch: Batch, seen: Seen, whole: bool
             f"`{pseudo}` seems to be of pseudo-inputs, whose posteriors are the prior; the standard normal is taken: "
         )
     path, in_a_loss = returned(vae, parts, batch, seen)
-    place = _held(vae, seen) or path or _made(vae, seen, batch.x.device)
+    place = _prior_tensor(vae, seen) or path or _made(vae, seen, batch.x.device)
     if place:
         return f"{place} seems to be of a prior of {type(vae).__name__}'s own; the standard normal is taken: "
     left = _unused(vae, parts, batch, seen) if whole else []
@@ -120,7 +123,7 @@ def _sign(vae: nn.Module, parts: VAEParts, batch: Batch, seen: Seen, whole: bool
     return _are_not_seen(vae, left, "have a part in its loss alone") if left else ""
 
 
-def _held(vae: nn.Module, seen: Seen) -> str:
+def _prior_tensor(vae: nn.Module, seen: Seen) -> str:
     """Return the name of a tensor that is called a prior's, and is not what it is of the standard normal."""
     held = [(name, t) for name, t in (*named_buffers(vae), *vars(vae).items()) if isinstance(t, Tensor)]
     tensors = [(name, t) for name, t in held if any(n in t.shape for n in seen.latents["z"])]

@@ -22,13 +22,12 @@ def no_parts(vae: Any, tried: list[str], untraced: WrapError | None = None) -> W
 
     Args:
         vae: the user's VAE.
-        tried: what was tried in vain, in order.
+        tried: what was tried in vain, in order, beside tracing its forward.
         untraced: why its forward could not be traced, if it has one: the reason that counts, since it was run.
     """
     if untraced is None:
         said = f"no encoder and decoder found in {type(vae).__name__}. Tried:\n  " + "\n  ".join(tried) + "\n"
         inside = not isinstance(vae, nn.Module) and modules_of(vae)
         return WrapError(said, ENTER if inside else DESCRIBE)
-    others = [one for one in tried if not one.startswith("tracing: ")]
-    listed = "".join(f"\n  {one}" for one in others)
+    listed = "".join(f"\n  {one}" for one in tried)
     return WrapError(f"{untraced.reason}\nTried besides:{listed}\n", untraced.fix)

@@ -12,7 +12,7 @@ from vae2aef.residual import Residual
 from vae2aef.wrapping.look import Seen
 
 
-def summarise(
+def describe_wrap(
     vae: Any,
     parts: VAEParts,
     seen: Seen,

@@ -61,7 +61,7 @@ def _inside(thing: Any) -> list[Any]:
 
 
 @contextlib.contextmanager
-def evaluation(*things: Any) -> Iterator[None]:
+def all_in_eval_mode(*things: Any) -> Iterator[None]:
     """Put every module behind `things` (see `modules_of`) in `eval()`, and back into its own mode afterwards."""
     with contextlib.ExitStack() as stack:
         for module in modules_of(*things):
@@ -72,7 +72,7 @@ def evaluation(*things: Any) -> Iterator[None]:
 @contextlib.contextmanager
 def trial(device: torch.device, *things: Any) -> Iterator[None]:
     """Run parts in `eval()`, without gradients, leaving modes and torch's random state as they were."""
-    with evaluation(*things), torch.no_grad(), own_random_state(device):
+    with all_in_eval_mode(*things), torch.no_grad(), own_random_state(device):
         yield
 
 

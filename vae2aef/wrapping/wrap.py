@@ -32,7 +32,7 @@ from vae2aef.wrapping.parity import compare_with_forward
 from vae2aef.wrapping.sigma import read_noise, warn_of_learned_prior
 from vae2aef.wrapping.start import begin
 from vae2aef.wrapping.stray import naming_stray_tensors
-from vae2aef.wrapping.summary import grid_line, summarise
+from vae2aef.wrapping.summary import describe_wrap, grid_line
 from vae2aef.wrapping.trial import modules_of
 
 
@@ -206,7 +206,7 @@ def _wrapped(
         outside=_outside(vae, parts),
         prior_takes_conditions=takes_conditions,
         discrete=seen.discrete if the_likelihood is None else getattr(the_likelihood, "discrete", False),
-        summary=summarise(vae, parts, seen, the_prior, the_likelihood, said, why),
+        summary=describe_wrap(vae, parts, seen, the_prior, the_likelihood, said, why),
     )
     _move_added(aef, x.device)
     prove(aef, batch, seen)

@@ -1,4 +1,4 @@
-"""What a VAE is probed with: other data in the range of its own, and a comparison up to rounding."""
+"""Other data than those at hand, to try a VAE on, and a comparison up to rounding."""
 
 import torch
 from torch import Tensor

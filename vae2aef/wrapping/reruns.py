@@ -17,7 +17,7 @@ from vae2aef.wrapping.known_pass import close
 from vae2aef.wrapping.look import Seen
 
 
-class Probe:
+class Reruns:
     """Encoder and decoder as functions of a few rows, each with the same random state at every call.
 
     Args:
@@ -145,7 +145,7 @@ def moved(first: dict[str, Tensor], second: dict[str, Tensor]) -> str:
 
 def other(x: Tensor) -> Tensor:
     """Return other data in the range of the example: of integers the same values in another order."""
-    from vae2aef.tracing.probes import other_data
+    from vae2aef.tracing.other_data import other_data
 
     if x.dim() < 2:
         x = x.unsqueeze(1)
