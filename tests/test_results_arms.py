@@ -145,3 +145,14 @@ def test_levels_come_back_from_what_is_scored(results):
     again = results.cells.dequantised(cell, results.cells.scored(cell, levels, ""), "a")
     assert torch.equal((again * 17).floor().to(torch.uint8), levels)
     assert torch.equal(again, results.cells.dequantised(cell, levels, "a"))
+
+
+def test_h_from_unit_spread(results):
+    """Of 784 values, each counts by sqrt(16 / 784) in the place of 256 / 784."""
+    x = torch.rand(64, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    of_unit, of_aef = (
+        results.arms.build(arm, 0, x, 3, "vae", 256, None).core.features for arm in ("unit", "aef-noise")
+    )
+    h = of_unit(x) - of_unit.linear.bias
+    assert h.detach().square().mean() == pytest.approx(1.0, rel=1e-4)
+    assert float(of_unit.scale / of_aef.scale) == pytest.approx(math.sqrt(16 / 784) / (256 / 784))

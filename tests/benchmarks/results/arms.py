@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import vae2aef
 from vae2aef.comparison.likelihoods import option
 from vae2aef.comparison.nets import MLPVAE
+from vae2aef.features import FAN_IN
 from vae2aef.flows import Bijection, Chain
 from vae2aef.tensors import numel
 
@@ -34,6 +35,8 @@ class Arm:
         decoder_noise: as a share of the encoder's scale, on the latent that the decoder sees in training, at sigma = 0.
         latent_weight: the weight of prior and log-determinants at a share of the training; None for 1.
         volume_preserving: the core flow shifts only (NICE).
+        unit_start: h starts with unit spread over the example in the place of about 0.58, and each of n values of x
+            counts by sqrt(16 / n) at most.
     """
 
     text: str
@@ -46,6 +49,7 @@ class Arm:
     decoder_noise: float = 0.0
     latent_weight: Callable[[float], float] | None = None
     volume_preserving: bool = False
+    unit_start: bool = False
 
 
 def _arm(text: str, core: str, noise: float, flow: str = "none", prior: str | None = None, **more: Any) -> Arm:
@@ -83,6 +87,9 @@ ARMS = {
     "simflow": _arm("AEF, σ = 0.3, one posterior scale, coupling prior", "linear", 0.3, prior="coupling",
                     fixed_scale=True),
     "held-both": _arm("AEF, σ = 1, held, coupling core flow and prior", "normalized", 1.0, "coupling", "coupling"),
+    "unit": _arm("AEF, σ = 0.3, h from unit spread", "linear", 0.3, unit_start=True),
+    "unit-prior": _arm("AEF, σ = 0.3, h from unit spread, coupling prior", "linear", 0.3, prior="coupling",
+                       unit_start=True),
     "bounded-0": _arm("AEF, σ = 0, scale of the posterior between 0.02 and 1.6", "linear", 0.0, bounded=True),
     "volume-flow-0": _arm("AEF, σ = 0, core flow that keeps volumes", "linear", 0.0, volume_preserving=True),
     "flow-0": _arm("AEF, σ = 0, coupling core flow", "linear", 0.0, "coupling"),
@@ -179,7 +186,7 @@ def build(
     torch.manual_seed(seed + 1000)
     if arm.volume_preserving:
         options["core_flow"] = Chain(*(_Shift(latents, flip) for flip in (False, True, False, True)))
-    return vae2aef.wrap(
+    aef = vae2aef.wrap(
         vae,
         example=example,
         preprocess=copy.deepcopy(preprocess),
@@ -189,3 +196,16 @@ def build(
         encoder_scale="log_var",
         **options,
     )
+    if arm.unit_start:
+        _start_at_one(aef.core.features, example if preprocess is None else aef.preprocess(example)[0])
+    return aef
+
+
+@torch.no_grad()
+def _start_at_one(features: Any, x: Tensor) -> None:
+    """Let linear features start with unit spread, and each value of x count for less."""
+    values = features.linear.in_features
+    less = min(1.0, math.sqrt(16 / values), FAN_IN / values) / min(1.0, FAN_IN / values)
+    features.scale.mul_(less)
+    h = features(x) - features.linear.bias
+    features.linear.weight.div_(h.square().mean().sqrt())
