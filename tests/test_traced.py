@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 import weakref
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,13 @@ def test_equals_the_described_vae(cls, training):
             close(got[name], grad, name)
 
 
-@pytest.mark.parametrize("options", [{"core": "center"}, {"noise": 0.3}, {"core": "noise"}, {"residual": "decoder"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"core": "center"}, {"noise": 0.3}, {"noise": 0.3, "core_flow": "none"}, {"core": "noise"},
+        {"residual": "decoder"},
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("cls", [zoo.Conditional, zoo.NormalDecoder], ids=lambda cls: cls.__name__)
 def test_equals_the_described_vae_with_other_options(cls, options):
     if options == {"residual": "decoder"} and cls is zoo.Conditional:
@@ -221,6 +228,57 @@ def test_without_gradients(name):
     with torch.inference_mode():
         close(aef(x), expected)
         close(aef(x.clone()), expected)
+
+
+Pair = namedtuple("Pair", "a b")
+
+
+class TakesMany(nn.Module):
+    """A VAE whose condition is a list, a named tuple or a packed sequence."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.p = nn.Linear(6, 4), nn.Linear(4, 4)
+
+    def read(self, c):
+        if isinstance(c, nn.utils.rnn.PackedSequence):
+            c = nn.utils.rnn.pad_packed_sequence(c, batch_first=True)[0].unbind(1)
+        return torch.cat(list(c), 1)
+
+    def encode(self, x, c):
+        return self.q(torch.cat([x, self.read(c)], 1)).chunk(2, 1)
+
+    def decode(self, z, c):
+        return self.p(torch.cat([z, self.read(c)], 1))
+
+    def forward(self, x, c):
+        mean, log_var = self.encode(x, c)
+        return self.decode(mean + torch.randn_like(mean) * torch.exp(0.5 * log_var), c), mean, log_var
+
+
+@pytest.mark.parametrize("traced", [True, False], ids=["traced", "described"])
+@pytest.mark.parametrize("kind", ["list", "named tuple", "packed"])
+def test_conditions_made_in_inference_mode(kind, traced):
+    def condition():
+        c = torch.linspace(0, 1, 10).reshape(5, 2)
+        if kind == "packed":
+            return nn.utils.rnn.pack_padded_sequence(c.unsqueeze(2), [2] * 5, batch_first=True)
+        return [c[:, :1], c[:, 1:]] if kind == "list" else Pair(c[:, :1], c[:, 1:])
+
+    torch.manual_seed(0)
+    vae, x = TakesMany(), torch.randn(5, 4)
+    said = {} if traced else {"encoder": vae.encode, "decoder": vae.decode, "encoder_scale": "log_var"}
+    aef = vae2aef.wrap(vae, example=(x, condition()), noise=0.0, **said)
+    expected = [
+        aef(x, condition()),
+        aef.reconstruct(x, condition()),
+        aef.log_prob(x, condition(), num_samples=4, seed=0),
+    ]
+    with torch.inference_mode():
+        c = condition()
+        close(aef(x.clone(), c), expected[0])
+        close(aef.reconstruct(x.clone(), c), expected[1])
+        close(aef.log_prob(x.clone(), c, num_samples=4, seed=0).value, expected[2].value)
 
 
 def test_saved_copied_and_converted():

@@ -493,3 +493,13 @@ def test_a_last_dict_of_a_batch_holds_conditions_by_name():
     data, cond, kwargs = task.arguments((x, y))
     assert torch.equal(aef(data, *cond, **kwargs), aef(x, y=y))
     assert not torch.equal(aef(x, y=y), aef(x, y=1 - y))
+
+
+def test_an_override_of_arguments_may_return_a_plain_tuple():
+    class Task(AEFTask):
+        def arguments(self, batch):
+            return batch["x"], (), {}
+
+    task = Task(small_aef(0.3))
+    found = task.predict_step({"x": torch.rand(5, *EVENT)}, 0)
+    assert found["reconstruction"].shape == (5, *EVENT) and found["log_prob"].isfinite().all()

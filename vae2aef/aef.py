@@ -144,7 +144,11 @@ class AEF(Estimates):
         return self.to_data(self.generate(Generate(batch.size, z, priors=self.priors(batch)), batch, residual))
 
     def generate(self, place: Generate, batch: Batch, residual: bool) -> Any:
-        """Algorithms 2 and 3 under the conditions of a batch: preprocessed data, `(batch, *event)`."""
+        """Algorithms 2 and 3 in the caller's mode, a step for other code (`sample` and `decode` are for users).
+
+        `place` has the priors, as `Generate(n, None, priors=self.priors(batch))`; of the batch, with as many rows, the
+        conditions are used. With `residual` x is drawn, else its mean; preprocessed, `(batch, *event)`.
+        """
         decoded = self.parts.run(place, None, *batch.cond, **batch.kwargs)
         y = self.observed(decoded, place.size).sample() if residual else self.mean(decoded, place.size)
         return y if self.partition is None else self._with_generated_core(self.partition, place.z["z"], y, batch)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vae2aef.batch import Batch
 from vae2aef.preprocess import bins_of
 from vae2aef.schedules import noise_at
 
@@ -117,7 +118,7 @@ class Pictures(Callback):
         if batch_idx or dataloader_idx or trainer.sanity_checking or not trainer.is_global_zero:
             return
         task: Any = pl_module
-        shown = task.arguments(batch).rows(slice(0, self.n))
+        shown = Batch(*task.arguments(batch)).rows(slice(0, self.n))
         with torch.no_grad(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(0)
             made = task.aef.reconstruct(shown.x, *shown.cond, **shown.kwargs)

@@ -1,7 +1,7 @@
 """What the parts of an AEF are to each other: any object with these methods will do."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -27,7 +27,26 @@ class Density(Protocol):
 
 
 class Posterior(Protocol):
-    """What an encoder says of one latent. `vae2aef.Posterior` is one."""
+    """What an encoder says of one latent. `vae2aef.Posterior` is one.
+
+    `push(u)` gives transform(loc + scale * u). With `transform` and `standard` None that is loc + scale * u, and log p0
+    may be averaged in closed form over z ~ N(loc + scale h(x), (scale sigma)^2) without a call of `push`.
+    """
+
+    @property
+    def loc(self) -> Tensor:
+        """g_m, `(batch, *latent)`; of a VAE that is only known as a whole, from `push` on."""
+        ...
+
+    @property
+    def scale(self) -> Tensor:
+        """g_s, positive, likewise."""
+        ...
+
+    @property
+    def transform(self) -> Callable[[Tensor], tuple[Tensor, Tensor]] | None:
+        """What follows the affine map, to z and log|det|; None for nothing."""
+        ...
 
     @property
     def mask(self) -> Tensor | None:

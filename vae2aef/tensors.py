@@ -48,7 +48,7 @@ def with_older_buffers(state: dict[str, Any], marker: str, prefix: str, **values
 
 
 def map_tensors(value: Any, change: Callable[[Tensor], Tensor], other: Callable[[Any], Any] = lambda one: one) -> Any:
-    """Change every tensor in nested tuples, lists and dicts.
+    """Change every tensor in nested tuples, lists and dicts; named tuples stay such, kinds of dicts become dicts.
 
     Args:
         value: anything.

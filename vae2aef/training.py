@@ -138,7 +138,7 @@ class AEFTask(LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log the mean marginal log-likelihood in nats."""
-        rows = self.arguments(batch)
+        rows = Batch(*self.arguments(batch))
         self._log_marginal("val", rows)
         if batch_idx == 0 and rows.size > 1:
             read = self.aef.gauge(rows.x, *rows.cond, **rows.kwargs)
@@ -153,7 +153,7 @@ class AEFTask(LightningModule):
 
         Of integers that the AEF dequantises these are bits of their levels; each batch counts its own values.
         """
-        rows = self.arguments(batch)
+        rows = Batch(*self.arguments(batch))
         mean = self._log_marginal("test", rows)
         bins = 1 if rows.x.is_floating_point() else bins_of(self.aef.preprocess) or 1
         bits = bits_per_dim(mean * rows.size, self._values(rows), bins)
@@ -161,7 +161,7 @@ class AEFTask(LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
         """Return of each datum its latents `z`, `reconstruction`, and `log_prob` with its `std_error` in nats."""
-        rows = self.arguments(batch)
+        rows = Batch(*self.arguments(batch))
         with torch.no_grad():
             z = self.aef.encode(rows.x, *rows.cond, **rows.kwargs)
             found = self._marginal(rows)

@@ -4,10 +4,9 @@
 
 For each setting it prints how far the loss (nats a value of x) rises above its start at worst, for the VAE itself
 (core="noise"), for the AEF at sigma = 0 with and without a core flow, and at sigma = 0.3, with the scale of h free and
-held. The loss is that of some
-fixed data with fixed noise, looked at after every step: that of the batches (`--seen batch`) rises and falls by 0.1
-whatever is done. All see the same batches, without clipping. Data are photographs of scikit-learn (needs Pillow), cut
-and scaled.
+held. The loss is that of some fixed data with fixed noise, before each step and after the last: that of the batches
+(`--seen batch`) rises and falls by 0.1 whatever is done. All see the same batches, without clipping. Data are
+photographs of scikit-learn (needs Pillow), cut and scaled.
 """
 
 import argparse

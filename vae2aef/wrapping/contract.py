@@ -93,9 +93,15 @@ def _prove_densities(aef: AEF, few: Batch, seen: Seen) -> None:
 
 
 def _prove_transform(aef: AEF, few: Batch, seen: Seen) -> None:
-    """Run the posterior flow of a VAE with one latent."""
+    """Run the posterior flow of a VAE with one latent; without one the posterior must be loc + scale * u."""
     posterior = aef.parts.encode(few.x, *few.cond, **few.kwargs)
     if posterior.transform is None:
+        u = torch.ones_like(posterior.loc)
+        if posterior.standard is None and not torch.allclose(posterior.push(u)[0], posterior.loc + posterior.scale * u):
+            raise WrapError(
+                "the posterior's push(u) is another z than loc + scale * u, and it has no transform; ",
+                "return what follows the affine map as its transform",
+            )
         return
     with _part("posterior", f"latents of shape {tuple(posterior.loc.shape)}"):
         z, change = posterior.transform(posterior.loc)
