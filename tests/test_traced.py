@@ -234,7 +234,10 @@ Pair = namedtuple("Pair", "a b")
 
 
 class TakesMany(nn.Module):
-    """A VAE whose condition is a list, a named tuple or a packed sequence."""
+    """A VAE whose condition is a list, a named tuple or a packed sequence.
+
+    Of the first two it multiplies with an item as it is, which autograd keeps: in the noise, and in what it decodes.
+    """
 
     def __init__(self):
         super().__init__()
@@ -242,25 +245,30 @@ class TakesMany(nn.Module):
 
     def read(self, c):
         if isinstance(c, nn.utils.rnn.PackedSequence):
-            c = nn.utils.rnn.pad_packed_sequence(c, batch_first=True)[0].unbind(1)
-        return torch.cat(list(c), 1)
+            return nn.utils.rnn.pad_packed_sequence(c, batch_first=True)[0].flatten(1), torch.ones(())
+        return torch.cat(list(c), 1), c[0]
 
     def encode(self, x, c):
-        return self.q(torch.cat([x, self.read(c)], 1)).chunk(2, 1)
+        read, factor = self.read(c)
+        mean, log_var = self.q(torch.cat([x, read], 1)).chunk(2, 1)
+        return mean, log_var + 2 * factor.log()
 
     def decode(self, z, c):
-        return self.p(torch.cat([z, self.read(c)], 1))
+        read, factor = self.read(c)
+        return self.p(torch.cat([z, read], 1)) * factor
 
     def forward(self, x, c):
-        mean, log_var = self.encode(x, c)
-        return self.decode(mean + torch.randn_like(mean) * torch.exp(0.5 * log_var), c), mean, log_var
+        read, factor = self.read(c)
+        mean, log_var = self.q(torch.cat([x, read], 1)).chunk(2, 1)
+        z = mean + torch.randn_like(mean) * factor * torch.exp(0.5 * log_var)
+        return self.decode(z, c), mean, log_var
 
 
 @pytest.mark.parametrize("traced", [True, False], ids=["traced", "described"])
 @pytest.mark.parametrize("kind", ["list", "named tuple", "packed"])
 def test_conditions_made_in_inference_mode(kind, traced):
     def condition():
-        c = torch.linspace(0, 1, 10).reshape(5, 2)
+        c = torch.linspace(0.5, 1, 10).reshape(5, 2)
         if kind == "packed":
             return nn.utils.rnn.pack_padded_sequence(c.unsqueeze(2), [2] * 5, batch_first=True)
         return [c[:, :1], c[:, 1:]] if kind == "list" else Pair(c[:, :1], c[:, 1:])
