@@ -17,6 +17,7 @@ from vae2aef.comparison.nets import ConvVAE
 from vae2aef.tracing.alive import Notes
 from vae2aef.tracing.calls import tensors
 from vae2aef.tracing.parts import TracedParts
+from vae2aef.tracing.proof import trace
 from vae2aef.tracing.recording import Known
 
 
@@ -184,7 +185,7 @@ def test_the_vae_is_left_as_it_was(cls):
     vae.train()
     torch.set_rng_state(random_state)
     before, modes = snapshot(vae), [m.training for m in vae.modules()]
-    vae2aef.tracing.proof.trace(vae, x[0], x[1:])
+    trace(vae, x[0], x[1:])
     assert_same(snapshot(vae), before)
     assert modes == [m.training for m in vae.modules()]
     assert torch.equal(torch.get_rng_state(), random_state)
