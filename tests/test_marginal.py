@@ -91,6 +91,26 @@ def test_memory_is_bounded_by_the_chunk():
         assert ((got.value - many.value).abs() < 6 * got.std_error).all()
 
 
+def test_a_gpu_decodes_more_rows_at_once_unless_told_how_many(monkeypatch):
+    """A draw of a small batch at a time leaves it idle. The numbers are those of the CPU."""
+    aef, x = make(rows=3)
+    seen = []
+    aef.vae.outer.register_forward_hook(lambda _, args, __: seen.append(args[0].shape[0]))
+    monkeypatch.setattr("vae2aef.marginal.rows_at_once", lambda *_: 3)
+    few = aef.log_prob(x, num_samples=64, seed=0)
+    assert max(seen) == 3
+    monkeypatch.setattr("vae2aef.marginal.on_gpu", lambda _: True)
+    many = aef.log_prob(x, num_samples=64, seed=0)
+    assert max(seen) >= 64 * 3
+    torch.testing.assert_close(many.value, few.value)
+    seen.clear()
+    aef.log_prob(x, num_samples=64, seed=0, chunk_size=3)
+    assert max(seen) == 3
+    seen.clear()
+    aef.check_log_prob(3, num_samples=64, seed=0)
+    assert max(seen) >= 63
+
+
 def test_the_encoder_runs_once():
     aef, x = make()
     calls = []

@@ -23,7 +23,7 @@ from vae2aef.evidence import EstimateWarning, LogProb, Sums, warn_of
 from vae2aef.modes import evaluation_mode
 from vae2aef.proposals import Proposal, tune
 from vae2aef.samplers import Fitted, Sampler, sampler
-from vae2aef.tensors import numel, without_gradients
+from vae2aef.tensors import numel, on_gpu, without_gradients
 
 if TYPE_CHECKING:
     from vae2aef.aef import AEF
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 __all__ = ["EstimateWarning", "LogProb", "Proposal", "log_prob", "tune"]
 
 MAX_SAMPLES = 16384
+
+GPU_VALUES = 2**22
+"""Values of data to decode at once on a GPU, at least: what a kernel takes there hardly depends on fewer."""
 
 
 @without_gradients
@@ -61,7 +64,7 @@ def log_prob(
             one Gaussian around h(x) for all data, tuned on the first 64 rows of `x` with other draws than the
             estimate's; or pass one from `aef.tune_proposal`. The result is then marked as a `bound`.
         chunk_size: most decoder rows at once. Memory does not depend on K. By default the batch's own size, or
-            more if the data is small (2^15 values in all).
+            more if the data is small (2^15 values in all; 2^22 on a GPU).
         seed: a datum's number then depends on the datum, its conditions and the seed alone: not on the batch, its
             order, the chunks or the rank, up to rounding. None takes torch's random state.
         target_error: draw on until each datum's standard error is at most this, in nats.
@@ -100,7 +103,8 @@ def log_prob(
 
     at_once = rows_at_once(aef, batch.x.shape, proposal, chunk_size, 2**18 if method == "ais" else 2**15)
     with evaluation_mode(aef):
-        found = torch.cat([chunk(case) for case in cases(aef, batch, at_once, random, None, observed)], dim=1)
+        decoded = chunk_size and at_once
+        found = torch.cat([chunk(case) for case in cases(aef, batch, at_once, random, None, observed, decoded)], dim=1)
     return _checked(found, common)
 
 
@@ -111,13 +115,16 @@ def cases(
     random: Draws | None,
     log_det: Tensor | None = None,
     observed: Tensor | None = None,
+    decoded: int | None = None,
 ) -> Iterator[Case]:
-    """Cut a batch into cases; see `Case`."""
+    """Cut a batch into cases of `at_once` rows, of which `decoded` are decoded at once; see `Case`."""
+    if decoded is None:
+        decoded = max(at_once, GPU_VALUES // max(numel(batch.x.shape[1:]), 1)) if on_gpu(batch.x) else at_once
     for first in range(0, batch.size, at_once):
         rows = slice(first, first + at_once)
         own = None if random is None else random.rows(rows)
         known, there = (None if each is None else each[rows] for each in (log_det, observed))
-        yield Case(aef, batch.rows(rows), at_once, own, known, there)
+        yield Case(aef, batch.rows(rows), decoded, own, known, there)
 
 
 def _seen(batch: Batch, observed: Tensor | None) -> Batch:

@@ -28,6 +28,11 @@ def full_precision(values: Tensor) -> contextlib.AbstractContextManager[Any]:
     return torch.autocast(values.device.type, enabled=False)
 
 
+def on_gpu(x: Tensor) -> bool:
+    """Return whether a tensor lies on a CUDA device."""
+    return x.is_cuda
+
+
 def numel(shape: Sequence[int]) -> int:
     """Return how many values an event of this shape holds (1 for the empty shape)."""
     return torch.Size(shape).numel()

@@ -37,21 +37,22 @@ MODELS: dict[str, dict[str, Any]] = {
 
 def noisy(x: Tensor, spread: float, generator: torch.Generator) -> Tensor:
     """Add white noise, `(batch, *event)`, and cut off at 0 and 1."""
-    return (x + spread * torch.randn(x.shape, generator=generator)).clamp(0, 1)
+    return (x + spread * torch.randn(x.shape, generator=generator, device=x.device)).clamp(0, 1)
 
 
 def error(name: str, latents: int, spread: float, seed: int, train: Tensor, test: Tensor) -> tuple[float, float]:
     """Train; return the mean squared error a pixel of what is denoised, and that of the noisy images themselves."""
     torch.manual_seed(seed)
-    vae = MLPVAE(tuple(train.shape[1:]), latents)
-    noise = torch.Generator().manual_seed(stream("noise", seed))
+    vae = MLPVAE(tuple(train.shape[1:]), latents).to(train.device)
+    noise = torch.Generator(train.device).manual_seed(stream("noise", seed))
     example = noisy(train[:512], spread, noise)
     vae.standardise(example)
     aef = vae2aef.wrap(vae, example=example, encoder_scale="log_var", **MODELS[name])
     optimizer = torch.optim.Adam(aef.parameters(), lr=RATE)
     order = torch.Generator().manual_seed(stream("order", seed))
     for _ in range(STEPS):
-        x = noisy(train[torch.randint(len(train), (BATCH,), generator=order)], spread, noise)
+        rows = torch.randint(len(train), (BATCH,), generator=order).to(train.device)
+        x = noisy(train[rows], spread, noise)
         optimizer.zero_grad()
         if name.startswith("autoencoder"):
             loss = (vae.decode(vae.encode(x)[0]) - x).square().flatten(1).sum(1).mean()
@@ -61,7 +62,7 @@ def error(name: str, latents: int, spread: float, seed: int, train: Tensor, test
         torch.nn.utils.clip_grad_norm_(aef.parameters(), CLIP)
         optimizer.step()
     aef.eval()
-    x = noisy(test, spread, torch.Generator().manual_seed(0))
+    x = noisy(test, spread, torch.Generator(test.device).manual_seed(0))
     with torch.no_grad():
         found = aef.denoise(x)
     return float((found - test).square().mean()), float((x - test).square().mean())
@@ -92,16 +93,18 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--latents", type=int, nargs="+", default=LATENTS)
     parser.add_argument("--noise", type=float, nargs="+", default=NOISE)
     options = parser.parse_args()
     torch.set_num_threads(1)
     with np.load(options.images / "mnist.npz") as arrays:
-        train, test = (torch.from_numpy(arrays[name])[:, None] / 255 for name in ("x_train", "x_test"))
+        train, test = (torch.from_numpy(arrays[name])[:, None].to(options.device) / 255 for name in ("x_train", "x_test"))
     done = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else []
     seen = {(row["latents"], row["noise"], row["model"], row["seed"]) for row in done}
     for seed, (latents, spread), name in itertools.product(
-        range(options.seeds), itertools.product(options.latents, options.noise), MODELS
+        range(options.first_seed, options.seeds), itertools.product(options.latents, options.noise), MODELS
     ):
         if (latents, spread, name, seed) in seen:
             continue

@@ -72,14 +72,14 @@ def photographs(size: int, count: int = 256) -> Tensor:
 def rise(arm: str, x: Tensor, args: argparse.Namespace, lr: float, optimizer: str, seed: int) -> tuple[float, float]:
     """Largest loss less the first, and the mean of the last ten, in nats a value of x; inf if it is not finite."""
     torch.manual_seed(seed)
-    vae = ConvVAE(x.shape[-1], args.latents)
+    vae = ConvVAE(x.shape[-1], args.latents).to(x.device)
     aef = vae2aef.wrap(vae, example=x[:128], encoder_scale="log_var", kl="sampled", **ARMS[arm])
     steps = OPTIMIZERS[optimizer](aef.parameters(), lr=lr)
     generator = torch.Generator().manual_seed(seed)
     losses = []
     try:
         for _ in range(args.steps):
-            batch = x[torch.randint(0, len(x), (args.batch,), generator=generator)]
+            batch = x[torch.randint(0, len(x), (args.batch,), generator=generator).to(x.device)]
             steps.zero_grad()
             loss = aef(batch)
             losses.append((loss.item() if args.seen == "batch" else look(aef, x[: args.fixed])) / x[0].numel())
@@ -111,13 +111,14 @@ def main() -> None:
     parser.add_argument("--latents", type=int, default=32)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="the worst of them is printed")
     parser.add_argument("--seen", choices=("fixed", "batch"), default="fixed")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--fixed", type=int, default=32, help="how many data the loss is looked at")
     args = parser.parse_args()
     torch.set_num_threads(1)
     print("| data | optimizer | rate |" + "".join(f" {arm} |" for arm in ARMS))
     print("|---|---|---|" + "---:|" * len(ARMS))
     for size in args.sizes:
-        x = photographs(size)
+        x = photographs(size).to(args.device)
         for optimizer in args.optimizer:
             for lr in args.lr:
                 runs = {arm: [rise(arm, x, args, lr, optimizer, seed) for seed in args.seeds] for arm in ARMS}

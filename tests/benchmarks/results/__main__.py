@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cells", nargs="*", choices=CELLS)
     parser.add_argument("--arms", nargs="*", choices=ARMS)
+    parser.add_argument("--jobs", type=Path, help="a file of lines `cell arm seed`, in the place of all")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--steps", type=int)

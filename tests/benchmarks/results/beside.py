@@ -41,7 +41,7 @@ class Whole(nn.Module, abc.ABC):
 
     def log_prob(self, x: Tensor, *names: object) -> Tensor:
         """Return log p(x), `(batch,)`, nats, of levels by one draw of the noise of dequantisation."""
-        y, log_det = self.preprocess(dequantised(self.cell, x, *names))
+        y, log_det = self.preprocess(dequantised(self.cell, x, *names).to(next(self.buffers()).device))
         return self.density(y.flatten(1)) + log_det
 
     @abc.abstractmethod
@@ -79,14 +79,17 @@ class Flow(Whole):
         return self.base.log_prob(u) + log_det
 
 
-def run(cell: Cell, name: str, seed: int, data: Data, steps: int, more: float) -> dict[str, Any]:
+def run(cell: Cell, name: str, seed: int, data: Data, steps: int, more: float, device: str) -> dict[str, Any]:
     """Fit, and test; return what goes into the JSON, with no entry of what only latents have.
 
     Args:
         more: what the nats of the density are more than those of the data's levels (`cells.as_density`).
+        device: where the flow is; the Gaussian is on the CPU.
     """
     torch.manual_seed(seed)
     model = {"gaussian": Gaussian, "flow": Flow}[name](cell, data.train)
+    if name == "flow":
+        model.to(device)
     curve, best, weights = [], float("inf"), {}
     if name == "gaussian":
         with torch.no_grad():

@@ -37,7 +37,7 @@ def run(
     if name in DENSITIES or name == "center":
         cell, data, more = as_density(cell, data)
         if name in DENSITIES:
-            return beside.run(cell, name, seed, data, steps, more)
+            return beside.run(cell, name, seed, data, steps, more, device)
     else:
         more = 0.0
     example = scored(cell, data.train[:EXAMPLE_ROWS], "example")

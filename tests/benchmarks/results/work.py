@@ -19,7 +19,12 @@ Job = tuple[str, str, int]
 
 
 def jobs(options: argparse.Namespace) -> Iterator[Job]:
-    """Yield what is to run: all main arms for the first seed, what was tried, then the other seeds."""
+    """Yield what is to run: a list of `cell arm seed`, or all main arms of the first seed, what was tried, further seeds."""
+    if options.jobs:
+        for line in options.jobs.read_text().splitlines():
+            cell, arm, seed = line.split()
+            yield cell, arm, int(seed)
+        return
     cells = options.cells or list(CELLS)
     bits = {name for name in cells if CELLS[name].bins == 2}  # no density fits them, and they have no scale
     for seed in range(options.first_seed, options.seeds):
