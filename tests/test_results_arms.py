@@ -120,7 +120,7 @@ def test_a_gaussian_on_x_against_the_truth(results, monkeypatch):
     cell = results.cells.Cell("", 5, 2, "vae", 1, 10, 100, "")
     x = data_of(results, cell)
     data = results.cells.Data(x[:2500], x[2500:2600], x[2600:])
-    found = results.beside.run(cell, "gaussian", 0, data, 10, 0.0)
+    found = results.beside.run(cell, "gaussian", 0, data, 10, 0.0, "cpu")
     mixing = torch.from_numpy(np.random.default_rng(9).normal(size=(5, 5)) / math.sqrt(5)).float()
     truth = torch.distributions.MultivariateNormal(torch.zeros(5), mixing.T @ mixing).log_prob(data.test)
     assert np.mean(found["log_prob"]) == pytest.approx(float(truth.mean()), abs=0.05)
@@ -133,7 +133,7 @@ def test_probabilities_of_levels_are_below_those_of_chance_to_know(results, name
     levels = torch.randint(16, (2000, 4), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     held = [results.cells.scored(cell, x, "") for x in (levels[1500:1700], levels[1700:])]
     density, data, more = results.cells.as_density(cell, results.cells.Data(levels[:1500], *held))
-    found = results.beside.run(density, name, 0, data, 60, more)
+    found = results.beside.run(density, name, 0, data, 60, more, "cpu")
     best = -4 * math.log(16)
     assert best - 1.5 < np.mean(found["log_prob"]) < best + 0.1
     assert best - 1.5 < -found["best"] < best + 0.1
@@ -147,12 +147,18 @@ def test_levels_come_back_from_what_is_scored(results):
     assert torch.equal(again, results.cells.dequantised(cell, levels, "a"))
 
 
-def test_h_from_unit_spread(results):
-    """Of 784 values, each counts by sqrt(16 / 784) in the place of 256 / 784."""
+def test_an_arm_starts_as_it_was_run(results):
+    """Of 784 values: by 256 / 784 and W as torch draws it; the default from unit spread, by sqrt(16 / 784)."""
     x = torch.rand(64, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-    of_unit, of_aef = (
-        results.arms.build(arm, 0, x, 3, "vae", 256, None).core.features for arm in ("unit", "aef-noise")
+    small, today, held = (
+        results.arms.build(arm, 0, x, 3, "vae", 256, None).core.features
+        for arm in ("small-noise", "aef-noise", "held-1")
     )
-    h = of_unit(x) - of_unit.linear.bias
-    assert h.detach().square().mean() == pytest.approx(1.0, rel=1e-4)
-    assert float(of_unit.scale / of_aef.scale) == pytest.approx(math.sqrt(16 / 784) / (256 / 784))
+    spread = float((x - x.mean(0)).double().std(correction=0))
+    assert float(today.scale) * spread == pytest.approx(math.sqrt(16 / 784), rel=1e-5)
+    for features in (small, held):
+        assert float(features.scale) * spread == pytest.approx(256 / 784, rel=1e-5)
+        assert float(features.linear.weight.detach().abs().max()) == pytest.approx(784**-0.5 / (256 / 784), rel=1e-3)
+    torch.testing.assert_close(small.linear.weight, held.linear.weight, rtol=1e-3, atol=1e-6)  # the same draw
+    h = small(x) - small.linear.bias
+    assert 0.4 < float(h.detach().square().mean().sqrt()) < 0.8

@@ -303,34 +303,3 @@ def test_the_page_is_the_text_and_the_tables():
     written = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     before, *after = re.split(r"\{\w+\}", text)
     assert len(after) == 4 and written.startswith(before) and all(part in written for part in after)
-
-
-def test_anomaly_scores_are_those_of_the_runs(monkeypatch):
-    pytest.importorskip("sklearn")
-    monkeypatch.syspath_prepend(ROOT / "tests" / "benchmarks")
-    import anomaly
-
-    runs = json.loads((ROOT / "docs" / "results" / "other" / "anomaly.json").read_text(encoding="utf-8"))
-    table = anomaly.table(runs)
-    assert table in (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    assert table.count("3 seeds") == 4
-    for column in range(2, 6):  # what is said below it
-        scores = {
-            row.split("|")[1].strip(): float(row.split("|")[column].split(",")[0]) for row in table.splitlines()[2:]
-        }
-        ours = [score for name, score in scores.items() if "log p(x)" in name]
-        assert min(ours) == scores["the paper's AEF (σ = 0), log p(x)"]
-        assert max(ours) > max(score for name, score in scores.items() if "log p(x)" not in name)
-
-
-def test_denoising_is_that_of_the_runs(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "tests" / "benchmarks")
-    import denoise
-
-    runs = json.loads((ROOT / "docs" / "results" / "other" / "denoise.json").read_text(encoding="utf-8"))
-    assert denoise.table(runs) in (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    for noise in (0.5, 1.0):  # what is said below it
-        errors = {run["model"]: run["error"] for run in runs if run["noise"] == noise}
-        assert sorted(errors, key=errors.get) == [
-            "autoencoder, least squares", "AEF, σ = 0.3", "VAE", "the paper's AEF (σ = 0)",
-        ]  # fmt: skip

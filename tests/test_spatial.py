@@ -11,7 +11,7 @@ from zoo_core import SmallVAE, shake
 from zoo_grid import CausalVAE, FixedGridVAE, GridVAE, TracedGridVAE, TwoGrids, TwoGridsParts
 
 import vae2aef
-from vae2aef.features import FAN_IN, LinearFeatures
+from vae2aef.features import FAN_IN, LinearFeatures, fan_in_scale
 from vae2aef.grid_flows import ChannelCoupling, CheckerboardCoupling, FanInConv, Invertible1x1Conv, grid_coupling
 from vae2aef.grids import Grid, find_grid
 from vae2aef.patches import PatchFeatures
@@ -96,8 +96,9 @@ def test_h_starts_centred_and_with_one_spread_whatever_the_data(factor, spread, 
 
 
 def test_a_step_does_not_grow_with_the_patch():
+    """A step moves h by no more than that of FAN_IN values that count in full."""
     moved = {}
-    for n in (16, 160):
+    for n in (16, 64, 160):
         torch.manual_seed(0)
         x = torch.rand(32, 1, 1, 1).expand(-1, 1, n, n) + 0.1 * torch.rand(32, 1, n, n)
         features = PatchFeatures((1, n, n), 8, Grid((n, n), (0, 0)), example=x).double()
@@ -105,8 +106,18 @@ def test_a_step_does_not_grow_with_the_patch():
         before = features(x[:1]).detach()
         features(x[:1]).sum().backward()
         steps.step()
-        moved[n * n] = (features(x[:1]) - before).abs().mean()
-    assert 0 < moved[160 * 160] < 1.5 * moved[FAN_IN]
+        unit = (x[:1] - features.center) * features.scale / fan_in_scale(n * n)
+        most = 1e-3 * (FAN_IN * unit.abs().mean() + 1)  # 1 for the bias
+        moved[n] = float((features(x[:1]) - before).detach().abs().mean() / most)
+    assert all(0 < of_most < 1.05 for of_most in moved.values()), moved
+    assert moved[160] < 1.5 * moved[64]
+
+
+def test_local_features_start_with_unit_spread():
+    x = 3 + 2 * torch.rand(32, 1, 8, 8).repeat(1, 2, 1, 1)
+    features = PatchFeatures((2, 8, 8), 5, Grid((4, 4), (0, 0)), example=x)
+    h = features(x) - features.bias.reshape(-1, 1, 1)
+    assert h.detach().square().mean() == pytest.approx(1.0, rel=1e-4)
 
 
 def test_a_causal_grid_repeats_the_first_frame():

@@ -1,5 +1,6 @@
 """Feature expansions h(x) of the expanded family (Eq. 9)."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -13,17 +14,43 @@ FAN_IN = 256
 learning rate a step whatever its gradient, and so h by the sum of |x| over all values: on a picture of 3 x 256 x 256
 that is more than the whole spread of the latent. Beyond this many values each counts for less."""
 
+SQUARES = 16
+"""Up to how many values of x one step of SGD moves h by more: such a step moves it by the sum of |x|^2, and so does the
+noise of Adam's. From this many values on each counts for less, too."""
+
 STORED_ROWS = 128
 """Most rows of an example that `NormalizedFeatures` measures its spread on."""
+
+
+def fan_in_scale(values: int) -> float:
+    """What each of so many values of unit spread is multiplied by before it enters h."""
+    return min(1.0, math.sqrt(SQUARES / values), FAN_IN / values)
+
+
+@torch.no_grad()
+def start_at_one(weight: Tensor, h: Tensor, otherwise: float) -> None:
+    """Scale the weight of linear features so that `h`, what they are of an example, has the root mean square 1.
+
+    So h starts where the noise of the VAE was, and z where its prior expects it; h of another spread makes all data
+    want another g_s at once, which a large first step overshoots.
+
+    Args:
+        weight: what h is linear in.
+        h: without its bias.
+        otherwise: the factor if h is (nearly) zero.
+    """
+    size = float(h.square().mean().sqrt()) if h.numel() else 0.0
+    weight.mul_(1 / size if size > 1e-6 and math.isfinite(size) else otherwise)
 
 
 class LinearFeatures(nn.Module):
     """The feature expansion of the paper: h(x) = W x + b, in the parametrisation h(x) = W' (x - center) scale + b'.
 
-    With an example, x is centred and brought to unit spread, whatever its range. From 256 values on, each is divided by
-    their number (and W' starts larger by as much), so that the effect of one step of an optimizer on h does not grow
-    with the size of x: maximal-update scaling (Yang & Hu, *Feature Learning in Infinite-Width Neural Networks*, ICML
-    2021). h starts with the same spread in all cases. Without an example, center is 0 and scale 1.
+    With an example, x is centred and brought to unit spread, whatever its range. Each of n values is then multiplied by
+    min(1, sqrt(16 / n), 256 / n) (and W' starts larger by as much), so that the effect of one step of an optimizer on h
+    does not grow with the size of x: maximal-update scaling (Yang & Hu, *Feature Learning in Infinite-Width Neural
+    Networks*, ICML 2021). Over the example, h starts with unit spread. Without one, center is 0, scale 1, and W' starts
+    as torch's linear layer does.
 
     Args:
         event_shape: shape of one event of data.
@@ -91,11 +118,20 @@ class LinearFeatures(nn.Module):
         center = seen.mean(0)
         if not (seen - center).std(correction=0) > smallest:
             center = seen.mean().expand_as(self.center)
-        spread = (seen - center).std(correction=0)
-        less = min(1.0, FAN_IN / self.linear.in_features)
+        seen = seen - center
+        spread = seen.std(correction=0)
+        less = self._share()
         self.center.copy_(center)
         self.scale.fill_(less / float(spread) if spread > smallest else less)
-        self.linear.weight.div_(less)
+        self._start(seen, less)
+
+    def _share(self) -> float:
+        return fan_in_scale(self.linear.in_features)
+
+    def _start(self, seen: Tensor, less: float) -> None:
+        """Scale W' for data that are centred, `(batch, values)`."""
+        weight = self.linear.weight.double() * self.scale
+        start_at_one(self.linear.weight, nn.functional.linear(seen, weight), 1 / less)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         none = torch.zeros_like(self.center)
@@ -170,6 +206,13 @@ class NormalizedFeatures(LinearFeatures):
         if rows is not None and rows.shape[1:] == self.rows.shape[1:]:
             self.rows = self.rows.new_empty(rows.shape)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _share(self) -> float:
+        """Of 256 values on alone: h, whose scale is held, does not start small, and a larger W' would turn slower."""
+        return min(1.0, FAN_IN / self.linear.in_features)
+
+    def _start(self, seen: Tensor, less: float) -> None:
+        self.linear.weight.div_(less)
 
     def _spread(self) -> Tensor:
         """Root mean square of each feature over the stored rows, `(D,)`."""

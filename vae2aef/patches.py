@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae2aef.features import FAN_IN
+from vae2aef.features import fan_in_scale, start_at_one
 from vae2aef.grids import Grid
 from vae2aef.tensors import full_precision
 
@@ -19,8 +19,8 @@ class PatchFeatures(nn.Module):
 
     A convolution whose kernel is its stride. It costs (values of a patch) x (channels of the latent) parameters,
     however large the data, and takes any grid that the patches cover. Parametrised as `LinearFeatures`: x is centred,
-    channel by channel, and brought to unit spread by the example; where a patch has more than 256 values, each counts
-    for less.
+    channel by channel, and brought to unit spread by the example; of many values in a patch each counts for less; h
+    starts with unit spread.
 
     Args:
         event_shape: shape of one event of data, `(channels, *grid)`.
@@ -84,10 +84,11 @@ class PatchFeatures(nn.Module):
         smallest = 1e-6 * seen.abs().max()
         center = seen.transpose(0, 1).flatten(1).mean(1).reshape(self.center.shape)
         spread = (seen - center).std(correction=0)
-        less = min(1.0, FAN_IN / self.fan_in)
+        less = fan_in_scale(self.fan_in)
         self.center.copy_(center)
         self.scale.fill_(less / float(spread) if spread > smallest else less)
-        self.weight.div_(less)
+        bias = self.bias.reshape(-1, *(1 for _ in self.grid.factor))
+        start_at_one(self.weight, self(example.cpu()) - bias, 1 / less)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         errors = args[-1]

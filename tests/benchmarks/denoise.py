@@ -100,7 +100,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     with np.load(options.images / "mnist.npz") as arrays:
-        train, test = (torch.from_numpy(arrays[name])[:, None].to(options.device) / 255 for name in ("x_train", "x_test"))
+        images = (torch.from_numpy(arrays[name])[:, None] for name in ("x_train", "x_test"))
+        train, test = (levels.to(options.device) / 255 for levels in images)
     done = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else []
     seen = {(row["latents"], row["noise"], row["model"], row["seed"]) for row in done}
     for seed, (latents, spread), name in itertools.product(

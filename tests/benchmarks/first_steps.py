@@ -1,16 +1,22 @@
 """The first steps of the AEF beside those of the bare VAE, from 8x8 to 3x256x256: the table of docs/benchmarks.md.
 
-    python tests/benchmarks/first_steps.py [--sizes 8 64] [--steps 200] [--lr 1e-3] [--optimizer adam] [--latents 32]
+    python tests/benchmarks/first_steps.py --out steps.jsonl [--sizes 8 64] [--steps 200] [--lr 1e-3] [--optimizer adam]
 
-For each setting it prints how far the loss (nats a value of x) rises above its start at worst, for the VAE itself
-(core="noise"), for the AEF at sigma = 0 with and without a core flow, and at sigma = 0.3, with the scale of h free and
-held. The loss is that of some fixed data with fixed noise, before each step and after the last: that of the batches
-(`--seen batch`) rises and falls by 0.1 whatever is done. All see the same batches, without clipping. Data are
-photographs of scikit-learn (needs Pillow), cut and scaled.
+For each setting: how far the loss (nats a value of x) rises above its start at worst, and the mean of its last ten
+looks, for the VAE itself (core="noise") and AEFs: sigma = 0.3 as it starts today, from the smaller h that was the
+default before, and with the scale of h held; sigma = 0. The loss is that of some fixed data with fixed noise, before
+each step and after the last: that of the batches (`--seen batch`) rises and falls by 0.1 whatever is done. All see the
+same batches, without clipping. Data are photographs of scikit-learn (needs Pillow), cut and scaled. A line a run, kept:
+the same command goes on, and prints the table of all that is there.
 """
 
 import argparse
+import itertools
+import json
 import math
+import sys
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,12 +24,15 @@ from torch import Tensor, nn
 
 import vae2aef
 
-ARMS = {
-    "vae": {"core": "noise", "core_flow": "none"},
-    "aef": {"core_flow": "none", "noise": 0.0},
-    "aef, coupling": {"core_flow": "coupling", "noise": 0.0},
-    "aef, sigma 0.3": {"core_flow": "none", "noise": 0.3},
-    "aef, sigma 0.3, held": {"core": "normalized", "core_flow": "none", "noise": 0.3},
+sys.path.insert(0, str(Path(__file__).parent / "results"))
+from arms import start_small
+
+ARMS: dict[str, dict[str, Any]] = {
+    "vae": {"core": "noise"},
+    "σ = 0.3": {"noise": 0.3},
+    "σ = 0.3, small start": {"noise": 0.3},
+    "σ = 0.3, held": {"core": "normalized", "noise": 0.3},
+    "σ = 0": {"noise": 0.0},
 }
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 
@@ -74,6 +83,8 @@ def rise(arm: str, x: Tensor, args: argparse.Namespace, lr: float, optimizer: st
     torch.manual_seed(seed)
     vae = ConvVAE(x.shape[-1], args.latents).to(x.device)
     aef = vae2aef.wrap(vae, example=x[:128], encoder_scale="log_var", kl="sampled", **ARMS[arm])
+    if arm.endswith("small start"):
+        start_small(aef.core.features)
     steps = OPTIMIZERS[optimizer](aef.parameters(), lr=lr)
     generator = torch.Generator().manual_seed(seed)
     losses = []
@@ -100,31 +111,58 @@ def look(aef: vae2aef.AEF, x: Tensor) -> float:
         return aef(x).item()
 
 
+def table(rows: list[list[Any]]) -> str:
+    """The worst rise over the seeds that all arms of a setting have, and the middle one's last loss."""
+    known: dict[tuple[Any, ...], dict[str, dict[int, tuple[float, float]]]] = {}
+    for size, optimizer, lr, seed, arm, rise, last in rows:
+        known.setdefault((size, list(OPTIMIZERS).index(optimizer), lr), {}).setdefault(arm, {})[seed] = (rise, last)
+    arms = [arm for arm in ARMS if all(arm in setting for setting in known.values())]
+    lines = ["| data | optimizer | rate | seeds |" + "".join(f" {arm} |" for arm in arms)]
+    lines.append("|---|---|---|---:|" + "---:|" * len(arms))
+    for (size, optimizer, lr), found in sorted(known.items()):
+        seeds = sorted(set.intersection(*(set(found[arm]) for arm in arms)))
+        cells = [_said([found[arm][seed] for seed in seeds]) for arm in arms]
+        name = list(OPTIMIZERS)[optimizer]
+        lines.append(f"| 3×{size}×{size} | {name} | {lr:g} | {len(seeds)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _said(runs: list[tuple[float, float]]) -> str:
+    worst, last = max(rise for rise, _ in runs), sorted(last for _, last in runs)[len(runs) // 2]
+    if worst > 100:
+        return "diverges"
+    return f"{worst:.3f} ({last:.3f})".replace("-", "−")
+
+
 def main() -> None:
-    """Print the table."""
+    """Run what is not there yet, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sizes", type=int, nargs="+", default=[8, 32, 64, 128, 256])
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, nargs="+", default=[1e-4, 1e-3, 1e-2])
-    parser.add_argument("--optimizer", nargs="+", choices=sorted(OPTIMIZERS), default=sorted(OPTIMIZERS))
+    parser.add_argument("--optimizer", nargs="+", choices=OPTIMIZERS, default=list(OPTIMIZERS))
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--latents", type=int, default=32)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="the worst of them is printed")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--seen", choices=("fixed", "batch"), default="fixed")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--fixed", type=int, default=32, help="how many data the loss is looked at")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    print("| data | optimizer | rate |" + "".join(f" {arm} |" for arm in ARMS))
-    print("|---|---|---|" + "---:|" * len(ARMS))
+    rows = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
+    done = {tuple(row[:5]) for row in rows}
     for size in args.sizes:
         x = photographs(size).to(args.device)
-        for optimizer in args.optimizer:
-            for lr in args.lr:
-                runs = {arm: [rise(arm, x, args, lr, optimizer, seed) for seed in args.seeds] for arm in ARMS}
-                found = [(max(w for w, _ in run), sorted(e for _, e in run)[len(run) // 2]) for run in runs.values()]
-                cells = "".join(f" {worst:.3g} ({last:.3g}) |" for worst, last in found)
-                print(f"| 3x{size}x{size} | {optimizer} | {lr:g} |{cells}", flush=True)
+        for setting in itertools.product(args.optimizer, args.lr, args.seeds, args.arms):
+            if (size, *setting) in done:
+                continue
+            optimizer, lr, seed, arm = setting
+            rows.append([size, *setting, *rise(arm, x, args, lr, optimizer, seed)])
+            with args.out.open("a") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
+    print(table(rows))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """The paper's MNIST experiments by its own protocol (Table 1; the flows of Table 7, on MNIST): resumable, on a GPU.
 
     python tests/benchmarks/paper_protocol.py --images folder/with/mnist.npz --out runs [--runs both:aef:32:0 ...]
-    python tests/benchmarks/paper_protocol.py --out runs --table
+    python tests/benchmarks/paper_protocol.py --out runs --table docs/results/other/paper_protocol.json
 
 As in its Appendix D: 54,000 images to train and 6000 to validate, dequantised, logit with lambda = 1e-6, one scale and
-shift a channel; two convolutions and back; a Gaussian with a learned scale of each pixel; 100,000 steps of Adam 1e-3,
-batches of 128, no clipping; the weights of the best of 100 looks at the validation loss. Other than there: the scale and
-shift are fitted to the data and not trained, MADE layers have two hidden layers of 256 without residual blocks and no
-ActNorm between them, batches are drawn with replacement, and log p(x) is by this library's estimator on 500 test images
+one shift; two convolutions and back; a Gaussian with a learned scale of each pixel; 100,000 steps of Adam 1e-3, batches
+of 128, no clipping; the weights of the best of 100 looks at the validation loss. Other than there: scale and shift are
+fitted to the data and not trained, MADE layers have two hidden layers of 256 without residual blocks and no ActNorm
+between them, batches are drawn with replacement, and log p(x) is by this library's estimator on 500 test images
 (the paper: 2560 draws around the encoding, on all).
 """
 
@@ -162,16 +162,26 @@ def run(name: str, data: tuple[Tensor, Tensor, Tensor], device: str, steps: int,
     return {
         "run": name, "steps": curve[-1][0], "curve": curve, "seconds": round(seconds, 1), "last": last,
         "best_step": min((loss, step) for step, loss in curve if loss == loss)[1], "best": bits(aef, tested),
-        "parameters": sum(p.numel() for p in aef.parameters()), "h": float(aef.encode(tested).std(0).mean()),
+        "parameters": sum(p.numel() for p in aef.parameters()), "std_z": float(aef.encode(tested).std(0).mean()),
         "machine": torch.cuda.get_device_name() if device.startswith("cuda") else "cpu", "torch": torch.__version__,
     }  # fmt: skip
 
 
-def table(folder: Path) -> str:
+def table(runs: list[dict[str, Any]]) -> str:
     """Bits per dimension, lower is better; the difference to the VAE with the same flows is paired by datum."""
-    found = {(one := json.loads(path.read_text()))["run"]: one for path in sorted(folder.glob("*.json"))}
-    rows = ["| D | flows | model | bits per dimension | against the VAE | of the last step | best step | steps | in doubt |",
-            "|---:|---|---|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
+    found = {one["run"]: one for one in runs}
+    heads = (
+        "D",
+        "flows",
+        "model",
+        "bits per dimension",
+        "against the VAE",
+        "last step",
+        "best step",
+        "steps",
+        "in doubt",
+    )
+    rows = [f"| {' | '.join(heads)} |", "|---:|---|---|---:|---:|---:|---:|---:|---:|"]
     for name in (name for name in RUNS if name in found):
         flows, model, latents, seed = name.split(":")
         one, vae = found[name], found.get(f"{flows}:vae:{latents}:{seed}")
@@ -196,10 +206,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seconds", type=float, default=1e9, help="train no longer than that in all")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--table", type=Path, help="write all runs into one file, and print the table")
     options = parser.parse_args()
     if options.table:
-        print(table(options.out))
+        runs = [json.loads(path.read_text()) for path in sorted(options.out.glob("*.json"))]
+        options.table.write_text(json.dumps(runs) + "\n")
+        print(table(runs))
         return
     torch.set_num_threads(1)
     deadline = time.time() + options.seconds
@@ -211,7 +223,8 @@ def main() -> None:
             continue
         result = run(name, data, options.device, options.steps, deadline)
         path.write_text(json.dumps(result))
-        print(name, f"{np.mean(result['best']['bits']):.3f} bits, {result['steps']} steps, {result['seconds']} s", flush=True)
+        mean = np.mean(result["best"]["bits"])
+        print(name, f"{mean:.3f} bits, {result['steps']} steps, {result['seconds']} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import vae2aef
 from vae2aef.comparison.likelihoods import option
 from vae2aef.comparison.nets import MLPVAE
-from vae2aef.features import FAN_IN
+from vae2aef.features import FAN_IN, fan_in_scale
 from vae2aef.flows import Bijection, Chain
 from vae2aef.tensors import numel
 
@@ -35,8 +35,8 @@ class Arm:
         decoder_noise: as a share of the encoder's scale, on the latent that the decoder sees in training, at sigma = 0.
         latent_weight: the weight of prior and log-determinants at a share of the training; None for 1.
         volume_preserving: the core flow shifts only (NICE).
-        unit_start: h starts with unit spread over the example in the place of about 0.58, and each of n values of x
-            counts by sqrt(16 / n) at most.
+        small_start: h starts with a root mean square of about 0.58, and each of n values of x counts by 256 / n at
+            most: what was the default when these arms were run.
     """
 
     text: str
@@ -49,11 +49,15 @@ class Arm:
     decoder_noise: float = 0.0
     latent_weight: Callable[[float], float] | None = None
     volume_preserving: bool = False
-    unit_start: bool = False
+    small_start: bool = False
 
 
 def _arm(text: str, core: str, noise: float, flow: str = "none", prior: str | None = None, **more: Any) -> Arm:
     return Arm(text, {"core": core, "noise": noise, "core_flow": flow, "prior": prior}, **more)
+
+
+def _small(text: str, noise: float, flow: str = "none", prior: str | None = None, **more: Any) -> Arm:
+    return _arm(f"{text}, small start", "linear", noise, flow, prior, small_start=True, **more)
 
 
 def _cosine(start: float, end: float) -> Callable[[float], float]:
@@ -73,38 +77,34 @@ ARMS = {
     "aef-prior": _arm("the paper's AEF (σ = 0), coupling prior", "linear", 0.0, prior="coupling"),
     "noise-prior": _arm("AEF, σ = 0.3, coupling prior", "linear", 0.3, prior="coupling"),
     "held-prior": _arm("AEF, σ = 1, held, coupling prior", "normalized", 1.0, prior="coupling"),
-    "noise-flow": _arm("AEF, σ = 0.3, coupling core flow", "linear", 0.3, "coupling"),
-    "noise-flow-path": _arm("the same, path derivative", "linear", 0.3, "coupling", loss="path"),
-    "noise-both": _arm("AEF, σ = 0.3, coupling core flow and prior", "linear", 0.3, "coupling", "coupling"),
-    "vae-both": _arm("VAE, coupling flow on its posterior and prior", "noise", 1.0, "coupling", "coupling"),
-    "aef-both": _arm("the paper's AEF (σ = 0), coupling core flow and prior", "linear", 0.0, "coupling", "coupling"),
     "anneal-down": _arm("AEF, held, σ from 1 to 0.1", "normalized", 1.0, sigma=_cosine(1.0, 0.1)),
     "anneal-up": _arm("AEF, held, σ from 0.1 to 1", "normalized", 0.1, sigma=_cosine(0.1, 1.0)),
-    "mlp-features": _arm("AEF, σ = 0.3, h a network", "linear", 0.3, features="mlp"),
-    "iwae": _arm("AEF, σ = 0.3, bound of 5 draws", "linear", 0.3, loss="iwae"),
-    "vae-iwae": _arm("VAE, bound of 5 draws", "noise", 1.0, loss="iwae"),
-    "iwae-prior": _arm("AEF, σ = 0.3, bound of 5 draws, coupling prior", "linear", 0.3, prior="coupling", loss="iwae"),
-    "draws": _arm("AEF, σ = 0.3, mean of 4 draws", "linear", 0.3, loss="draws"),
-    "simflow": _arm("AEF, σ = 0.3, one posterior scale, coupling prior", "linear", 0.3, prior="coupling",
-                    fixed_scale=True),
     "held-both": _arm("AEF, σ = 1, held, coupling core flow and prior", "normalized", 1.0, "coupling", "coupling"),
-    "unit": _arm("AEF, σ = 0.3, h from unit spread", "linear", 0.3, unit_start=True),
-    "unit-prior": _arm("AEF, σ = 0.3, h from unit spread, coupling prior", "linear", 0.3, prior="coupling",
-                       unit_start=True),
-    "unit-features": _arm("VAE with linear features (σ = 1), h from unit spread", "linear", 1.0, unit_start=True),
-    "unit-aef": _arm("the paper's AEF (σ = 0), h from unit spread", "linear", 0.0, unit_start=True),
-    "unit-aef-prior": _arm("the paper's AEF (σ = 0), h from unit spread, coupling prior", "linear", 0.0, prior="coupling",
-                           unit_start=True),
-    "bounded-0": _arm("AEF, σ = 0, scale of the posterior between 0.02 and 1.6", "linear", 0.0, bounded=True),
-    "volume-flow-0": _arm("AEF, σ = 0, core flow that keeps volumes", "linear", 0.0, volume_preserving=True),
-    "flow-0": _arm("AEF, σ = 0, coupling core flow", "linear", 0.0, "coupling"),
-    "decoder-noise-0": _arm("AEF, σ = 0, noise on what the decoder sees", "linear", 0.0, loss="decoder noise",
-                            decoder_noise=0.3),
-    "jacobian-0": _arm("AEF, σ = 0, Jacobian of the decoder penalised", "linear", 0.0, loss="jacobian",
-                       decoder_noise=0.3),
-    "warm-up-0": _arm("AEF, σ = 0, weight of the latent's terms from 0.2 to 1", "linear", 0.0, loss="weighted",
-                      latent_weight=lambda share: min(1.0, 0.2 + 1.6 * share)),
+    "mlp-features": _arm("AEF, σ = 0.3, h a network", "linear", 0.3, features="mlp"),
+    "vae-iwae": _arm("VAE, bound of 5 draws", "noise", 1.0, loss="iwae"),
+    "vae-both": _arm("VAE, coupling flow on its posterior and prior", "noise", 1.0, "coupling", "coupling"),
     "textbook": _arm("the VAE, by a script that knows nothing of vae2aef's loss", "noise", 1.0, loss="textbook"),
+    "small-features": _small("VAE with linear features (σ = 1)", 1.0),
+    "small-aef": _small("the paper's AEF (σ = 0)", 0.0),
+    "small-noise": _small("AEF, σ = 0.3", 0.3),
+    "small-aef-prior": _small("the paper's AEF (σ = 0), coupling prior", 0.0, prior="coupling"),
+    "small-noise-prior": _small("AEF, σ = 0.3, coupling prior", 0.3, prior="coupling"),
+    "noise-flow": _small("AEF, σ = 0.3, coupling core flow", 0.3, "coupling"),
+    "noise-flow-path": _small("the same, path derivative", 0.3, "coupling", loss="path"),
+    "noise-both": _small("AEF, σ = 0.3, coupling core flow and prior", 0.3, "coupling", "coupling"),
+    "aef-both": _small("the paper's AEF (σ = 0), coupling core flow and prior", 0.0, "coupling", "coupling"),
+    "iwae": _small("AEF, σ = 0.3, bound of 5 draws", 0.3, loss="iwae"),
+    "iwae-prior": _small("AEF, σ = 0.3, bound of 5 draws, coupling prior", 0.3, prior="coupling", loss="iwae"),
+    "draws": _small("AEF, σ = 0.3, mean of 4 draws", 0.3, loss="draws"),
+    "simflow": _small("AEF, σ = 0.3, one posterior scale, coupling prior", 0.3, prior="coupling", fixed_scale=True),
+    "bounded-0": _small("AEF, σ = 0, scale of the posterior between 0.02 and 1.6", 0.0, bounded=True),
+    "volume-flow-0": _small("AEF, σ = 0, core flow that keeps volumes", 0.0, volume_preserving=True),
+    "flow-0": _small("AEF, σ = 0, coupling core flow", 0.0, "coupling"),
+    "decoder-noise-0": _small("AEF, σ = 0, noise on what the decoder sees", 0.0, loss="decoder noise",
+                              decoder_noise=0.3),
+    "jacobian-0": _small("AEF, σ = 0, Jacobian of the decoder penalised", 0.0, loss="jacobian", decoder_noise=0.3),
+    "warm-up-0": _small("AEF, σ = 0, weight of the latent's terms from 0.2 to 1", 0.0, loss="weighted",
+                        latent_weight=lambda share: min(1.0, 0.2 + 1.6 * share)),
     "center": _arm("AEF, the middle of x as core (exact)", "center", 0.0),
     "gaussian": Arm("no VAE: a Gaussian on x, its covariance by Ledoit and Wolf"),
     "flow": Arm("no VAE: a flow on x, eight affine couplings"),
@@ -201,16 +201,19 @@ def build(
         encoder_scale="log_var",
         **options,
     )
-    if arm.unit_start:
-        _start_at_one(aef.core.features, example if preprocess is None else aef.preprocess(example)[0])
+    if arm.small_start:
+        start_small(aef.core.features)
     return aef
 
 
 @torch.no_grad()
-def _start_at_one(features: Any, x: Tensor) -> None:
-    """Let linear features start with unit spread, and each value of x count for less."""
+def start_small(features: Any) -> None:
+    """Give linear features the start that they had before: W as torch's linear layer draws it, on data of unit spread.
+
+    Its entries are uniform in +-1 / sqrt(n), so that the largest tells by how much they were scaled.
+    """
     values = features.linear.in_features
-    less = min(1.0, math.sqrt(16 / values), FAN_IN / values) / min(1.0, FAN_IN / values)
-    features.scale.mul_(less)
-    h = features(x) - features.linear.bias
-    features.linear.weight.div_(h.square().mean().sqrt())
+    drawn = features.linear.weight / features.linear.weight.abs().max() * values**-0.5
+    before = min(1.0, FAN_IN / values)
+    features.scale.mul_(before / fan_in_scale(values))
+    features.linear.weight.copy_(drawn / before)

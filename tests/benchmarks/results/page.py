@@ -22,6 +22,12 @@ SHOWN = ("vae", "features", "aef", "aef-noise", "vae-prior", "aef-prior", "noise
 HONEST = ("bounded-0", "volume-flow-0", "flow-0", "decoder-noise-0", "jacobian-0", "warm-up-0")
 """Ways to keep sigma = 0 honest."""
 
+STARTS = {
+    "features": "small-features", "aef": "small-aef", "aef-noise": "small-noise", "aef-prior": "small-aef-prior",
+    "noise-prior": "small-noise-prior",
+}  # fmt: skip
+"""What started from the default, and from the smaller h that was the default before."""
+
 APART = ("mnist-gaussian",)
 """Cells that the front table leaves out: MNIST again, with the likelihood of the paper."""
 
@@ -180,6 +186,23 @@ def against(all_runs: dict[str, Runs], arms: tuple[str, ...], other: str) -> str
     return "\n".join(rows)
 
 
+def start(all_runs: dict[str, Runs]) -> str:
+    """What the default start of h gives over the small one, over the seeds that both have."""
+    cells = list(all_runs)
+    rows = ["| unit less small start | " + " | ".join(cells) + " |", "|---|" + "---:|" * len(cells)]
+    for arm, small in STARTS.items():
+        entries = []
+        for name in cells:
+            own, other = (all_runs[name].get(one, {}) for one in (arm, small))
+            both = sorted(own.keys() & other.keys())
+            pairs = np.array([np.subtract(own[seed]["log_prob"], other[seed]["log_prob"]) for seed in both])
+            digits = 3 if CELLS[name].unit == "bits" else 2
+            found = mean_and_error(pairs * factor(CELLS[name])) if both else None
+            entries.append("" if found is None else f"{spread(found, digits, sign=True)} ({len(both)})")
+        rows.append(f"| {ARMS[arm].text} | " + " | ".join(entries) + " |")
+    return "\n".join(rows)
+
+
 def beside(all_runs: dict[str, Runs]) -> str:
     """The table of what has a density on x itself, in the unit of each cell, with the best VAE's or AEF's own."""
     cells = [name for name, runs in all_runs.items() if any(arm in runs for arm in WITHOUT)]
@@ -240,8 +263,8 @@ def main() -> None:
     all_runs = read(options.runs)
     (options.docs / "results").mkdir(exist_ok=True)
     tables = {
-        "{front}": front(all_runs), "{core_flow}": equal_seconds(all_runs, "aef-noise", "noise-flow"),
-        "{honest}": against(all_runs, HONEST, "aef"), "{beside}": beside(all_runs),
+        "{front}": front(all_runs), "{core_flow}": equal_seconds(all_runs, "small-noise", "noise-flow"),
+        "{honest}": against(all_runs, HONEST, "small-aef"), "{beside}": beside(all_runs), "{start}": start(all_runs),
     }  # fmt: skip
     parts = [(Path(__file__).parent / "text.md").read_text()]
     for name, made in tables.items():

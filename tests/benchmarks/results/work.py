@@ -19,7 +19,7 @@ Job = tuple[str, str, int]
 
 
 def jobs(options: argparse.Namespace) -> Iterator[Job]:
-    """Yield what is to run: a list of `cell arm seed`, or all main arms of the first seed, what was tried, further seeds."""
+    """Yield what is to run: what a file says, or all main arms of the first seed, what was tried, further seeds."""
     if options.jobs:
         for line in options.jobs.read_text().splitlines():
             cell, arm, seed = line.split()
