@@ -86,9 +86,11 @@ def pyro_model(_: Path) -> tuple[Step, list[Tensor]]:
             loc, log_scale = encoder(x).chunk(2, -1)
             pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
 
-    svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 1e-3}), loss=vae2aef.AEF_ELBO())
+    loss = vae2aef.AEF_ELBO()
+    svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 1e-3}), loss=loss)
     loader = batches(x, 64)
-    return lambda: svi.step(next(loader)), [*encoder.parameters(), *decoder.parameters()]
+    svi.step(next(loader))  # makes what is added
+    return lambda: svi.step(next(loader)), [*encoder.parameters(), *decoder.parameters(), *loss.added.parameters()]
 
 
 KINDS = {"digits": digits, "mnist": mnist, "pyro": pyro_model}

@@ -94,7 +94,6 @@ ARMS = {
     "noise-both": _small("AEF, σ = 0.3, coupling core flow and prior", 0.3, "coupling", "coupling"),
     "aef-both": _small("the paper's AEF (σ = 0), coupling core flow and prior", 0.0, "coupling", "coupling"),
     "iwae": _small("AEF, σ = 0.3, bound of 5 draws", 0.3, loss="iwae"),
-    "iwae-prior": _small("AEF, σ = 0.3, bound of 5 draws, coupling prior", 0.3, prior="coupling", loss="iwae"),
     "draws": _small("AEF, σ = 0.3, mean of 4 draws", 0.3, loss="draws"),
     "simflow": _small("AEF, σ = 0.3, one posterior scale, coupling prior", 0.3, prior="coupling", fixed_scale=True),
     "bounded-0": _small("AEF, σ = 0, scale of the posterior between 0.02 and 1.6", 0.0, bounded=True),
