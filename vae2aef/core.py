@@ -101,7 +101,7 @@ class Expansion(nn.Module):
         if standard is not None:
             return sum_event(standard.entropy() + self.sigma.log())
         latent = self.latent_shape if core is None else core.shape[1:]
-        return 0.5 * numel(latent) * (math.log(2 * math.pi * math.e) + 2 * self.sigma.log())
+        return numel(latent) * (0.5 * math.log(2 * math.pi * math.e) + self.sigma.log())
 
     def shell(self, values: Tensor) -> Tensor:
         """Keep the shell of `values`, shape `(batch, *event)`: here everything."""

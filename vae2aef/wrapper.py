@@ -45,7 +45,8 @@ class Wrapper(Saved):
 
     def by_latent(self) -> dict[str, Site]:
         """Return what was added, by latent."""
-        return {name: self.site(name) for name in self.sites}
+        sites: Any = self.sites
+        return dict(sites.items())
 
     def site(self, name: str) -> Site:
         """Return what was added for a latent."""
