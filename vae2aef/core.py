@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from vae2aef.errors import WrapError
 from vae2aef.features import LinearFeatures, NoFeatures
 from vae2aef.patches import PatchFeatures
+from vae2aef.protocols import Features
 from vae2aef.tensors import numel, sum_event
 
 __all__ = [
@@ -44,9 +45,10 @@ class Expansion(nn.Module):
     """
 
     exact = False
+    features: Features
     sigma: Tensor
 
-    def __init__(self, features: nn.Module, latent_shape: Sequence[int], noise: float = 0.0) -> None:
+    def __init__(self, features: Features, latent_shape: Sequence[int], noise: float = 0.0) -> None:
         super().__init__()
         self.features = features
         self.latent_shape = torch.Size(latent_shape)

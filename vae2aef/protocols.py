@@ -1,10 +1,10 @@
 """What the parts of an AEF are to each other: any object with these methods will do."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Density(Protocol):
@@ -75,6 +75,21 @@ class Place(Protocol):
 
     def __call__(self, name: str, prior: Density | None, posterior: Any) -> Tensor:
         """Return z. With `prior` or `posterior` None its part is done in another call of the same name."""
+        ...
+
+
+class Features(Protocol):
+    """h of the expanded family (Eq. 9): any module of the data. `vae2aef.core.LinearFeatures` is one.
+
+    What it is trained, moved and saved by is the module; a function alone would not do.
+    """
+
+    def __call__(self, x: Tensor, /) -> Tensor:
+        """Return h(x), `(batch, *event)` to `(batch, *latent)`."""
+        ...
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """What of h is trained."""
         ...
 
 
