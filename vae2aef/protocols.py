@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from vae2aef.draws import Draws
+
 
 class Density(Protocol):
     """A prior: of all rows alike, or of each row its own.
@@ -102,6 +104,57 @@ class ResidualDensity(Protocol):
 
     def sample(self, mean: Tensor, decoder_scale: Tensor | None = None) -> Tensor:
         """Draw residuals shaped like `mean`."""
+        ...
+
+
+class Target(Protocol):
+    """Unnormalised densities log p(x, v) over D free coordinates v, one for each datum of a batch.
+
+    What the search for modes, Laplace fits and annealing ask for; a `vae2aef.case.Case` is one. Rows go together as
+    they do in a batch that is repeated: `(draws * batch, D)`. Nothing that is done to a datum depends on another.
+
+    Attributes:
+        size: how many data there are.
+        dim: D.
+        log_det: what is to be added to log p(x, v), `(batch,)`, nats, such as that of the preprocessing.
+        random: the numbers that draws are made of, each datum's own.
+        draws_decoded: how many v for each datum to ask for at once; None for no limit.
+        prior_apart: whether `log_prior` costs little beside `log_joint`.
+    """
+
+    size: int
+    dim: int
+    log_det: Tensor
+    random: Draws
+    draws_decoded: int | None
+    prior_apart: bool
+
+    def start(self) -> Tensor:
+        """Return where to begin, `(batch, D)`; called before all else."""
+        ...
+
+    def log_joint(self, v: Tensor, draws: int = 1) -> Tensor:
+        """Return log p(x, v) without `log_det`, `(draws * batch,)`, nats."""
+        ...
+
+    def log_prior(self, v: Tensor, draws: int = 1) -> Tensor:
+        """Return the part of it that is not log p(x | v), likewise."""
+        ...
+
+    def joint_and_prior(self, v: Tensor, draws: int = 1) -> tuple[Tensor, Tensor]:
+        """Return log p(x, v) and log p0(v), likewise."""
+        ...
+
+    def mean_and_scale(self, v: Tensor, draws: int = 1) -> tuple[Tensor, Tensor] | None:
+        """Return a parameter of p(x | v), `(draws * batch, ...)`, and the scale to measure it by; None if not known."""
+        ...
+
+    def prior_draws(self, count: int, stream: int) -> Tensor | None:
+        """Draw v from the prior, `(count, batch, D)`; None where it cannot be drawn from."""
+        ...
+
+    def rows(self, take: Tensor) -> "Target":
+        """Return some of the data."""
         ...
 
 
