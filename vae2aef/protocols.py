@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from vae2aef.batch import Batch
 from vae2aef.draws import Draws
 
 
@@ -182,13 +183,13 @@ def draw(prior: Any, n: int, temperature: float, shape: Sequence[int] | None = N
 class Conditioned:
     """A prior with the conditions of a batch."""
 
-    def __init__(self, prior: Any, cond: tuple, kwargs: dict[str, Any]) -> None:
-        self.prior, self.cond, self.kwargs = prior, cond, kwargs
+    def __init__(self, prior: Any, batch: Batch) -> None:
+        self.prior, self.batch = prior, batch
 
     def log_prob(self, z: Tensor) -> Tensor:
         """See `Density`."""
-        return self.prior.log_prob(z, *self.cond, **self.kwargs)
+        return self.prior.log_prob(z, *self.batch.cond, **self.batch.kwargs)
 
     def sample(self, n: int, **options: Any) -> Tensor:
         """See `Density`."""
-        return self.prior.sample(n, *self.cond, **self.kwargs, **options)
+        return self.prior.sample(n, *self.batch.cond, **self.batch.kwargs, **options)

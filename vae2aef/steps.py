@@ -149,7 +149,7 @@ class Steps(Wrapper):
         prior = self.prior
         if prior is None:
             return {}
-        return {"z": Conditioned(prior, batch.cond, batch.kwargs) if self._prior_takes_conditions else prior}
+        return {"z": Conditioned(prior, batch) if self._prior_takes_conditions else prior}
 
     @property
     def kl(self) -> str:
