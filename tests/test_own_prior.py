@@ -436,3 +436,37 @@ def test_a_prior_of_rows_is_named():
 
     with pytest.warns(vae2aef.WrapWarning, match=r"`prior\(\)` seems to be of a prior of Rows"):
         vae2aef.wrap(Rows(), example=data())
+
+
+class ByName(nn.Module):
+    """A VAE and a prior whose mean is a condition, which both take by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enc, self.dec = nn.Linear(6, 4), nn.Linear(2, 6)
+
+    def encode(self, x: Tensor, *, level: Tensor) -> tuple[Tensor, Tensor]:
+        loc, log_var = self.enc(x).chunk(2, dim=1)
+        return loc + level, log_var
+
+    def decode(self, z: Tensor, *, level: Tensor) -> Tensor:
+        return self.dec(z - level)
+
+    def log_prob(self, z: Tensor, *, level: Tensor) -> Tensor:
+        return torch.distributions.Normal(level, 1.0).log_prob(z).sum(1)
+
+    def sample(self, n: int, *, level: Tensor, temperature: float = 1.0) -> Tensor:
+        return level + temperature * torch.randn(n, 2)
+
+
+def test_a_prior_that_takes_a_condition_by_name_is_given_it():
+    """Scored and drawn with it: at temperature 0 a draw is the prior's mean."""
+    vae, x, level = ByName(), torch.rand(8, 6), 5 * torch.randn(8, 1)
+    aef = vae2aef.wrap(
+        vae, example=(x, {"level": level}), encoder=vae.encode, decoder=vae.decode, encoder_scale="log_var", prior=vae,
+        noise=0.0,
+    )  # fmt: skip
+    joint = aef(x, level=level, terms=True)
+    torch.testing.assert_close(joint.prior, vae.log_prob(joint.z, level=level))
+    drawn = aef.sample(8, level=level, temperature=0.0)
+    torch.testing.assert_close(drawn, vae.decode(level.expand(8, 2), level=level))

@@ -13,6 +13,7 @@ import zoo
 from torch import Tensor, nn
 
 import vae2aef
+from vae2aef.batch import Batch
 from vae2aef.comparison.nets import ConvVAE
 from vae2aef.tracing.alive import Notes
 from vae2aef.tracing.calls import tensors
@@ -185,7 +186,7 @@ def test_the_vae_is_left_as_it_was(cls):
     vae.train()
     torch.set_rng_state(random_state)
     before, modes = snapshot(vae), [m.training for m in vae.modules()]
-    trace(vae, x[0], x[1:])
+    trace(vae, Batch(x[0], x[1:]))
     assert_same(snapshot(vae), before)
     assert modes == [m.training for m in vae.modules()]
     assert torch.equal(torch.get_rng_state(), random_state)

@@ -99,7 +99,7 @@ def test_what_is_traced_is_right_at_any_weights(steps, end, seed):
     vae = Random(steps, end).double()
     x = zoo.example(vae)[0].double()
     try:
-        parts = trace(vae, x)
+        parts = trace(vae, Batch(x))
     except WrapError:
         return
     with torch.no_grad():
@@ -134,7 +134,7 @@ def test_these_are_traced(steps, end):
     """So that the test above is not true because all is refused."""
     torch.manual_seed(0)
     vae = Random(steps, end)
-    assert trace(vae, zoo.example(vae)[0]).latent_shape == (zoo.LATENTS,)
+    assert trace(vae, Batch(zoo.example(vae)[0])).latent_shape == (zoo.LATENTS,)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_these_are_refused(steps, end):
     torch.manual_seed(0)
     vae = Random(steps, end)
     with pytest.raises(WrapError, match="cannot be traced"):
-        trace(vae, zoo.example(vae)[0])
+        trace(vae, Batch(zoo.example(vae)[0]))
 
 
 class Branching(zoo.Base):
@@ -184,7 +184,7 @@ def test_branches_that_the_example_does_not_take_are_followed_and_said(read):
     vae = Branching(read)
     vae.gain = nn.Parameter(torch.ones(()))
     (x,) = zoo.example(vae)
-    parts = trace(vae, x)
+    parts = trace(vae, Batch(x))
     assert any(f"reads values into Python, by {read}:" in line for line in parts.assumed) == (read != "nothing")
     if read == "bool":
         z = torch.randn(len(x), zoo.LATENTS)
@@ -213,6 +213,6 @@ def test_gradients_that_are_random_in_training_alone_are_refused():
         vae = Drawn()
         if drawn:
             with pytest.raises(WrapError, match="in training mode its gradients change with the random state"):
-                trace(vae, zoo.example(vae)[0])
+                trace(vae, Batch(zoo.example(vae)[0]))
         else:
-            trace(vae, zoo.example(vae)[0])
+            trace(vae, Batch(zoo.example(vae)[0]))

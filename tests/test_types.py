@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 import vae2aef
 from vae2aef.adapters import pythae
+from vae2aef.core import Expansion, LinearFeatures
 from vae2aef.terms import LossTerms
 
 def train(vae: nn.Module, x: Tensor) -> Tensor:
@@ -32,7 +33,9 @@ def train(vae: nn.Module, x: Tensor) -> Tensor:
     aef.save("aef.pt")
     rows = vae2aef.compare("mlp", "digits", device="cpu")
     best: float = rows[0].bits_per_dim
-    total: Tensor = loss + terms.loss + value.mean() + drawn.mean() + best
+    cores = [Expansion(LinearFeatures((2,), (1,)), (1,)), Expansion(nn.Linear(2, 1), (1,))]
+    h: Tensor = cores[0].features(x)
+    total: Tensor = h.sum() + loss + terms.loss + value.mean() + drawn.mean() + best
     return total
 """
 
@@ -50,6 +53,8 @@ WRONG = {
     "vae2aef.wrap(vae).sample(3).shapes": '"Tensor" has no attribute "shapes"',
     'vae2aef.from_pyro(vae, vae, x, core="linnear")': "Literal['linnear']",
     "vae2aef.wrapp(vae)": 'has no attribute "wrapp"',
+    "Expansion(torch.tanh, (1,))": 'expected "Features"',  # of a function nothing is saved
+    "Expansion(vae, (1,)).features(x).shapes": '"Tensor" has no attribute "shapes"',
 }
 
 
@@ -94,7 +99,8 @@ def test_an_editable_install_is_a_path_and_no_hook(installed):
 @pytest.mark.slow
 def test_mypy_checks_a_users_script(installed):
     pytest.importorskip("mypy")
-    head = "import vae2aef\nfrom torch import Tensor, nn\n\ndef use(vae: nn.Module, x: Tensor) -> None:\n"
+    head = "import torch\nimport vae2aef\nfrom torch import Tensor, nn\nfrom vae2aef.core import Expansion\n\n"
+    head += "def use(vae: nn.Module, x: Tensor) -> None:\n"
     (installed / "right.py").write_text(RIGHT)
     (installed / "wrong.py").write_text(head + "".join(f"    {line}\n" for line in WRONG))
     python = installed / "env" / "bin" / "python"

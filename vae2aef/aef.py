@@ -67,7 +67,7 @@ class AEF(Estimates):
             require_finite_data(x)  # before the networks see them: batch normalisation would keep what it saw
         joint = self.log_joint(Batch(x, cond, kwargs), self.noisy)
         per_sample = joint.prior + joint.residual + joint.log_det + joint.entropy
-        loss = -per_sample.sum() / max(x.shape[0], 1)  # an empty batch costs nothing
+        loss = per_sample.sum() / -max(x.shape[0], 1)  # an empty batch costs nothing
         if not torch.compiler.is_compiling():
             require_finite(loss.detach(), x, **joint.terms, preprocessing=joint.log_det, entropy=joint.entropy)
         if not terms:
@@ -84,7 +84,7 @@ class AEF(Estimates):
         """
         y, log_det = self.to_latent_side(batch.x)  # Eq. 19
         core, shell = self.split(y)  # Eq. 9: h(y), y; Eq. 4: the core and the shell of y
-        joint = self.chain(batch._replace(x=shell), core, perturb)
+        joint = self.chain(Batch(shell, batch.cond, batch.kwargs), core, perturb)
         return joint._replace(log_det=joint.log_det + log_det, core=core, terms={"preprocess": y, **joint.terms})
 
     def chain(self, batch: Batch, core: dict[str, Tensor], perturb: Perturb | None = None) -> Joint:

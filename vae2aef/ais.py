@@ -18,10 +18,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vae2aef.case import Case
 from vae2aef.draws import ANNEALING
 from vae2aef.laplace import with_gradient
 from vae2aef.mixture import Mixture
+from vae2aef.protocols import Target
 
 TEMPERATURES, LEAPFROGS = 500, 5
 STEEPNESS = 4.0
@@ -36,27 +36,27 @@ Both = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 """Base density and log p(x, v) at `(chains * batch, D)`."""
 
 
-def log_weights(case: Case, chains: int, mixture: Mixture | None = None) -> Tensor:
+def log_weights(target: Target, chains: int, mixture: Mixture | None = None) -> Tensor:
     """Return the log weights of annealed chains, `(chains, batch)`, nats.
 
     Args:
-        case: the batch.
+        target: the batch.
         chains: how many for each datum.
         mixture: the base; None for the prior.
 
     Raises:
         ValueError: if the prior cannot be drawn from in free coordinates, and there is no other base.
     """
-    case.start()
+    target.start()
 
     def both(v: Tensor, n: int) -> tuple[Tensor, Tensor]:
-        joint, prior = case.joint_and_prior(v, n)
+        joint, prior = target.joint_and_prior(v, n)
         if mixture is None:
             return prior, joint
-        return mixture.log_density(v.reshape(n, case.size, -1), prior.reshape(n, -1)).flatten().to(joint.dtype), joint
+        return mixture.log_density(v.reshape(n, target.size, -1), prior.reshape(n, -1)).flatten().to(joint.dtype), joint
 
     def start(stream: int, count: int) -> Tensor:
-        found = case.prior_draws(count, stream) if mixture is None else mixture.draw(case, stream, 0, count)
+        found = target.prior_draws(count, stream) if mixture is None else mixture.draw(target, stream, 0, count)
         if found is None:
             raise ValueError(
                 'method="ais" begins at draws from the prior, which this model does not give in its latents\' own '
@@ -67,22 +67,22 @@ def log_weights(case: Case, chains: int, mixture: Mixture | None = None) -> Tens
     levels = torch.linspace(-STEEPNESS, STEEPNESS, TEMPERATURES + 1, dtype=torch.float64).sigmoid()
     levels = (levels - levels[0]) / (levels[-1] - levels[0])
     first, v = ANNEALING + PILOT_STREAMS, start(ANNEALING + PILOT_STREAMS, PILOT_CHAINS)
-    steps = _anneal(case, both, v, levels.tolist(), first + 8, None, 0)[1]
+    steps = _anneal(target, both, v, levels.tolist(), first + 8, None, 0)[1]
     v = start(ANNEALING, chains)
     blocks, done = [], 0
-    for block in v.split(max(case.draws_decoded or chains, 1)):
-        blocks.append(_anneal(case, both, block, levels.tolist(), ANNEALING + 8, steps, done)[0])
+    for block in v.split(max(target.draws_decoded or chains, 1)):
+        blocks.append(_anneal(target, both, block, levels.tolist(), ANNEALING + 8, steps, done)[0])
         done += len(block)
-    return torch.cat(blocks) + case.log_det
+    return torch.cat(blocks) + target.log_det
 
 
 def _anneal(
-    case: Case, both: Both, v: Tensor, levels: list[float], stream: int, steps: Tensor | None, first: int
+    target: Target, both: Both, v: Tensor, levels: list[float], stream: int, steps: Tensor | None, first: int
 ) -> tuple[Tensor, Tensor]:
     """Lead chains `(chains, batch, D)` from the base to the posterior.
 
     Args:
-        case: the batch.
+        target: the batch.
         both: see `Both`.
         v: draws from the base.
         levels: of b, from 0 to 1.
@@ -94,21 +94,21 @@ def _anneal(
         Log weights `(chains, batch)`, and the step sizes.
     """
     total = v.new_zeros(v.shape[:2], dtype=torch.float64)
-    size, used = v.new_full((case.size,), FIRST_STEP), []
+    size, used = v.new_full((target.size,), FIRST_STEP), []
     for number, (before, now) in enumerate(itertools.pairwise(levels)):
         base, joint = (each.reshape(total.shape).double() for each in both(v.flatten(0, 1), len(v)))
         # A chain at a place of no density, which the base may hold, ends there.
         total = total + (now - before) * torch.where(joint > -math.inf, joint - base, -math.inf)
         size = size if steps is None else steps[number]
         used.append(size)
-        v, accepted = _transition(case, both, v, now, size, stream + 2 * number, first)
+        v, accepted = _transition(target, both, v, now, size, stream + 2 * number, first)
         if steps is None:
             size = size * (GAIN * (accepted - TARGET)).exp()
     return total, torch.stack(used)
 
 
 def _transition(
-    case: Case, both: Both, v: Tensor, level: float, size: Tensor, stream: int, first: int
+    target: Target, both: Both, v: Tensor, level: float, size: Tensor, stream: int, first: int
 ) -> tuple[Tensor, Tensor]:
     """Return one step of Hamiltonian Monte Carlo at a level, and its acceptance for each datum."""
     chains, step = len(v), size[:, None]
@@ -121,7 +121,7 @@ def _transition(
         value, slope = with_gradient(tempered, place.flatten(0, 1))
         return value.reshape(v.shape[:2]).double(), slope.reshape(v.shape).nan_to_num(0.0, 0.0, 0.0)
 
-    momentum = case.random.normal(stream, first, chains, v.shape[2]).to(v)
+    momentum = target.random.normal(stream, first, chains, v.shape[2]).to(v)
     value, slope = slope_at(v)
     energy = value - 0.5 * momentum.double().square().sum(2)
     place = v
@@ -132,5 +132,5 @@ def _transition(
         momentum = momentum + 0.5 * step * slope
     gain = (new - 0.5 * momentum.double().square().sum(2) - energy).nan_to_num(nan=-math.inf)
     chance = gain.clamp(max=0.0).exp()
-    taken = case.random.uniform(stream + 1, first, chains, 1)[..., 0].to(chance) < chance
+    taken = target.random.uniform(stream + 1, first, chains, 1)[..., 0].to(chance) < chance
     return torch.where(taken.unsqueeze(2), place, v), chance.mean(0).to(v.dtype)

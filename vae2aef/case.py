@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Case:
-    """A batch, preprocessed and encoded once.
+    """A batch, preprocessed and encoded once: a `vae2aef.protocols.Target`, and log p(x, w) around h(x) besides.
 
     A proposal sees its latents as D numbers a datum. Around h(x) these are the offsets of w (`around`). For a fit to
     the posterior they are free coordinates v (`start`, then `log_joint`): the latents themselves; where a latent has
@@ -65,7 +65,7 @@ class Case:
         self.dim = sum(self.sizes.values())
         # Shapes of the latents, where these are the free coordinates; which rows have them.
         self.given: dict[str, torch.Size] | None = None
-        self.started = False
+        self.started = self.prior_apart = False
         self.masks: dict[str, Tensor] = {}
 
     # ------------------------------------------------------------------ around h(x)
@@ -106,6 +106,7 @@ class Case:
             self._run(place, self.state, 1)
         self.masks, self.started = place.masks, True
         if place.free:
+            self.prior_apart = self.single  # no decoder pass
             rows = {name: self.aef.parts.rows_first(name, z) for name, z in place.z.items()}
             self.given = {name: z.shape[1:] for name, z in rows.items()}
             return torch.cat([_flat(z) for z in rows.values()], dim=1)
@@ -118,7 +119,7 @@ class Case:
 
     def joint_and_prior(self, v: Tensor, draws: int = 1) -> tuple[Tensor, Tensor]:
         """Return log p(x, v) and its part log p0(v) for free coordinates `(draws * batch, D)`, nats."""
-        if self.single and self.given is not None:
+        if self.prior_apart:
             place = self._given(v, draws)
             return self._decoded_in_pieces(place, draws), _no_nan(place.prior)
         joints, priors = [], []
@@ -144,7 +145,7 @@ class Case:
 
     def log_prior(self, v: Tensor, draws: int = 1) -> Tensor:
         """Return the part of `log_joint` that is not log p(x | z), for `(draws * batch, D)`."""
-        place = self._given(v, draws) if self.single and self.given is not None else self._at(v, draws)[0]
+        place = self._given(v, draws) if self.prior_apart else self._at(v, draws)[0]
         return place.prior + place.log_det + self._absent(v, draws)
 
     def mean_and_scale(self, v: Tensor, draws: int = 1) -> tuple[Tensor, Tensor] | None:
@@ -222,16 +223,14 @@ class Case:
             self._log_residual(self._run(Generate(z.shape[0], {"z": z}), None, n), n)
             for z, n in self._pieces(place.z["z"], draws)
         ]
-        total = place.prior + torch.cat(pieces) + place.log_det + place.entropy
-        return torch.where(total.isnan(), -torch.inf, total)
+        return _no_nan(place.prior + torch.cat(pieces) + place.log_det + place.entropy)
 
     def _pieces(self, values: Tensor, draws: int) -> list[tuple[Tensor, int]]:
         pieces = values.split(max(self.draws_decoded or draws, 1) * max(self.size, 1))
         return [(piece, piece.shape[0] // max(self.size, 1)) for piece in pieces]
 
     def _score(self, place: Any, decoded: Decoded, draws: int) -> Tensor:
-        total = place.prior + self._log_residual(decoded, draws) + place.log_det + place.entropy
-        return torch.where(total.isnan(), -torch.inf, total)  # far-off draws may overflow: a weight of zero
+        return _no_nan(place.prior + self._log_residual(decoded, draws) + place.log_det + place.entropy)
 
     def _run(self, place: Any, state: Any, draws: int) -> Decoded:
         batch = self.batch.repeat(draws)
@@ -243,7 +242,7 @@ class Case:
 
 
 def _no_nan(log_density: Tensor) -> Tensor:
-    return torch.where(log_density.isnan(), -torch.inf, log_density)  # far-off draws may overflow
+    return torch.where(log_density.isnan(), -torch.inf, log_density)  # far-off draws may overflow: a weight of zero
 
 
 def _flat(values: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vae2aef.core import Expansion, Partition
-from vae2aef.flows import Bijection
+from vae2aef.flows import Bijection, Identity
 from vae2aef.protocols import Density, Posterior, draw
 
 Temperature = float | Mapping[str, float]
@@ -95,24 +95,26 @@ class Infer:
         prior = self.priors.get(name, prior)
         if prior is not None:
             averaged = getattr(prior, "expected_log_prob", None) if name in self.spread else None
-            self.prior = self.prior + (prior.log_prob(z) if averaged is None else averaged(*self.spread[name]))
+            self.prior = added(self.prior, prior.log_prob(z) if averaged is None else averaged(*self.spread[name]))
         return z
 
     def _infer(self, name: str, posterior: Any) -> None:
         w, entropy = self.perturb(name, self.core[name], posterior)
-        u, log_det = self.flows[name](w)  # u = n^-1(w)
+        flow = self.flows[name]
+        u, log_det = (w, 0.0) if type(flow) is Identity else flow(w)  # u = n^-1(w)
         z, change = posterior.push(u)  # Eq. 4, 9
-        log_det = log_det + change
+        log_det = added(log_det, change)
         if name in self.sigma and posterior.standard is None and posterior.transform is None:
             # Given x and the latents before it, z is N(loc + scale h(x), (scale sigma)^2); not by another `push`, which
             # runs a VAE anew that is only known as a whole.
             scale = posterior.scale
-            self.spread[name] = posterior.loc + scale * self.core[name], self.sigma[name] * scale
+            self.spread[name] = torch.addcmul(posterior.loc, scale, self.core[name]), self.sigma[name] * scale
         if posterior.mask is not None:  # rows that have no such latent
             self.masks[name] = posterior.mask
             log_det, entropy = torch.where(posterior.mask, log_det, 0.0), torch.where(posterior.mask, entropy, 0.0)
         self.free = self.free and posterior.free
-        self.z[name], self.log_det, self.entropy = z, self.log_det + log_det, self.entropy + entropy
+        self.z[name] = z
+        self.log_det, self.entropy = added(self.log_det, log_det), added(self.entropy, entropy)
         suffix = "" if len(self.flows) == 1 else f"[{name}]"
         for what, value in (
             ("core", w), ("encoder_location", posterior.loc), ("encoder_scale", posterior.scale), ("z", z),
@@ -139,8 +141,13 @@ class Given:
         """See `Place`."""
         prior = self.priors.get(name, prior)
         if prior is not None:
-            self.prior = self.prior + prior.log_prob(self.z[name])
+            self.prior = added(self.prior, prior.log_prob(self.z[name]))
         return self.z[name]
+
+
+def added(total: Any, value: Any) -> Any:
+    """Return the sum; of the zero that a place begins with, and a first value, that value, without a call of torch."""
+    return value if isinstance(total, float) else total + value
 
 
 class Generate:

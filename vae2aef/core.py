@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from vae2aef.errors import WrapError
 from vae2aef.features import LinearFeatures, NoFeatures
 from vae2aef.patches import PatchFeatures
+from vae2aef.protocols import Features
 from vae2aef.tensors import numel, sum_event
 
 __all__ = [
@@ -44,9 +45,10 @@ class Expansion(nn.Module):
     """
 
     exact = False
+    features: Features
     sigma: Tensor
 
-    def __init__(self, features: nn.Module, latent_shape: Sequence[int], noise: float = 0.0) -> None:
+    def __init__(self, features: Features, latent_shape: Sequence[int], noise: float = 0.0) -> None:
         super().__init__()
         self.features = features
         self.latent_shape = torch.Size(latent_shape)
@@ -101,7 +103,7 @@ class Expansion(nn.Module):
         if standard is not None:
             return sum_event(standard.entropy() + self.sigma.log())
         latent = self.latent_shape if core is None else core.shape[1:]
-        return 0.5 * numel(latent) * (math.log(2 * math.pi * math.e) + 2 * self.sigma.log())
+        return numel(latent) * (0.5 * math.log(2 * math.pi * math.e) + self.sigma.log())
 
     def shell(self, values: Tensor) -> Tensor:
         """Keep the shell of `values`, shape `(batch, *event)`: here everything."""

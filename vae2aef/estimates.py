@@ -133,4 +133,4 @@ class Estimates(Steps):
         """
         observed = self.require_mask(observed, x)
         self.require_scored(x, observed)
-        return missing.impute(cast("AEF", self), x, observed, cond, kwargs, num_samples, draw, seed)
+        return missing.impute(cast("AEF", self), Batch(x, cond, kwargs), observed, num_samples, draw, seed)

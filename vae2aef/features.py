@@ -87,7 +87,7 @@ class LinearFeatures(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map data `(batch, *event)` to features `(batch, *latent)`."""
         with full_precision(x):
-            return self.linear((self._flat(x) - self.center) * self.scale).reshape(x.shape[0], *self.latent_shape)
+            return self.linear(self._unit(x)).reshape(x.shape[0], *self.latent_shape)
 
     @torch.no_grad()
     def set_map(self, weight: Tensor, bias: Tensor) -> None:
@@ -105,6 +105,10 @@ class LinearFeatures(nn.Module):
         """Return W, `(D, values of x)`, and b, `(D,)`, of h(x) = W x + b."""
         weight = self.linear.weight * self.scale
         return weight, self.linear.bias - weight @ self.center
+
+    def _unit(self, x: Tensor) -> Tensor:
+        """Return u = (x - center) scale, `(batch, values)`; the difference is new, and is scaled where it lies."""
+        return (self._flat(x) - self.center).mul_(self.scale)
 
     def _flat(self, x: Tensor) -> Tensor:
         x = x if self.read is None else self.read(x).to(self.linear.weight.dtype)
@@ -176,8 +180,7 @@ class NormalizedFeatures(LinearFeatures):
     def forward(self, x: Tensor) -> Tensor:
         """Map data `(batch, *event)` to features `(batch, *latent)`."""
         with full_precision(x):
-            seen = (self._flat(x) - self.center) * self.scale
-            h = nn.functional.linear(seen, self._weight(), self.linear.bias)
+            h = nn.functional.linear(self._unit(x), self._weight(), self.linear.bias)
             return h.reshape(x.shape[0], *self.latent_shape)
 
     @torch.no_grad()

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vae2aef.case import Case
 from vae2aef.draws import IMPROVING, PILOT, STARTS
 from vae2aef.laplace import Laplace, fit, with_gradient
 from vae2aef.mixture import Mixture, Shape
+from vae2aef.protocols import Target
 from vae2aef.variational import Gaussians, Moments, improve
 
 SHAPES = (Shape(1.05, 0), Shape(1.15, 8), Shape(1.6, 5))
@@ -43,34 +43,34 @@ TRUST = 8.0
 """How many effective draws of a pilot weigh as much as what was believed before it."""
 
 
-def laplace_mixture(case: Case) -> Mixture:
+def laplace_mixture(target: Target) -> Mixture:
     """Return one Gaussian for each datum, around the mode that the encoder leads to; drawn a little wider than it."""
-    start = case.start()
-    found = fit(case, start, _spread(case)[0])
+    start = target.start()
+    found = fit(target, start, _spread(target)[0])
     return Mixture(found.mode[None], found.factor[None], torch.zeros_like(found.log_mass)[None], (Shape(1.1, 0),))
 
 
-def find_mass(case: Case) -> Mixture:
+def find_mass(target: Target) -> Mixture:
     """Return a proposal for each datum, over all of the mass of its posterior that the search meets."""
-    start = case.start()
-    spread, draws = _spread(case)
-    found = _merged([fit(case, start, spread, rounds=1)])
-    candidates = None if draws is None else _candidates(case, draws, spread)
+    start = target.start()
+    spread, draws = _spread(target)
+    found = _merged([fit(target, start, spread, rounds=1)])
+    candidates = None if draws is None else _candidates(target, draws, spread)
     if candidates is None:
-        mixture = _weighed(_sound(_moved_on(case, found)), False)
+        mixture = _weighed(_sound(_moved_on(target, found)), False)
     else:  # what moves on may leave mass behind
-        found = _searched(case, _moved_on(case, _searched(case, found, candidates, spread)), candidates, spread)
+        found = _searched(target, _moved_on(target, _searched(target, found, candidates, spread)), candidates, spread)
         mixture = _weighed(_sound(found), True)
     for number in range(PILOT_ROUNDS):
-        mixture = _reweighed(mixture, case, PILOT + 8 * number)
+        mixture = _reweighed(mixture, target, PILOT + 8 * number)
     return mixture
 
 
-def _spread(case: Case) -> tuple[Tensor, Tensor | None]:
+def _spread(target: Target) -> tuple[Tensor, Tensor | None]:
     """Return the spread of the prior, `(batch, D)`, and draws from it, if there are any."""
-    draws = case.prior_draws(PRIOR_DRAWS if case.dim > FEW else PRIOR_DRAWS_OF_FEW, STARTS)
+    draws = target.prior_draws(PRIOR_DRAWS if target.dim > FEW else PRIOR_DRAWS_OF_FEW, STARTS)
     if draws is None:
-        return torch.ones_like(case.start()), None
+        return torch.ones_like(target.start()), None
     return draws.std(0).nan_to_num(nan=1.0, posinf=WIDEST).clamp(1e-3, WIDEST), draws
 
 
@@ -93,20 +93,20 @@ class _Candidates(NamedTuple):
     prior: Tensor
 
 
-def _candidates(case: Case, draws: Tensor, spread: Tensor) -> _Candidates:
+def _candidates(target: Target, draws: Tensor, spread: Tensor) -> _Candidates:
     """Return draws from the prior, and where the best of them lead to if there are few latents."""
-    joint, prior = _densities(case, draws)
-    if case.dim > FEW:
+    joint, prior = _densities(target, draws)
+    if target.dim > FEW:
         return _Candidates(draws, joint, prior)
-    climbed = _climbed(case, draws, joint, spread)
-    both = _densities(case, climbed)
+    climbed = _climbed(target, draws, joint, spread)
+    both = _densities(target, climbed)
     return _Candidates(torch.cat([draws, climbed]), torch.cat([joint, both[0]]), torch.cat([prior, both[1]]))
 
 
-def _searched(case: Case, found: Laplace, candidates: _Candidates, spread: Tensor) -> Laplace:
+def _searched(target: Target, found: Laplace, candidates: _Candidates, spread: Tensor) -> Laplace:
     """Add modes where a candidate has far more density than the fits so far give it."""
     draws, joint, prior = candidates
-    for _ in range(3 * FEW if case.dim <= FEW else FEW if case.dim <= 4 * FEW else 1):
+    for _ in range(3 * FEW if target.dim <= FEW else FEW if target.dim <= 4 * FEW else 1):
         missed = joint - _weighed(found, True).log_density(draws, prior) - found.log_mass.logsumexp(0)
         worst, index = missed.nan_to_num(nan=-math.inf).max(0)
         wanting = worst > MISSED
@@ -114,7 +114,7 @@ def _searched(case: Case, found: Laplace, candidates: _Candidates, spread: Tenso
             break
         start = draws.gather(0, index[None, :, None].expand(1, *draws.shape[1:]))[0]
         rows = wanting.nonzero().flatten()
-        fitted = fit(case.rows(rows), start[rows], spread[rows], rounds=1)
+        fitted = fit(target.rows(rows), start[rows], spread[rows], rounds=1)
         more = Laplace(found.mode[0], found.factor[0], torch.full_like(found.log_mass[0], -math.inf))
         more = Laplace(*(old.index_copy(0, rows, new) for old, new in zip(more, fitted, strict=True)))
         found = _merged([Laplace(*each) for each in zip(*found, strict=True)] + [more])
@@ -122,13 +122,13 @@ def _searched(case: Case, found: Laplace, candidates: _Candidates, spread: Tenso
     return found
 
 
-def _densities(case: Case, v: Tensor) -> tuple[Tensor, Tensor]:
+def _densities(target: Target, v: Tensor) -> tuple[Tensor, Tensor]:
     """Return log p(x, v) and log p0(v), `(draws, batch)`, float64."""
-    joint, prior = case.joint_and_prior(v.flatten(0, 1), len(v))
+    joint, prior = target.joint_and_prior(v.flatten(0, 1), len(v))
     return joint.reshape(v.shape[:2]).double(), prior.reshape(v.shape[:2]).double()
 
 
-def _climbed(case: Case, draws: Tensor, joint: Tensor, spread: Tensor) -> Tensor:
+def _climbed(target: Target, draws: Tensor, joint: Tensor, spread: Tensor) -> Tensor:
     """Climb a little from the best of each of a few groups of draws, and from as many far apart: `(n, batch, D)`."""
     best = [
         own.gather(0, density.argmax(0)[None, :, None].expand(1, *own.shape[1:]))
@@ -137,7 +137,7 @@ def _climbed(case: Case, draws: Tensor, joint: Tensor, spread: Tensor) -> Tensor
     v = torch.cat([*best, _far_apart(draws, spread)])
     adam = Moments(v)
     for number in range(CLIMBING):
-        slope = with_gradient(lambda z: case.log_joint(z, 2 * GROUPS), v.flatten(0, 1))[1].reshape(v.shape)
+        slope = with_gradient(lambda z: target.log_joint(z, 2 * GROUPS), v.flatten(0, 1))[1].reshape(v.shape)
         rate = CLIMBING_RATE * (1 - number / CLIMBING)
         v = v + rate * spread * adam.step((spread * slope).nan_to_num(0.0, 0.0, 0.0))
     return v
@@ -170,7 +170,7 @@ def _merged(found: list[Laplace]) -> Laplace:
     return Laplace(mode, factor, log_mass)
 
 
-def _moved_on(case: Case, found: Laplace) -> Laplace:
+def _moved_on(target: Target, found: Laplace) -> Laplace:
     """Improve those modes that count, and estimate their masses anew."""
     counts = found.log_mass > found.log_mass[0] - NEGLIGIBLE
     counts[0] = True
@@ -178,28 +178,28 @@ def _moved_on(case: Case, found: Laplace) -> Laplace:
     for mode in range(len(found.mode)):
         one = Laplace(*(each[mode] for each in found))
         rows = counts[mode].nonzero().flatten()
-        if len(rows) == case.size:
-            one = _improved(case, one)
+        if len(rows) == target.size:
+            one = _improved(target, one)
         elif len(rows):
-            moved = _improved(case.rows(rows), Laplace(*(each[rows] for each in one)))
+            moved = _improved(target.rows(rows), Laplace(*(each[rows] for each in one)))
             one = Laplace(*(old.index_copy(0, rows, new) for old, new in zip(one, moved, strict=True)))
         parts.append(one)
     return Laplace(*(torch.stack(each) for each in zip(*parts, strict=True)))
 
 
-def _improved(case: Case, old: Laplace) -> Laplace:
+def _improved(target: Target, old: Laplace) -> Laplace:
     """Return the Gaussian of `improve`; where it came to no good, the old one."""
     white = torch.linalg.inv(old.factor).mT.to(old.mode.dtype)  # v = mode + A y makes the fit white
 
     def log_joint(y: Tensor) -> Tensor:
         offset = torch.einsum("rij,nrj->nri", white, y.reshape(-1, *old.mode.shape))
-        return case.log_joint((old.mode + offset).flatten(0, 1), len(offset))
+        return target.log_joint((old.mode + offset).flatten(0, 1), len(offset))
 
-    start = Gaussians(torch.zeros_like(old.mode), torch.eye(case.dim).to(old.mode).expand_as(white), old.log_mass)
-    new = improve(log_joint, start, case.random, IMPROVING)
+    start = Gaussians(torch.zeros_like(old.mode), torch.eye(target.dim).to(old.mode).expand_as(white), old.log_mass)
+    new = improve(log_joint, start, target.random, IMPROVING)
     # The precision is L T^-T T^-1 L^T, and T is upper triangular: its factor is at hand.
     factor = torch.linalg.solve_triangular(new.root.double(), old.factor.mT, upper=True).mT
-    log_mass = new.bound.double() + 0.5 * case.dim * math.log(2 * math.pi)
+    log_mass = new.bound.double() + 0.5 * target.dim * math.log(2 * math.pi)
     log_mass = log_mass - old.factor.diagonal(dim1=1, dim2=2).log().sum(1)
     good = log_mass.isfinite() & factor.isfinite().flatten(1).all(1)
     return Laplace(
@@ -217,10 +217,10 @@ def _weighed(found: Laplace, prior: bool) -> Mixture:
     return Mixture(found.mode, found.factor, each, SHAPES)
 
 
-def _reweighed(mixture: Mixture, case: Case, stream: int) -> Mixture:
+def _reweighed(mixture: Mixture, target: Target, stream: int) -> Mixture:
     """Weigh the components by what they hold of a pilot's weights, by expectation maximisation."""
-    v = mixture.draw(case, stream, 0, PILOT_DRAWS)
-    joint, prior = _densities(case, v)
+    v = mixture.draw(target, stream, 0, PILOT_DRAWS)
+    joint, prior = _densities(target, v)
     components = mixture.components(v, prior)
     weight = mixture.log_weight.unsqueeze(1)
     importance = (joint - torch.logsumexp(components + weight, 0)).softmax(0).nan_to_num(nan=1 / len(v))

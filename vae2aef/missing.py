@@ -29,10 +29,8 @@ if TYPE_CHECKING:
 @without_gradients
 def impute(
     aef: "AEF",
-    x: Tensor,
+    batch: Batch,
     observed: Tensor,
-    cond: tuple = (),
-    kwargs: dict[str, Any] | None = None,
     num_samples: int = 1024,
     draw: bool = False,
     seed: int | None = None,
@@ -41,10 +39,9 @@ def impute(
 
     Args:
         aef: the model.
-        x: data, shape `(batch, *event)`; whatever stands where `observed` is False, NaN too, is not looked at.
+        batch: data, shape `(batch, *event)`, with conditions; whatever stands where `observed` is False, NaN too, is
+            not looked at.
         observed: True where a value is known, `(batch, *event)` or `(*event)`.
-        cond: conditions.
-        kwargs: conditions by name.
         num_samples: K, importance samples for each datum.
         draw: return one draw from p(x_mis | x_obs) (sampling importance resampling) instead of the weighted mean of
             what each latent decodes to. Of classes there is no mean: take draws.
@@ -57,7 +54,7 @@ def impute(
         ValueError: in the partition family, with more than 256 latents, or for a mask of another shape.
     """
     require_numbers(num_samples)
-    batch = Batch(x, cond, kwargs or {})
+    x = batch.x
     if not batch.size:
         return aef.read(x)
     with evaluation_mode(aef):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vae2aef.case import Case
+from vae2aef.protocols import Target
 
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
@@ -41,7 +41,7 @@ class Shape(NamedTuple):
 
 
 class Mixture:
-    """A mixture for each datum of a case.
+    """A mixture for each datum of a target.
 
     Args:
         mode: `(modes, batch, D)`.
@@ -61,13 +61,13 @@ class Mixture:
         """Whether the prior is a component."""
         return len(self.log_weight) > len(self.mode) * len(self.shapes)
 
-    def draw(self, case: Case, stream: int, first: int, count: int) -> Tensor:
+    def draw(self, target: Target, stream: int, first: int, count: int) -> Tensor:
         """Return draws `first` to `first + count` of a stream of random numbers, `(count, batch, D)`.
 
         Which component a draw comes from is spread evenly: each draw alone follows the mixture, and together they
         miss no component.
         """
-        like, random = self.mode, case.random
+        like, random = self.mode, target.random
         turn = GOLDEN_RATIO * torch.arange(first, first + count, dtype=torch.float64)[:, None]
         level = ((random.uniform(stream, 0, 1, 1)[0, :, 0] + turn) % 1.0).to(like.device)
         total = self.log_weight.exp().cumsum(0)
@@ -87,7 +87,7 @@ class Mixture:
         if self.has_prior:
             ours = chosen == len(total) - 1
             most = int(ours.sum(0).max()) if random.seeded is False else count
-            fresh = case.prior_draws(max(most, 1), stream + 2 + first)
+            fresh = target.prior_draws(max(most, 1), stream + 2 + first)
             if fresh is not None:
                 index = (ours.cumsum(0) - 1).clamp(min=0)
                 v = torch.where(ours.unsqueeze(2), fresh.gather(0, index.unsqueeze(2).expand(v.shape)), v)

@@ -56,7 +56,7 @@ class Posterior(NamedTuple):
                 f"the encoder returned a latent of shape {tuple(self.loc.shape)}, where the features have "
                 f"{tuple(u.shape)}"
             )
-        z = self.loc + self.scale * u
+        z = torch.addcmul(self.loc, self.scale, u)  # loc + scale u
         log_det = sum_event(self.scale.log().expand_as(z))
         if self.transform is None:
             return z, log_det

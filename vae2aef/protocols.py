@@ -1,10 +1,13 @@
 """What the parts of an AEF are to each other: any object with these methods will do."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
+
+from vae2aef.batch import Batch
+from vae2aef.draws import Draws
 
 
 class Density(Protocol):
@@ -78,6 +81,21 @@ class Place(Protocol):
         ...
 
 
+class Features(Protocol):
+    """h of the expanded family (Eq. 9): any module of the data. `vae2aef.core.LinearFeatures` is one.
+
+    What it is trained, moved and saved by is the module; a function alone would not do.
+    """
+
+    def __call__(self, x: Tensor, /) -> Tensor:
+        """Return h(x), `(batch, *event)` to `(batch, *latent)`."""
+        ...
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """What of h is trained."""
+        ...
+
+
 class ResidualDensity(Protocol):
     """A density r of x - f(z). `vae2aef.Residual` is one."""
 
@@ -87,6 +105,57 @@ class ResidualDensity(Protocol):
 
     def sample(self, mean: Tensor, decoder_scale: Tensor | None = None) -> Tensor:
         """Draw residuals shaped like `mean`."""
+        ...
+
+
+class Target(Protocol):
+    """Unnormalised densities log p(x, v) over D free coordinates v, one for each datum of a batch.
+
+    What the search for modes, Laplace fits and annealing ask for; a `vae2aef.case.Case` is one. Rows go together as
+    they do in a batch that is repeated: `(draws * batch, D)`. Nothing that is done to a datum depends on another.
+
+    Attributes:
+        size: how many data there are.
+        dim: D.
+        log_det: what is to be added to log p(x, v), `(batch,)`, nats, such as that of the preprocessing.
+        random: the numbers that draws are made of, each datum's own.
+        draws_decoded: how many v for each datum to ask for at once; None for no limit.
+        prior_apart: whether `log_prior` costs little beside `log_joint`.
+    """
+
+    size: int
+    dim: int
+    log_det: Tensor
+    random: Draws
+    draws_decoded: int | None
+    prior_apart: bool
+
+    def start(self) -> Tensor:
+        """Return where to begin, `(batch, D)`; called before all else."""
+        ...
+
+    def log_joint(self, v: Tensor, draws: int = 1) -> Tensor:
+        """Return log p(x, v) without `log_det`, `(draws * batch,)`, nats."""
+        ...
+
+    def log_prior(self, v: Tensor, draws: int = 1) -> Tensor:
+        """Return the part of it that is not log p(x | v), likewise."""
+        ...
+
+    def joint_and_prior(self, v: Tensor, draws: int = 1) -> tuple[Tensor, Tensor]:
+        """Return log p(x, v) and log p0(v), likewise."""
+        ...
+
+    def mean_and_scale(self, v: Tensor, draws: int = 1) -> tuple[Tensor, Tensor] | None:
+        """Return a parameter of p(x | v), `(draws * batch, ...)`, and the scale to measure it by; None if not known."""
+        ...
+
+    def prior_draws(self, count: int, stream: int) -> Tensor | None:
+        """Draw v from the prior, `(count, batch, D)`; None where it cannot be drawn from."""
+        ...
+
+    def rows(self, take: Tensor) -> "Target":
+        """Return some of the data."""
         ...
 
 
@@ -114,13 +183,13 @@ def draw(prior: Any, n: int, temperature: float, shape: Sequence[int] | None = N
 class Conditioned:
     """A prior with the conditions of a batch."""
 
-    def __init__(self, prior: Any, cond: tuple, kwargs: dict[str, Any]) -> None:
-        self.prior, self.cond, self.kwargs = prior, cond, kwargs
+    def __init__(self, prior: Any, batch: Batch) -> None:
+        self.prior, self.batch = prior, batch
 
     def log_prob(self, z: Tensor) -> Tensor:
         """See `Density`."""
-        return self.prior.log_prob(z, *self.cond, **self.kwargs)
+        return self.prior.log_prob(z, *self.batch.cond, **self.batch.kwargs)
 
     def sample(self, n: int, **options: Any) -> Tensor:
         """See `Density`."""
-        return self.prior.sample(n, *self.cond, **self.kwargs, **options)
+        return self.prior.sample(n, *self.batch.cond, **self.batch.kwargs, **options)

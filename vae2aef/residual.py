@@ -11,23 +11,23 @@ from vae2aef.likelihood.base import MIN_SCALE, AroundMean, Scaled, around_mean
 __all__ = ["FAMILIES", "MIN_SCALE", "Residual"]
 
 
-def gaussian(standardised: Tensor) -> Tensor:
-    """Log density of the standard normal, elementwise, nats."""
-    return -0.5 * (standardised.square() + math.log(2 * math.pi))
+def gaussian(unit: Tensor, log_scale: Tensor, df: float) -> Tensor:
+    """Log density of scale * `unit` under the normal distribution, elementwise, nats."""
+    return torch.addcmul(-0.5 * math.log(2 * math.pi) - log_scale, unit, unit, value=-0.5)
 
 
-def laplace(standardised: Tensor) -> Tensor:
-    """Log density of the Laplace distribution of scale 1, elementwise, nats."""
-    return -standardised.abs() - math.log(2.0)
+def laplace(unit: Tensor, log_scale: Tensor, df: float) -> Tensor:
+    """Log density of scale * `unit` under the Laplace distribution, elementwise, nats."""
+    return -math.log(2.0) - log_scale - unit.abs()
 
 
-def student_t(standardised: Tensor, df: float = 4.0) -> Tensor:
-    """Log density of Student's t of scale 1 and `df` degrees of freedom, elementwise, nats."""
+def student_t(unit: Tensor, log_scale: Tensor, df: float) -> Tensor:
+    """Log density of scale * `unit` under Student's t of `df` degrees of freedom, elementwise, nats."""
     normaliser = math.lgamma(0.5 * (df + 1)) - math.lgamma(0.5 * df) - 0.5 * math.log(math.pi * df)
-    return normaliser - 0.5 * (df + 1) * torch.log1p(standardised.square() / df)
+    return normaliser - log_scale - 0.5 * (df + 1) * torch.log1p(unit.square() / df)
 
 
-FAMILIES: dict[str, Callable[[Tensor], Tensor]] = {
+FAMILIES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "gaussian": gaussian,
     "laplace": laplace,
     "student_t": student_t,
@@ -87,9 +87,8 @@ class Residual(Scaled):
             Shape `(batch, *event)`: not summed, so that the partition family can leave out the core.
         """
         scale = self.scale(decoder_scale)
-        unit = delta / scale
-        value = student_t(unit, self.df) if self.family == "student_t" else FAMILIES[self.family](unit)
-        return value - scale.log()
+        unit = delta * scale.reciprocal()  # of which autograd makes less work than of a quotient
+        return FAMILIES[self.family](unit, scale.log(), self.df)
 
     def sample(self, mean: Tensor, decoder_scale: Tensor | None = None) -> Tensor:
         """Draw residuals shaped like `mean`, shape `(batch, *event)`."""

@@ -77,7 +77,8 @@ class Steps(Wrapper):
     def read(self, x: Tensor) -> Tensor:
         """Return data as the likelihood reads them: integers of a discrete one as its values."""
         x = self.parts.read(x)
-        return self.likelihood.read(x) if isinstance(self.likelihood, Likelihood) else x
+        likelihood = self.likelihood
+        return likelihood.read(x) if isinstance(likelihood, Likelihood) else x
 
     def require_mask(self, observed: Tensor, x: Tensor) -> Tensor:
         """Return which values are there as `(batch, *event)`.
@@ -145,10 +146,10 @@ class Steps(Wrapper):
 
     def priors(self, batch: Batch) -> dict[str, Density]:
         """Return the densities that stand for those of the VAE's program, with the conditions of a batch."""
-        if self.prior is None:
+        prior = self.prior
+        if prior is None:
             return {}
-        takes = self._prior_takes_conditions
-        return {"z": Conditioned(self.prior, batch.cond, batch.kwargs) if takes else self.prior}
+        return {"z": Conditioned(prior, batch) if self._prior_takes_conditions else prior}
 
     @property
     def kl(self) -> str:
@@ -165,8 +166,9 @@ class Steps(Wrapper):
         """Return sigma by latent where the loss averages log p0(z) over the noise on w: without a core flow."""
         if self.kl == "sampled" or perturb != self.noisy:
             return {}
-        cores = {name: site.core for name, site in self.by_latent().items() if isinstance(site.flow, Identity)}
-        return {name: core.sigma for name, core in cores.items() if isinstance(core, Expansion) and core.noisy}
+        sites = {name: site for name, site in self.by_latent().items() if site.core.noisy}
+        cores = {name: site.core for name, site in sites.items() if isinstance(site.flow, Identity)}
+        return {name: core.sigma for name, core in cores.items() if isinstance(core, Expansion)}
 
     def observed(self, decoded: Decoded, batch: int) -> Any:
         """Return p(x | z) of what the decoder says of `batch` rows: `log_prob`, `sample` and mostly `mean`."""

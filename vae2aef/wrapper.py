@@ -38,19 +38,18 @@ class Wrapper(Saved):
         self.vae = vae
         self.outside = nn.ModuleDict(outside)
         self.parts = parts
-        self.sites = nn.ModuleDict(sites)
+        self.sites: Any = nn.ModuleDict(sites)
         self._summary = summary
 
     # ------------------------------------------------------------------ by latent
 
     def by_latent(self) -> dict[str, Site]:
         """Return what was added, by latent."""
-        return {name: self.site(name) for name in self.sites}
+        return dict(self.sites.items())
 
     def site(self, name: str) -> Site:
         """Return what was added for a latent."""
-        site: Any = self.sites[name]
-        return site
+        return self.sites[name]
 
     @property
     def flows(self) -> dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]]:

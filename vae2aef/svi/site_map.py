@@ -11,6 +11,7 @@ from vae2aef.core import LinearFeatures, NoFeatures
 from vae2aef.errors import WrapError
 from vae2aef.fan_in import FanInLinear
 from vae2aef.flows import Bijection
+from vae2aef.protocols import Features
 from vae2aef.svi.batch_axis import BatchAxis
 from vae2aef.svi.sites import LocationScale, flow_core, pull, push, sum_after
 from vae2aef.svi.time_steps import AllSteps, LogCounts, TimeStep
@@ -38,9 +39,10 @@ class SiteMap(nn.Module):
         sigma: 1 where there is no h, and the site is the guide's own; None where the noise may be chosen.
     """
 
+    features: Features
     flow: Bijection
 
-    def __init__(self, features: nn.Module, flow: Bijection, batch: BatchAxis) -> None:
+    def __init__(self, features: Features, flow: Bijection, batch: BatchAxis) -> None:
         super().__init__()
         self.features = features
         self.flow = flow
@@ -124,9 +126,7 @@ def build_map(
     return SiteMap(features, flow, batch).to(device=site.loc.device, dtype=site.loc.dtype), reads
 
 
-def _features(
-    core: Any, data: Tensor, batch: BatchAxis, step: int | None, varying: str | None
-) -> tuple[nn.Module, str]:
+def _features(core: Any, data: Tensor, batch: BatchAxis, step: int | None, varying: str | None) -> tuple[Features, str]:
     """Return h of a site, and what it reads where that is not all of the data."""
     latent, event = batch.latent_shape, data.shape[1:]
     if isinstance(core, nn.Module):

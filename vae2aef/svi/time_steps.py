@@ -5,6 +5,8 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
+from vae2aef.protocols import Features
+
 
 def time_steps(names: Iterable[str], length: int) -> dict[str, int]:
     """Return the time step of each site that is one of a sequence: as many as the data have, numbered at the end.
@@ -37,7 +39,7 @@ class TimeStep(nn.Module):
         step: which.
     """
 
-    def __init__(self, inner: nn.Module, step: int) -> None:
+    def __init__(self, inner: Features, step: int) -> None:
         super().__init__()
         self.inner, self.step = inner, step
 
@@ -53,7 +55,7 @@ class LogCounts(nn.Module):
         inner: maps `(batch, *event)` to `(batch, *latent)`.
     """
 
-    def __init__(self, inner: nn.Module) -> None:
+    def __init__(self, inner: Features) -> None:
         super().__init__()
         self.inner = inner
 
@@ -69,7 +71,7 @@ class AllSteps(nn.Module):
         inner: maps one step, `(batch, *event)`, to `(batch, *latent)`.
     """
 
-    def __init__(self, inner: nn.Module) -> None:
+    def __init__(self, inner: Features) -> None:
         super().__init__()
         self.inner = inner
 

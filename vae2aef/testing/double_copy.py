@@ -16,13 +16,11 @@ class DoubleRun(NamedTuple):
     """A model in float64 with the data to run it on."""
 
     model: Any
-    x: Tensor
-    cond: tuple
-    kwargs: dict[str, Any]
+    batch: Batch
 
     def row(self, i: int) -> "DoubleRun":
         """Return the run of one row alone."""
-        return DoubleRun(self.model, *Batch(self.x, self.cond, self.kwargs).rows(slice(i, i + 1)))
+        return DoubleRun(self.model, self.batch.rows(slice(i, i + 1)))
 
 
 class DoubleCopy:
@@ -33,9 +31,11 @@ class DoubleCopy:
         self._random = own_random_state(batch.x.device)
         self._run = DoubleRun(
             copy.deepcopy(model).double().eval(),
-            _continuous(model, batch.x).double(),
-            tuple(map(_double, batch.cond)),
-            {name: _double(value) for name, value in batch.kwargs.items()},
+            Batch(
+                _continuous(model, batch.x).double(),
+                tuple(map(_double, batch.cond)),
+                {name: _double(value) for name, value in batch.kwargs.items()},
+            ),
         )
 
     def __enter__(self) -> DoubleRun:

@@ -33,12 +33,12 @@ def check_invertible(model: "AEF | Bijection", example: Any, *, tolerance: float
         ValueError: if the model does not run in float64.
         TypeError: if the model cannot be copied; see `AEF.__deepcopy__`.
     """
-    with DoubleCopy(model, example) as (double, x, cond, kwargs), torch.no_grad():
+    with DoubleCopy(model, example) as (double, batch), torch.no_grad():
         if not isinstance(double, AEF):
-            return _check_bijection(double, x, tolerance, type(model).__name__)
+            return _check_bijection(double, batch.x, tolerance, type(model).__name__)
         return max(
-            _check_bijection(double.preprocess, x, tolerance, "preprocess"),
-            *_check_sites(double, Batch(x, cond, kwargs), tolerance),
+            _check_bijection(double.preprocess, batch.x, tolerance, "preprocess"),
+            *_check_sites(double, batch, tolerance),
         )
 
 

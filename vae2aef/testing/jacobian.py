@@ -62,9 +62,9 @@ def check_jacobian(model: "AEF | Bijection", example: Any, *, rows: int = 2, tol
         return compare(claimed.detach(), torch.linalg.slogdet(jacobian)[1], tolerance, "the log-determinant")
 
 
-def _flat_map(model: Any, x: Tensor, cond: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, Map]:
+def _flat_map(model: Any, data: Batch) -> tuple[Tensor, Map]:
     """The whole map as a function of vectors, and the point to take the Jacobian at."""
-    batch, size = x.shape[0], numel(x.shape[1:])
+    x, batch, size = data.x, data.size, numel(data.x.shape[1:])
     flat = x.reshape(batch, size)
     if not isinstance(model, AEF):
 
@@ -85,7 +85,7 @@ def _flat_map(model: Any, x: Tensor, cond: tuple, kwargs: dict[str, Any]) -> tup
         if model.partition is None:
             pieces = v[:, seen:].split(sizes, dim=1)
             core = {name: w.reshape(core[name].shape) for name, w in zip(core, pieces, strict=True)}
-        joint = model.chain(Batch(shell, cond, kwargs), core)
+        joint = model.chain(data._replace(x=shell), core)
         z = [model.parts.rows_first(name, value).reshape(batch, -1) for name, value in joint.z.items()]
         delta = [] if model.discrete else [(shell - model.mean(joint.decoded, batch)).reshape(batch, size)]
         if model.partition is not None:

@@ -61,6 +61,7 @@ class Follow(TorchFunctionMode):
         u: what the draw returned, `(batch, *latent)`.
         z: latents, `(batch, *latent)`.
         scale: dz/du, `(batch, *latent)`; with gradients if gradients are on. Not there with a replacement.
+        low: whether some of it was below the floor, or below 0.
     """
 
     u: Tensor
@@ -81,7 +82,7 @@ class Follow(TorchFunctionMode):
             u = u.detach().clone().requires_grad_()  # of its own: a view made without gradients cannot be followed
         self.given, self.latent_call, self.replacement = u, latent_call, replacement
         self.grad = torch.is_grad_enabled()
-        self.drew = self.done = False
+        self.drew = self.done = self.low = False
         self.count = self.drawn = 0
         # Kept alive, so that an id stays that of one tensor.
         self.touched: dict[int, Any] = {}
@@ -185,9 +186,11 @@ class Follow(TorchFunctionMode):
 
     def _lift(self, result: Tensor, in_place: bool) -> Tensor:
         """Give z and its scale the floor, where dz/du is below it."""
-        low = (self.scale >= 0) & (self.scale < self.floor)
-        if not bool(low.any()):
+        low = self.scale < self.floor
+        self.low = bool(low.any())
+        if not self.low:  # nothing more to look at
             return result
+        low = low & (self.scale >= 0)
         more = torch.where(low, (self.floor - self.scale) * self.u, 0.0).to(result.dtype)
         self.scale = torch.where(low, self.floor, self.scale)
         return result.add_(more) if in_place else result + more

@@ -155,7 +155,7 @@ class OnePass:
 def _posterior(follow: Follow) -> Posterior:
     """Read location and scale from a pass; a scale that is not positive becomes NaN, which the loss reports."""
     z, scale, u = at_least_float32(follow.z), at_least_float32(follow.scale), follow.u
-    return Posterior(z - scale * u, torch.where(scale < 0, torch.nan, scale))
+    return Posterior(z - scale * u, torch.where(scale < 0, torch.nan, scale) if follow.low else scale)
 
 
 @contextlib.contextmanager

@@ -40,9 +40,7 @@ TRIES = 8
 
 def trace(
     vae: Any,
-    x: Tensor,
-    cond: tuple = (),
-    kwargs: dict[str, Any] | None = None,
+    batch: Batch,
     output: Callable[[Any], Any] | None = None,
     forward: Callable[..., Any] | None = None,
 ) -> TracedParts:
@@ -50,9 +48,7 @@ def trace(
 
     Args:
         vae: the user's module, called as `vae(x, *cond, **kwargs)`.
-        x: example of the data as the VAE sees it, shape `(batch, *event)`.
-        cond: conditions.
-        kwargs: conditions by name.
+        batch: example of the data as the VAE sees it, shape `(batch, *event)`, with conditions.
         output: what to make of what forward returns, as for `vae2aef.wrap`.
         forward: what to call in the place of the module, likewise.
 
@@ -63,8 +59,8 @@ def trace(
     draws: list[Draw] = []
     try:
         _require_eager(vae)
-        batch, entry = Batch(x, cond, kwargs or {}), Entry(vae, output, forward)
-        with untouched(vae), own_random_state(x.device), torch.enable_grad():
+        entry = Entry(vae, output, forward)
+        with untouched(vae), own_random_state(batch.x.device), torch.enable_grad():
             with evaluation_mode(vae):
                 with rows_of_their_own(entry, batch):
                     names = find_awake(entry, batch.head(ROWS), draws)

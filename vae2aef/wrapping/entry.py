@@ -41,7 +41,7 @@ def enter(vae: Any, batch: Batch, given: dict[str, Any], forward: Callable[..., 
             f"no module is found in {describe(vae)}, nor behind forward=: ",
             "pass vae=nn.ModuleList([...]) that holds the networks which forward uses",
         )
-    parts = trace(module, *batch, given.get("output"), forward)
+    parts = trace(module, batch, given.get("output"), forward)
     if module is not vae:
         parts.beside = (module,)
     return parts

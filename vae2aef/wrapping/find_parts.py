@@ -92,7 +92,7 @@ class _Search:
         from vae2aef.tracing.proof import trace
 
         try:
-            parts = trace(self.vae, *self.batch, self.output)
+            parts = trace(self.vae, self.batch, self.output)
         except WrapError as error:
             self.untraced = error
             return None

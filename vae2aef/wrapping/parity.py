@@ -228,6 +228,6 @@ class _Comparison:
         from vae2aef.tracing.proof import trace
 
         try:
-            return trace(self.vae, *self.batch)
+            return trace(self.vae, self.batch)
         except WrapError as error:
             return error

@@ -20,11 +20,11 @@ def ask_for_encoder_scale(
     vae: Any, encoder: Callable, batch: Batch, name: str, untraced: WrapError | None
 ) -> WrapError:
     """Return the error that asks what an encoder's second output is, with its range on the example."""
-    x, cond, kwargs = batch
-    with trial(x.device, vae, encoder):
+    shape = tuple(batch.x.shape)
+    with trial(batch.x.device, vae, encoder):
         try:
-            with naming(f"{name} fails on data of shape {tuple(x.shape)}:", "Pass encoder=lambda x: ... that takes it"):
-                raw = two_tensors(encoder(x, *cond, **kwargs))[1]
+            with naming(f"{name} fails on data of shape {shape}:", "Pass encoder=lambda x: ... that takes it"):
+                raw = two_tensors(encoder(batch.x, *batch.cond, **batch.kwargs))[1]
         except WrapError as error:
             return error if untraced is None else no_parts(vae, [f"{name}: {error.reason}"], untraced)
     tried = "" if untraced is None else f"\nTracing was tried: {untraced.reason}"
