@@ -130,6 +130,18 @@ def test_a_seed_makes_it_the_datums_own():
     torch.testing.assert_close(aef.log_prob(x[2:3], observed=there[2:3], seed=1).value, value[2:3])
 
 
+def test_what_is_not_observed_is_not_looked_at():
+    """Fault: draws made from the data as they came, with whatever stands where nothing was observed."""
+    aef, _ = linear()
+    x, there = torch.randn(4, N), torch.rand(4, N) > 0.4
+    results = [
+        (aef.impute(seen, there, num_samples=64, seed=1), aef.log_prob(seen, observed=there, seed=1).value)
+        for seen in (torch.where(there, x, math.nan), torch.where(there, x, 7.0))
+    ]
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
+
+
 def test_what_cannot_be_done_is_said():
     aef, _ = linear()
     x, there = torch.randn(B, N), torch.ones(B, N, dtype=torch.bool)
