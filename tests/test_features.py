@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from zoo_core import SmallVAE
 
 import vae2aef
-from vae2aef.fan_in import FanInLinear
-from vae2aef.features import FAN_IN, SQUARES, LinearFeatures, NormalizedFeatures, fan_in_scale
+from vae2aef.fan_in import FAN_IN, SQUARES, FanInLinear, fan_in_scale
+from vae2aef.features import LinearFeatures, NormalizedFeatures
 from vae2aef.wrapping.options import build_flow
 
 
@@ -53,6 +53,30 @@ def test_a_step_does_not_grow_with_the_number_of_values(optimizer):
     assert moved[100 * FAN_IN] < 1.5 * moved[4096]
     plain = [step(LinearFeatures((size,), (8,)), torch.ones(1, size), optimizer, 1e-3) for size in (256, 25600)]
     assert plain[1] > 50 * plain[0]  # the parametrisation of 0.1
+
+
+@pytest.mark.parametrize("rows", [1, 2, 512])
+def test_a_chance_w_is_not_scaled_without_bound(rows):
+    """Fault: W' divided by what h happens to be of few rows, or of values that move together: by 150 and more."""
+    most = 2 * 3**0.5 / fan_in_scale(40)
+    scaled = []
+    for seed in range(40):
+        torch.manual_seed(seed)
+        x = torch.rand(rows, 1) + 0.01 * torch.rand(rows, 40)
+        features = LinearFeatures((40,), (1,), example=x)
+        scaled.append(features.linear.weight.detach().abs().max().item() * 40**0.5)
+    assert max(scaled) <= most * (1 + 1e-6) and min(scaled) >= 0.7 * most / 4
+    assert max(scaled) > 0.9 * most  # of some the bound is reached
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0, 1.4e11])
+def test_data_that_do_not_vary_start_as_expected(value):
+    """Fault: what rounding leaves of constant data taken for their spread."""
+    x = torch.full((16, 40), value, dtype=torch.float64)
+    torch.manual_seed(0)
+    features = LinearFeatures((40,), (6,), example=x).double()
+    assert features.linear.weight.detach().abs().max() * 40**0.5 == pytest.approx(3**0.5 / fan_in_scale(40), rel=0.05)
+    assert torch.isfinite(features(x)).all()
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.3, 1.0])

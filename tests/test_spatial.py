@@ -11,7 +11,8 @@ from zoo_core import SmallVAE, shake
 from zoo_grid import CausalVAE, FixedGridVAE, GridVAE, TracedGridVAE, TwoGrids, TwoGridsParts
 
 import vae2aef
-from vae2aef.features import FAN_IN, LinearFeatures, fan_in_scale
+from vae2aef.fan_in import FAN_IN, fan_in_scale
+from vae2aef.features import LinearFeatures
 from vae2aef.grid_flows import ChannelCoupling, CheckerboardCoupling, FanInConv, Invertible1x1Conv, grid_coupling
 from vae2aef.grids import Grid, find_grid
 from vae2aef.patches import PatchFeatures
@@ -113,9 +114,11 @@ def test_a_step_does_not_grow_with_the_patch():
     assert moved[160] < 1.5 * moved[64]
 
 
-def test_local_features_start_with_unit_spread():
-    x = 3 + 2 * torch.rand(32, 1, 8, 8).repeat(1, 2, 1, 1)
-    features = PatchFeatures((2, 8, 8), 5, Grid((4, 4), (0, 0)), example=x)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_local_features_start_with_unit_spread(dtype):
+    """Fault: data of float64 convolved with weights that are float32 until the features are moved."""
+    x = (3 + 2 * torch.rand(32, 1, 8, 8).repeat(1, 2, 1, 1)).to(dtype)
+    features = PatchFeatures((2, 8, 8), 5, Grid((4, 4), (0, 0)), example=x).to(dtype)
     h = features(x) - features.bias.reshape(-1, 1, 1)
     assert h.detach().square().mean() == pytest.approx(1.0, rel=1e-4)
 

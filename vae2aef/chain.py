@@ -147,7 +147,7 @@ class Given:
 
 def added(total: Any, value: Any) -> Any:
     """Return the sum; of the zero that a place begins with, and a first value, that value, without a call of torch."""
-    return value if isinstance(total, float) else total + value
+    return value if isinstance(total, float) and total == 0 else total + value
 
 
 class Generate:

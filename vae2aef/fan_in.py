@@ -1,10 +1,44 @@
-"""A linear layer on whose output one step of an optimizer has an effect that does not grow with its input."""
+"""Linear maps on whose output one step of an optimizer has an effect that is bounded, however large their input."""
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vae2aef.tensors import with_older_buffers
+
+FAN_IN = 256
+"""Up to how many values of x one step of Adam moves h by more, the more there are. Each weight moves by about the
+learning rate a step whatever its gradient, and so h by the sum of |x| over all values: on a picture of 3 x 256 x 256
+that is more than the whole spread of the latent. From 4096 values on it is this that says how much each counts."""
+
+SQUARES = 16
+"""Up to how many values of x one step of SGD moves h by more: such a step moves it by the sum of |x|^2. From this many
+values on each counts for less."""
+
+
+def fan_in_scale(values: int) -> float:
+    """What each of so many values of unit spread is multiplied by before it enters h."""
+    return min(1.0, math.sqrt(SQUARES / values), FAN_IN / values)
+
+
+@torch.no_grad()
+def start_at_one(weight: Tensor, h: Tensor | None, share: float) -> None:
+    """Scale W', uniform in +-1/sqrt(n), so that h, of data of unit spread, starts with a root mean square of 1.
+
+    So h starts where the noise of the VAE was, and z where its prior expects it; h of another spread makes all data
+    want another g_s at once, which a large first step overshoots. A W that happens to say little of the example is
+    scaled to at most twice what is expected, since it may say more of other data.
+
+    Args:
+        weight: W', of n inputs.
+        h: of the example, without its bias; None to do what is expected.
+        share: what each value of unit spread is multiplied by.
+    """
+    expected = math.sqrt(3) / share
+    size = 0.0 if h is None else float(h.square().mean().sqrt())
+    weight.mul_(min(max(1 / size, expected / 2), 2 * expected) if 0 < size < math.inf else expected)
 
 
 class FanInLinear(nn.Linear):

@@ -1,55 +1,25 @@
 """Feature expansions h(x) of the expanded family (Eq. 9)."""
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from vae2aef.fan_in import FAN_IN, fan_in_scale, start_at_one
 from vae2aef.grids import Grid
 from vae2aef.tensors import full_precision, numel, with_older_buffers
 
-FAN_IN = 256
-"""Up to how many values of x one step of Adam moves h by more, the more there are. Each weight moves by about the
-learning rate a step whatever its gradient, and so h by the sum of |x| over all values: on a picture of 3 x 256 x 256
-that is more than the whole spread of the latent. Beyond this many values each counts for less."""
-
-SQUARES = 16
-"""Up to how many values of x one step of SGD moves h by more: such a step moves it by the sum of |x|^2, and so does the
-noise of Adam's. From this many values on each counts for less, too."""
-
 STORED_ROWS = 128
 """Most rows of an example that `NormalizedFeatures` measures its spread on."""
-
-
-def fan_in_scale(values: int) -> float:
-    """What each of so many values of unit spread is multiplied by before it enters h."""
-    return min(1.0, math.sqrt(SQUARES / values), FAN_IN / values)
-
-
-@torch.no_grad()
-def start_at_one(weight: Tensor, h: Tensor, otherwise: float) -> None:
-    """Scale the weight of linear features so that `h`, what they are of an example, has the root mean square 1.
-
-    So h starts where the noise of the VAE was, and z where its prior expects it; h of another spread makes all data
-    want another g_s at once, which a large first step overshoots.
-
-    Args:
-        weight: what h is linear in.
-        h: without its bias.
-        otherwise: the factor if h is (nearly) zero.
-    """
-    size = float(h.square().mean().sqrt()) if h.numel() else 0.0
-    weight.mul_(1 / size if size > 1e-6 and math.isfinite(size) else otherwise)
 
 
 class LinearFeatures(nn.Module):
     """The feature expansion of the paper: h(x) = W x + b, in the parametrisation h(x) = W' (x - center) scale + b'.
 
     With an example, x is centred and brought to unit spread, whatever its range. Each of n values is then multiplied by
-    min(1, sqrt(16 / n), 256 / n) (and W' starts larger by as much), so that the effect of one step of an optimizer on h
-    does not grow with the size of x: maximal-update scaling (Yang & Hu, *Feature Learning in Infinite-Width Neural
-    Networks*, ICML 2021). Over the example, h starts with unit spread. Without one, center is 0, scale 1, and W' starts
+    min(1, sqrt(16 / n), 256 / n) (and W' starts larger by as much), so that one step moves h by no more than 256 values
+    that count in full would (Adam) or 16 (SGD), however many x has: maximal-update scaling (Yang & Hu, *Feature Learning
+    in Infinite-Width Neural Networks*, ICML 2021). Over the example, h starts with unit spread. Without one, center is 0, scale 1, and W' starts
     as torch's linear layer does.
 
     Args:
@@ -126,16 +96,17 @@ class LinearFeatures(nn.Module):
         spread = seen.std(correction=0)
         less = self._share()
         self.center.copy_(center)
-        self.scale.fill_(less / float(spread) if spread > smallest else less)
-        self._start(seen, less)
+        varied = bool(spread > smallest)
+        self.scale.fill_(less / float(spread) if varied else less)
+        self._start(seen / spread * less if varied else None, less)
 
     def _share(self) -> float:
         return fan_in_scale(self.linear.in_features)
 
-    def _start(self, seen: Tensor, less: float) -> None:
-        """Scale W' for data that are centred, `(batch, values)`."""
-        weight = self.linear.weight.double() * self.scale
-        start_at_one(self.linear.weight, nn.functional.linear(seen, weight), 1 / less)
+    def _start(self, unit: Tensor | None, less: float) -> None:
+        """Scale W' for (x - center) scale, `(batch, values)`, on the CPU; None if x does not vary."""
+        weight = self.linear.weight.detach().cpu().double()
+        start_at_one(self.linear.weight, None if unit is None else nn.functional.linear(unit, weight), less)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         none = torch.zeros_like(self.center)
@@ -214,7 +185,7 @@ class NormalizedFeatures(LinearFeatures):
         """Of 256 values on alone: h, whose scale is held, does not start small, and a larger W' would turn slower."""
         return min(1.0, FAN_IN / self.linear.in_features)
 
-    def _start(self, seen: Tensor, less: float) -> None:
+    def _start(self, unit: Tensor | None, less: float) -> None:
         self.linear.weight.div_(less)
 
     def _spread(self) -> Tensor:

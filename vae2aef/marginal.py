@@ -32,8 +32,8 @@ __all__ = ["EstimateWarning", "LogProb", "Proposal", "log_prob", "tune"]
 
 MAX_SAMPLES = 16384
 
-GPU_VALUES = 2**22
-"""Values of data to decode at once on a GPU, at least: what a kernel takes there hardly depends on fewer."""
+GPU_VALUES, GPU_ROWS = 2**22, 2**16
+"""Numbers, and rows, that are decoded at once on a GPU: what a kernel takes there hardly depends on fewer."""
 
 
 @without_gradients
@@ -64,7 +64,7 @@ def log_prob(
             one Gaussian around h(x) for all data, tuned on the first 64 rows of `x` with other draws than the
             estimate's; or pass one from `aef.tune_proposal`. The result is then marked as a `bound`.
         chunk_size: most decoder rows at once. Memory does not depend on K. By default the batch's own size, or
-            more if the data is small (2^15 values in all; 2^22 on a GPU).
+            more if the data is small (2^15 values in all; on a GPU 2^22 numbers of the decoder's).
         seed: a datum's number then depends on the datum, its conditions and the seed alone: not on the batch, its
             order, the chunks or the rank, up to rounding. None takes torch's random state.
         target_error: draw on until each datum's standard error is at most this, in nats.
@@ -118,8 +118,11 @@ def cases(
     decoded: int | None = None,
 ) -> Iterator[Case]:
     """Cut a batch into cases of `at_once` rows, of which `decoded` are decoded at once; see `Case`."""
+    numbers = numel(batch.x.shape[1:]) * (
+        aef.likelihood.per_value or 0
+    )  # of a row of what is decoded, if that is known
     if decoded is None:
-        decoded = max(at_once, GPU_VALUES // max(numel(batch.x.shape[1:]), 1)) if on_gpu(batch.x) else at_once
+        decoded = max(at_once, min(GPU_VALUES // numbers, GPU_ROWS)) if numbers and on_gpu(batch.x) else at_once
     for first in range(0, batch.size, at_once):
         rows = slice(first, first + at_once)
         own = None if random is None else random.rows(rows)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae2aef.features import fan_in_scale, start_at_one
+from vae2aef.fan_in import fan_in_scale, start_at_one
 from vae2aef.grids import Grid
 from vae2aef.tensors import full_precision
 
@@ -63,11 +63,12 @@ class PatchFeatures(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map data `(batch, channels, *grid)` to features `(batch, channels of the latent, *its grid)`."""
         with full_precision(x):
-            x = self._read(x) - self.center
-            if any(self.grid.front):
-                x = F.pad(x, [n for front in reversed(self.grid.front) for n in (front, 0)], mode="replicate")
-            convolve = CONVOLUTIONS[self.grid.dims]
-            return convolve(x, self.weight * self.scale, self.bias, stride=self.grid.factor)
+            return self._of_patches(self._read(x) - self.center, self.weight * self.scale, self.bias)
+
+    def _of_patches(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if any(self.grid.front):
+            x = F.pad(x, [n for front in reversed(self.grid.front) for n in (front, 0)], mode="replicate")
+        return CONVOLUTIONS[self.grid.dims](x, weight, bias, stride=self.grid.factor)
 
     def _read(self, x: Tensor) -> Tensor:
         if self.read is None:
@@ -86,9 +87,11 @@ class PatchFeatures(nn.Module):
         spread = (seen - center).std(correction=0)
         less = fan_in_scale(self.fan_in)
         self.center.copy_(center)
-        self.scale.fill_(less / float(spread) if spread > smallest else less)
-        bias = self.bias.reshape(-1, *(1 for _ in self.grid.factor))
-        start_at_one(self.weight, self(example.cpu()) - bias, 1 / less)
+        varied = bool(spread > smallest)
+        self.scale.fill_(less / float(spread) if varied else less)
+        unit = (seen - center) / spread * less
+        weight = self.weight.detach().cpu().double()
+        start_at_one(self.weight, self._of_patches(unit, weight, None) if varied else None, less)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         errors = args[-1]

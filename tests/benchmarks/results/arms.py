@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import vae2aef
 from vae2aef.comparison.likelihoods import option
 from vae2aef.comparison.nets import MLPVAE
-from vae2aef.features import FAN_IN, fan_in_scale
+from vae2aef.fan_in import FAN_IN, fan_in_scale
 from vae2aef.flows import Bijection, Chain
 from vae2aef.tensors import numel
 

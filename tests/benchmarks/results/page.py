@@ -31,6 +31,12 @@ STARTS = {
 APART = ("mnist-gaussian",)
 """Cells that the front table leaves out: MNIST again, with the likelihood of the paper."""
 
+TITLES = {
+    "mnist": "MNIST", "cifar10": "CIFAR-10 with the logistic", "cifar10-gaussian": "CIFAR-10 with the Gaussian",
+    "digits": "digits", "fashion": "FashionMNIST", "mnist-bits": "MNIST as bits", "mnist2": "MNIST with two latents",
+    "patches": "patches", "shuttle": "Shuttle", "power": "power demand", "genes": "genes",
+}  # fmt: skip
+
 WITHOUT = ("gaussian", "flow", "center")
 """Arms with an exact density: no VAE, or a partition."""
 
@@ -208,6 +214,42 @@ def between(cell: Cell, runs: Runs, arm: str, other: str) -> tuple[MeanInterval 
     return mean_and_error(pairs * factor(cell)), len(both)
 
 
+def against_vae(all_runs: dict[str, Runs]) -> str:
+    """Where each arm of the first table is surely ahead of the VAE, and where behind."""
+    rows = ["| nats against the VAE | surely ahead | surely behind |", "|---|---|---|"]
+    for arm in SHOWN[1:]:
+        cells = (", ".join(_names(all_runs, arm, "vae", sign)) for sign in (1, -1))
+        rows.append(f"| {ARMS[arm].text} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def sides(all_runs: dict[str, Runs], arm: str, other: str) -> str:
+    """Where an arm is surely ahead of another, and where behind, with nats of the test data."""
+    said = []
+    for sign, words in ((1, "surely ahead on"), (-1, "surely behind on")):
+        names = _names(all_runs, arm, other, sign)
+        if names:
+            said.append(f"{words} {_listed(names)}")
+    return ", ".join(said) + " (nats)"
+
+
+def _names(all_runs: dict[str, Runs], arm: str, other: str, sign: int) -> list[str]:
+    found = []
+    for name, runs in all_runs.items():
+        pair, seeds = between(CELLS[name], runs, arm, other)
+        if name in APART or pair is None or seeds < 2:
+            continue
+        mean, interval = pair.mean / factor(CELLS[name]), abs(pair.interval / factor(CELLS[name]))
+        if mean * sign > interval:
+            digits = 1 if abs(mean) < 20 else 0
+            found.append(f"{TITLES[name]} ({number(abs(mean), digits)} ± {number(interval, digits)})")
+    return found
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
 def start(all_runs: dict[str, Runs]) -> str:
     """What the default start of h gives over the small one, over the seeds that both have."""
     cells = list(all_runs)
@@ -284,7 +326,8 @@ def main() -> None:
     tables = {
         "{front}": front(all_runs), "{core_flow}": equal_seconds(all_runs, "small-noise", "noise-flow"),
         "{honest}": against(all_runs, HONEST, "small-aef"), "{beside}": beside(all_runs), "{start}": start(all_runs),
-        "{recommended}": recommended(all_runs),
+        "{recommended}": recommended(all_runs), "{against_vae}": against_vae(all_runs),
+        "{sigma}": sides(all_runs, "aef-noise", "aef"), "{prior}": sides(all_runs, "noise-prior", "aef-noise"),
     }  # fmt: skip
     parts = [(Path(__file__).parent / "text.md").read_text()]
     for name, made in tables.items():
