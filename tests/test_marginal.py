@@ -12,6 +12,7 @@ from zoo_core import LinearGaussianVAE, SmallVAE
 
 import vae2aef
 from vae2aef.marginal import Proposal
+from vae2aef.tensors import rows_on_gpu
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -99,7 +100,7 @@ def test_a_gpu_decodes_more_rows_at_once_unless_told_how_many(monkeypatch):
     monkeypatch.setattr("vae2aef.marginal.rows_at_once", lambda *_: 3)
     few = aef.log_prob(x, num_samples=64, seed=0)
     assert max(seen) == 3
-    monkeypatch.setattr("vae2aef.marginal.on_gpu", lambda _: True)
+    monkeypatch.setattr("vae2aef.tensors.on_gpu", lambda _: True)
     many = aef.log_prob(x, num_samples=64, seed=0)
     assert max(seen) >= 64 * 3
     torch.testing.assert_close(many.value, few.value)
@@ -109,6 +110,9 @@ def test_a_gpu_decodes_more_rows_at_once_unless_told_how_many(monkeypatch):
     seen.clear()
     aef.check_log_prob(3, num_samples=64, seed=0)
     assert max(seen) >= 63
+    monkeypatch.setattr("vae2aef.tensors.GPU_NUMBERS", 10 * x[0].numel())  # fault: values of x for what is decoded
+    for per_value, rows in ((1, 10), (2, 5), (5, 3), (None, 3)):
+        assert rows_on_gpu(x, 3, per_value) == rows
 
 
 def test_the_encoder_runs_once():

@@ -113,9 +113,8 @@ def test_what_is_said_of_the_early_lead(page, runs):
     for name in ("mnist", "cifar10-gaussian"):
         own = [first(runs[name], arm)["validation_nats"] for arm in ("vae", "aef-noise")]
         lead[name] = [-page.factor(page.CELLS[name]) * (own[0][at][1] - own[1][at][1]) for at in (1, -1)]
-    assert said(
-        f"MNIST: {shown(lead['mnist'][0], 3)} bits per dimension after 400 steps, {shown(lead['mnist'][1], 3)} after 2000"
-    )
+    soon, then = (shown(bits, 3) for bits in lead["mnist"])
+    assert said(f"MNIST: {soon} bits per dimension after 400 steps, {then} after 2000")
     early, late = (shown(bits, 2) for bits in lead["cifar10-gaussian"])
     assert said(f"CIFAR-10 with the Gaussian: {early} after 400, {late} after 2000")
     after = {
@@ -178,7 +177,8 @@ def test_what_is_said_of_the_prior(page, front):
     of = {name: shown(gains[name], 1 if gains[name] < 5 else 0) for name in IMAGES}
     assert said(
         f"it has {of['mnist']} nats on MNIST, {of['mnist-bits']} on MNIST as bits, {of['fashion']} on FashionMNIST, "
-        f"{of['patches']} on patches, {of['cifar10']} on CIFAR-10 with the logistic and {of['cifar10-gaussian']} with the "
+        f"{of['patches']} on patches, {of['cifar10']} on CIFAR-10 with the logistic and "
+        f"{of['cifar10-gaussian']} with the Gaussian"
     )
 
 

@@ -18,9 +18,9 @@ class LinearFeatures(nn.Module):
 
     With an example, x is centred and brought to unit spread, whatever its range. Each of n values is then multiplied by
     min(1, sqrt(16 / n), 256 / n) (and W' starts larger by as much), so that one step moves h by no more than 256 values
-    that count in full would (Adam) or 16 (SGD), however many x has: maximal-update scaling (Yang & Hu, *Feature Learning
-    in Infinite-Width Neural Networks*, ICML 2021). Over the example, h starts with unit spread. Without one, center is 0, scale 1, and W' starts
-    as torch's linear layer does.
+    that count in full would (Adam) or 16 (SGD), however many x has: maximal-update scaling (Yang & Hu, *Feature
+    Learning in Infinite-Width Neural Networks*, ICML 2021). Over the example, h starts with unit spread. Without one,
+    center is 0, scale 1, and W' starts as torch's linear layer does.
 
     Args:
         event_shape: shape of one event of data.

@@ -23,7 +23,7 @@ from vae2aef.evidence import EstimateWarning, LogProb, Sums, warn_of
 from vae2aef.modes import evaluation_mode
 from vae2aef.proposals import Proposal, tune
 from vae2aef.samplers import Fitted, Sampler, sampler
-from vae2aef.tensors import numel, on_gpu, without_gradients
+from vae2aef.tensors import numel, rows_on_gpu, without_gradients
 
 if TYPE_CHECKING:
     from vae2aef.aef import AEF
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["EstimateWarning", "LogProb", "Proposal", "log_prob", "tune"]
 
 MAX_SAMPLES = 16384
-
-GPU_VALUES, GPU_ROWS = 2**22, 2**16
-"""Numbers, and rows, that are decoded at once on a GPU: what a kernel takes there hardly depends on fewer."""
 
 
 @without_gradients
@@ -118,11 +115,8 @@ def cases(
     decoded: int | None = None,
 ) -> Iterator[Case]:
     """Cut a batch into cases of `at_once` rows, of which `decoded` are decoded at once; see `Case`."""
-    numbers = numel(batch.x.shape[1:]) * (
-        aef.likelihood.per_value or 0
-    )  # of a row of what is decoded, if that is known
     if decoded is None:
-        decoded = max(at_once, min(GPU_VALUES // numbers, GPU_ROWS)) if numbers and on_gpu(batch.x) else at_once
+        decoded = rows_on_gpu(batch.x, at_once, getattr(aef.likelihood, "per_value", None))
     for first in range(0, batch.size, at_once):
         rows = slice(first, first + at_once)
         own = None if random is None else random.rows(rows)

@@ -12,6 +12,9 @@ from torch.nn.utils.rnn import PackedSequence
 P = ParamSpec("P")
 R = TypeVar("R")
 
+GPU_NUMBERS, GPU_ROWS = 2**22, 2**16
+"""Numbers, and rows, that are decoded at once on a GPU, at most."""
+
 
 def sum_event(values: Tensor) -> Tensor:
     """Sum over everything but the batch: `(batch, *event)` gives `(batch,)`."""
@@ -33,6 +36,15 @@ def full_precision(values: Tensor) -> contextlib.AbstractContextManager[Any]:
 def on_gpu(x: Tensor) -> bool:
     """Return whether a tensor lies on a CUDA device."""
     return x.is_cuda
+
+
+def rows_on_gpu(x: Tensor, at_once: int, per_value: int | None) -> int:
+    """Return how many rows to decode at once, with `per_value` numbers for each value of x, if that is known.
+
+    On a GPU more than `at_once`: what a kernel takes there hardly depends on fewer numbers.
+    """
+    numbers = numel(x.shape[1:]) * (per_value or 0)
+    return max(at_once, min(GPU_NUMBERS // numbers, GPU_ROWS)) if numbers and on_gpu(x) else at_once
 
 
 def numel(shape: Sequence[int]) -> int:
