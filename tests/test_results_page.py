@@ -192,7 +192,7 @@ def test_what_is_said_of_the_recommended(page, runs):
             worse[name] = best, shown(abs(nats(page, own, "noise-prior", best)[0] * page.factor(cell)), 3)
     assert said("on digits and genes the VAE with the flow prior is ahead (0.010 bits; 5.5 nats), on patches and")
     assert said("FashionMNIST σ = 0 with it (0.043 and 0.003 bits)") and said("on all but four")
-    assert worse["genes"][0] == "vae-prior" and worse.pop("genes")[1].startswith("5.49")
+    assert worse["genes"][0] == "vae-prior" and worse.pop("genes")[1] == "5.489"
     assert worse == {
         "digits": ("vae-prior", "0.010"), "patches": ("aef-prior", "0.043"), "fashion": ("aef-prior", "0.003"),
     }  # fmt: skip
@@ -214,7 +214,17 @@ def test_what_is_said_of_the_papers_likelihood(page, runs):
         f"{shown(-found[arm].difference.mean, 3)} ± {shown(found[arm].difference.interval, 3)}"
         for arm in ("aef-noise", "aef", "noise-prior")
     )
-    assert said(f"σ = 0.3 is {one} bits ahead of the VAE, σ = 0 {two}, σ = 0.3 with the flow prior {three}")
+    assert said(
+        f"over the VAE σ = 0.3 has {one} bits, σ = 0 {two}, σ = 0.3 with the flow prior {three}: nothing is sure"
+    )
+    assert all(abs(line.difference.mean) < line.difference.interval for arm, line in found.items()
+               if arm in page.SHOWN[1:])  # fmt: skip
+    looks = [run["validation_nats"] for arm, own in runs["mnist-gaussian"].items() for run in own.values()
+             if not arm.startswith("vae") and arm not in page.WITHOUT]  # fmt: skip
+    assert said("in no AEF was the last look at held-out data the best")
+    assert said("By one seed the smaller start was ahead") and nats(
+        page, runs["mnist-gaussian"], "aef-noise", "small-noise")[2] < 0  # fmt: skip
+    assert all(min(look, key=lambda p: p[1])[0] < look[-1][0] for look in looks)
 
 
 def test_the_targets_that_are_not_reached(page, runs):
@@ -245,7 +255,7 @@ def test_what_is_said_of_the_start_of_h(page, runs):
     assert sure == {
         ("mnist", "aef-noise"): "−0.002", ("mnist-bits", "aef-noise"): "−0.764", ("mnist", "aef"): "0.003",
         ("mnist", "aef-prior"): "0.004", ("digits", "aef-prior"): "0.018", ("patches", "aef-prior"): "0.033",
-        ("shuttle", "aef"): "1.266", ("genes", "features"): "−1.460",
+        ("shuttle", "aef"): "1.267", ("genes", "features"): "−1.456",
     }  # fmt: skip
     early = {
         name: [own["small-noise"][s]["validation_nats"][1][1] - own["aef-noise"][s]["validation_nats"][1][1]
@@ -302,9 +312,9 @@ def test_what_is_said_of_densities_on_x(page, runs):
         values = [np.mean(first(runs[name], arm)["log_prob"]) for arm in arms if arm in runs[name]]
         return max(values) * page.factor(page.CELLS[name])
 
-    assert said("on patches the flow is 1.4 bits ahead of the best arm, on Shuttle 4 nats")
+    assert said("on patches the flow is 1.3 bits ahead of the best arm, on Shuttle 4 nats")
     assert said("on CIFAR-10 one Gaussian is 1.9 bits ahead of every VAE and AEF")
-    assert best("patches", page.SHOWN) - best("patches", ["flow"]) == pytest.approx(1.4, abs=0.051)
+    assert best("patches", page.SHOWN) - best("patches", ["flow"]) == pytest.approx(1.3, abs=0.051)
     assert best("shuttle", ["flow"]) - best("shuttle", page.SHOWN) == pytest.approx(4, abs=0.51)
     for name in ("cifar10", "cifar10-gaussian"):
         arms = set(runs[name]) - set(page.WITHOUT)
