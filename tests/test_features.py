@@ -65,7 +65,7 @@ def test_a_chance_w_is_not_scaled_without_bound(rows):
         x = torch.rand(rows, 1) + 0.01 * torch.rand(rows, 40)
         features = LinearFeatures((40,), (1,), example=x)
         scaled.append(features.linear.weight.detach().abs().max().item() * 40**0.5)
-    assert max(scaled) <= most * (1 + 1e-6) and min(scaled) >= 0.7 * most / 4
+    assert max(scaled) <= most * (1 + 1e-6)
     assert max(scaled) > 0.9 * most  # of some the bound is reached
 
 

@@ -38,7 +38,7 @@ def start_at_one(weight: Tensor, h: Tensor | None, share: float) -> None:
     """
     expected = math.sqrt(3) / share
     size = 0.0 if h is None else float(h.square().mean().sqrt())
-    weight.mul_(min(max(1 / size, expected / 2), 2 * expected) if 0 < size < math.inf else expected)
+    weight.mul_(min(1 / size, 2 * expected) if 0 < size < math.inf else expected)
 
 
 class FanInLinear(nn.Linear):
