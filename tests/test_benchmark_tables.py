@@ -1,7 +1,11 @@
 """The tables of docs/benchmarks.md that are made from raw runs in docs/results/other, and what is said below them."""
 
+import argparse
 import itertools
 import json
+import re
+import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -97,3 +101,38 @@ def test_the_papers_protocol_is_that_of_the_runs(written):
     assert paper_protocol.table(runs) in written and paper_protocol.table(runs[1:]) not in written
     assert said(written, "of the fifteen runs") and said(written, "six came to an end")
     assert len(paper_protocol.RUNS) == 15 and len(runs) == 6 and {run["run"] for run in runs} < set(paper_protocol.RUNS)
+
+
+class ParsedError(Exception):
+    """The command line was read to its end."""
+
+
+def commands():
+    """Every command of a benchmark that a page, CONTRIBUTING or the script itself shows, options in brackets too."""
+    files = [*(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md", *(ROOT / "tests" / "benchmarks").rglob("*.py")]
+    found = set()
+    for path in files:
+        for line in re.findall(r"python (tests/benchmarks/[^`\n#]*)", path.read_text(encoding="utf-8")):
+            words = line.replace("[", "").replace("]", "").replace(" ...", "").split()
+            if len(words) > 1:
+                found.add(" ".join(words))
+    return sorted(found)
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_command_that_is_shown_is_understood(command, monkeypatch):
+    """Fault: a subcommand that the script has no more."""
+    script, *words = command.split()
+    real = argparse.ArgumentParser.parse_args
+
+    def parse(parser, *args, **kwargs):
+        real(parser, *args, **kwargs)
+        raise ParsedError
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
+    monkeypatch.setattr(sys, "argv", [script, *words])
+    try:
+        with pytest.raises(ParsedError):
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+    except ImportError as error:
+        pytest.skip(f"{script} needs {error.name}")

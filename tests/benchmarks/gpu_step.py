@@ -8,9 +8,9 @@ Milliseconds of the VAE's step, and the ratios of the two AEFs to it: quartiles.
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
-import sys
 import time
 from pathlib import Path
 
@@ -50,9 +50,12 @@ def quartiles(batch: int) -> dict[str, list[float]]:
 
 def main() -> None:
     """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    options = parser.parse_args()
     found = {str(batch): quartiles(batch) for batch in (128, 1024)}
     found["machine"] = torch.cuda.get_device_name()
-    Path(sys.argv[1]).write_text(json.dumps(found) + "\n")
+    options.out.write_text(json.dumps(found) + "\n")
     print(json.dumps(found, indent=1))
 
 

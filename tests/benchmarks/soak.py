@@ -116,15 +116,18 @@ def soak(kind: str, steps: int, path: Path) -> bool:
 def main() -> None:
     """Print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
+    parser.add_argument("kinds", nargs="*", help=f"of {', '.join(KINDS)}; all if none is named")
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--mnist", type=Path, default=Path("mnist.npz"))
     args = parser.parse_args()
+    unknown = [kind for kind in args.kinds if kind not in KINDS]
+    if unknown:
+        parser.error(f"expected {', '.join(KINDS)}, got {', '.join(unknown)}")
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     print("| data | first loss | largest | last 100 | all finite | MiB after 1 step | after a fifth | at the end |")
     print("|---|---:|---:|---:|---|---:|---:|---:|")
-    well = [soak(kind, args.steps, args.mnist) for kind in args.kinds]
+    well = [soak(kind, args.steps, args.mnist) for kind in args.kinds or KINDS]
     sys.exit(0 if all(well) else 1)
 
 

@@ -1,4 +1,4 @@
-"""Run the results page: `python tests/benchmarks/results run --data FOLDER --out FOLDER`; resumable.
+"""Run the results page: `python tests/benchmarks/results --data FOLDER --out FOLDER`; resumable.
 
 Each run (cell, arm, seed) is a file of its own; a run that is there is not done again. `--workers` processes take what
 is left, in an order that finishes one seed of the main arms first.
