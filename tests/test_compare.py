@@ -423,11 +423,11 @@ def test_a_pyro_vae(tmp_path):
     pyro = pytest.importorskip("pyro")
     np.save(tmp_path / "a.npy", load("digits").x_train[:200].flatten(1).numpy())
     pyro.clear_param_store()
-    options = SMALL | {"vae": "test_compare:pyro_vae", "data": str(tmp_path / "a.npy"), "bins": 17, "steps": 60}
+    options = SMALL | {"vae": "test_compare:pyro_vae", "data": str(tmp_path / "a.npy"), "bins": 17, "steps": 120}
     rows = compare(Options(**options), tmp_path / "out", mute())
     assert [row.arm for row in rows] == list(ARMS)
     assert all(2 < row.bits_per_dim < 6 for row in rows)
-    assert [row.best_steps for row in rows] == [[60]] * 4  # each arm learned
+    assert [row.best_steps for row in rows] == [[120]] * 4  # each arm learned
     assert "In all arms: PyroVAE" in (tmp_path / "out" / "report.html").read_text()
     pyro.clear_param_store()
     (alone,) = compare(Options(**options, arms=("aef-noise",)), tmp_path / "alone", mute())

@@ -79,14 +79,21 @@ def test_equals_quadrature_on_a_curved_model() -> None:
 
 
 @pytest.mark.slow
-def test_equals_quadrature_with_flow_prior_preprocessing_and_conditions() -> None:
-    """A flow prior's curvature is no multiple of the identity."""
+@pytest.mark.parametrize(("proposal", "spread"), [("laplace", 0.58), (None, 1.0)])
+def test_equals_quadrature_with_flow_prior_preprocessing_and_conditions(proposal: str | None, spread: float) -> None:
+    """A flow prior's curvature is no multiple of the identity.
+
+    One Gaussian is at the mode that h leads to, which from unit spread is not the highest of one of these data; the
+    search finds that.
+    """
     x, shift = torch.rand(4, 5), torch.randn(4, 1)
     aef = vae2aef.wrap(
         TinyVAE(5, 2, curved=True), example=(x, shift), encoder_scale="log_var", prior="coupling",
         preprocess=["logit", "standardize"], residual=0.4, noise=0.3,
     )  # fmt: skip
-    estimate = aef.log_prob(x, shift, num_samples=4000, proposal="laplace", chunk_size=3)
+    with torch.no_grad():
+        aef.core.features.linear.weight.mul_(spread)
+    estimate = aef.log_prob(x, shift, num_samples=4000, proposal=proposal, chunk_size=3)
     error = (estimate.value - by_quadrature(aef, x, shift)).abs()
     assert bool((error < 5 * estimate.std_error + 1e-3).all()), error
 
