@@ -1,5 +1,6 @@
 """The arms of the results page are what they say."""
 
+import contextlib
 import math
 from pathlib import Path
 
@@ -162,3 +163,44 @@ def test_an_arm_starts_as_it_was_run(results):
     torch.testing.assert_close(small.linear.weight, held.linear.weight, rtol=1e-3, atol=1e-6)  # the same draw
     h = small(x) - small.linear.bias
     assert 0.4 < float(h.detach().square().mean().sqrt()) < 0.8
+
+
+def test_after_a_capture_training_begins_anew(monkeypatch):
+    """Fault: weights, or the optimizer's moments, left where the warm-up brought them. Without a GPU: a stand-in."""
+    monkeypatch.syspath_prepend(HERE)
+    from captured import captured
+
+    class Stream:
+        def wait_stream(self, other):
+            pass
+
+    class Graph:
+        def replay(self):
+            update()
+
+    for name, value in {"Stream": Stream, "current_stream": Stream, "CUDAGraph": Graph}.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    for name in ("stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, lambda _: contextlib.nullcontext())
+    model, x = torch.nn.Linear(3, 2), torch.rand(5, 3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1, foreach=True)
+
+    def update():
+        optimizer.zero_grad(set_to_none=False)
+        model(x).square().sum().backward()
+        optimizer.step()
+
+    before = [p.detach().clone() for p in model.parameters()]
+    replay = captured(update, model, optimizer)
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+    states = [value for state in optimizer.state.values() for value in state.values()]
+    assert len(states) == 6 and not any(value.any() for value in states)
+    replay()
+    fresh = torch.nn.Linear(3, 2)
+    for p, q in zip(fresh.parameters(), before, strict=True):
+        p.data.copy_(q)
+    first = torch.optim.Adam(fresh.parameters(), lr=0.1, foreach=True)
+    fresh(x).square().sum().backward()
+    first.step()
+    for p, q in zip(model.parameters(), fresh.parameters(), strict=True):
+        torch.testing.assert_close(p, q)

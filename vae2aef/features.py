@@ -94,19 +94,19 @@ class LinearFeatures(nn.Module):
             center = seen.mean().expand_as(self.center)
         seen = seen - center
         spread = seen.std(correction=0)
-        less = self._share()
+        share = self._share()
         self.center.copy_(center)
         varied = bool(spread > smallest)
-        self.scale.fill_(less / float(spread) if varied else less)
-        self._start(seen / spread * less if varied else None, less)
+        self.scale.fill_(share / float(spread) if varied else share)
+        self._start(seen / spread * share if varied else None, share)
 
     def _share(self) -> float:
         return fan_in_scale(self.linear.in_features)
 
-    def _start(self, unit: Tensor | None, less: float) -> None:
+    def _start(self, unit: Tensor | None, share: float) -> None:
         """Scale W' for (x - center) scale, `(batch, values)`, on the CPU; None if x does not vary."""
         weight = self.linear.weight.detach().cpu().double()
-        start_at_one(self.linear.weight, None if unit is None else nn.functional.linear(unit, weight), less)
+        start_at_one(self.linear.weight, None if unit is None else nn.functional.linear(unit, weight), share)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         none = torch.zeros_like(self.center)
@@ -185,8 +185,8 @@ class NormalizedFeatures(LinearFeatures):
         """Of 256 values on alone: h, whose scale is held, does not start small, and a larger W' would turn slower."""
         return min(1.0, FAN_IN / self.linear.in_features)
 
-    def _start(self, unit: Tensor | None, less: float) -> None:
-        self.linear.weight.div_(less)
+    def _start(self, unit: Tensor | None, share: float) -> None:
+        self.linear.weight.div_(share)
 
     def _spread(self) -> Tensor:
         """Root mean square of each feature over the stored rows, `(D,)`."""

@@ -100,7 +100,7 @@ def log_prob(
 
     at_once = rows_at_once(aef, batch.x.shape, proposal, chunk_size, 2**18 if method == "ais" else 2**15)
     with evaluation_mode(aef):
-        decoded = chunk_size and at_once
+        decoded = None if chunk_size is None else at_once
         found = torch.cat([chunk(case) for case in cases(aef, batch, at_once, random, None, observed, decoded)], dim=1)
     return _checked(found, common)
 

@@ -85,13 +85,13 @@ class PatchFeatures(nn.Module):
         smallest = 1e-6 * seen.abs().max()
         center = seen.transpose(0, 1).flatten(1).mean(1).reshape(self.center.shape)
         spread = (seen - center).std(correction=0)
-        less = fan_in_scale(self.fan_in)
+        share = fan_in_scale(self.fan_in)
         self.center.copy_(center)
         varied = bool(spread > smallest)
-        self.scale.fill_(less / float(spread) if varied else less)
-        unit = (seen - center) / spread * less
+        self.scale.fill_(share / float(spread) if varied else share)
+        unit = (seen - center) / spread * share
         weight = self.weight.detach().cpu().double()
-        start_at_one(self.weight, self._of_patches(unit, weight, None) if varied else None, less)
+        start_at_one(self.weight, self._of_patches(unit, weight, None) if varied else None, share)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         errors = args[-1]

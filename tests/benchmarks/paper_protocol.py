@@ -20,7 +20,6 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from vae2aef.flows import Chain
 from vae2aef.preprocess import Logit, Standardize, bits_per_dim
 
 sys.path.insert(0, str(Path(__file__).parent / "results"))
+from captured import captured
 from losses import plain
 
 STEPS, LOOKS, BATCH, RATE, VALIDATION, TEST, DRAWS = 100_000, 100, 128, 1e-3, 6000, 500, 200
@@ -77,7 +77,7 @@ class Training:
         self.aef, self.levels = aef, levels
         on_gpu = levels.is_cuda
         self.optimizer = torch.optim.Adam(aef.parameters(), lr=RATE, capturable=on_gpu, foreach=True)
-        self.update: Callable[[], None] = self._captured() if on_gpu else self._update
+        self.update = captured(self._update, aef, self.optimizer) if on_gpu else self._update
 
     def until(self, steps: int) -> None:
         """Take so many steps."""
@@ -95,25 +95,6 @@ class Training:
         self.optimizer.zero_grad(set_to_none=False)
         plain(self.aef, x).backward()
         self.optimizer.step()
-
-    def _captured(self) -> Callable[[], None]:
-        weights = copy.deepcopy(self.aef.state_dict())
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                self._update()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._update()
-        with torch.no_grad():  # from the start again
-            for name, value in self.aef.state_dict().items():
-                value.copy_(weights[name])
-            for state in self.optimizer.state.values():
-                for value in state.values():
-                    value.zero_()
-        return graph.replay
 
 
 @torch.no_grad()

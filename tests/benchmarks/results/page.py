@@ -294,9 +294,7 @@ def picture(all_runs: dict[str, Runs], path: Path) -> None:
     """Learning curves of the first seed: held-out log p(x) against the step."""
     from matplotlib.figure import Figure
 
-    names = [
-        name for name in ("mnist", "fashion", "cifar10-gaussian", "mnist-bits", "patches", "digits") if name in all_runs
-    ]
+    names = [name for name in PICTURED if name in all_runs]
     figure = Figure(figsize=(12, 6.4), layout="constrained", facecolor="white")
     for axes, name in zip(figure.subplots(2, 3).flat, names, strict=False):
         cell = CELLS[name]

@@ -12,6 +12,7 @@ from typing import Any
 import beside
 import torch
 from arms import ARMS, DENSITIES, Arm, build
+from captured import captured
 from cells import Cell, Data, as_density, scored
 from losses import Loss, loss_of, weighted
 from torch import Tensor
@@ -81,7 +82,7 @@ class Training:
         self.batch = self._batch()
         self.replay: Callable[[], None] | None = None
         if on_gpu and graph:
-            self._capture()
+            self.replay, self.captured = captured(self._update, aef, self.optimizer), True
 
     def until(self, step: int, steps: int) -> float:
         """Train to a step; return the seconds of training so far."""
@@ -119,26 +120,6 @@ class Training:
         self.loss(self.aef, self.batch).backward()
         torch.nn.utils.clip_grad_norm_(self.aef.parameters(), CLIP, foreach=True)
         self.optimizer.step()
-
-    def _capture(self) -> None:
-        """Warm up and capture a step; weights and optimizer begin anew afterwards."""
-        weights = copy.deepcopy(self.aef.state_dict())
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                self._update()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._update()
-        self.replay, self.captured = graph.replay, True
-        with torch.no_grad():
-            for name, value in self.aef.state_dict().items():
-                value.copy_(weights[name])
-            for state in self.optimizer.state.values():
-                for value in state.values():
-                    value.zero_()
 
 
 def gauge(aef: vae2aef.AEF, x: Tensor) -> dict[str, float]:
