@@ -15,7 +15,7 @@ MOST_LINES, MOST_WAYS, MOST_BODY = 250, 15, 40
 
 LAYERS = (
     ("added", "batch", "draws", "errors", "evidence", "fan_in", "generators", "grids", "holding", "modes", "pareto",
-     "schedules", "tensors"),
+     "renamed", "schedules", "tensors"),
     ("core", "features", "flows", "grid_flows", "likelihood", "masked", "patches", "preprocess", "priors", "protocols",
      "residual"),
     ("parts",),

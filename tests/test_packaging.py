@@ -95,10 +95,23 @@ def test_the_oldest_pair_of_ci_is_the_floor():
     assert f"VAE2AEF_TORCH:-{pairs[-1][1]}" in (ROOT / ".ci" / "run").read_text()
 
 
-@pytest.mark.parametrize(("old", "name"), [("vae2aef.nets", "MLPVAE"), ("vae2aef.optimizers", "OptimizerWarning")])
-def test_modules_of_0_1_warn_with_their_successor(old, name):
-    with pytest.warns(DeprecationWarning, match=rf"{old} is now vae2aef\.\w+\.\w+"):
-        assert getattr(importlib.import_module(old), name).__name__ == name
+@pytest.mark.parametrize(
+    ("old", "name", "today"),
+    [
+        ("vae2aef.nets", "MLPVAE", "vae2aef.comparison.nets.MLPVAE"),
+        ("vae2aef.optimizers", "OptimizerWarning", "vae2aef.wrapping.optimizer_warning.OptimizerWarning"),
+        ("vae2aef.svi.aef", "PyroAEF", "vae2aef.aef.AEF"),
+    ],
+)
+def test_modules_of_0_1_warn_with_their_successor(old, name, today):
+    module, _, attribute = today.rpartition(".")
+    same = attribute == name
+    said = f"{old} is now {module}$" if same else f"{old}.{name} is now {today}$"
+    with pytest.warns(DeprecationWarning, match=said) as caught:
+        assert getattr(importlib.import_module(old), name) is getattr(importlib.import_module(module), attribute)
+    assert [Path(warning.filename).name for warning in caught] == ["test_packaging.py"]
+    with pytest.raises(AttributeError, match=f"module '{old}' has no attribute 'nothing'"):
+        importlib.import_module(old).nothing  # noqa: B018
 
 
 PUBLIC = {
@@ -107,10 +120,15 @@ PUBLIC = {
     "WrapError bits_per_dim check dequantize from_pyro register_adapter wrap",
     "vae2aef.core": "Expansion LinearFeatures NoFeatures Partition partition_mask",
     "vae2aef.diagnostics": "Finding Report check",
+    "vae2aef.diagnostics.findings": "Finding Report",
     "vae2aef.interop": "DistributionPrior as_bijection as_prior posterior_flow",
     "vae2aef.marginal": "Proposal log_prob tune",
     "vae2aef.svi": "AEF_ELBO from_pyro",
+    "vae2aef.svi.convert": "from_pyro",
+    "vae2aef.svi.elbo": "AEF_ELBO",
     "vae2aef.testing": "check_gradients check_invertible check_jacobian",
+    "vae2aef.tracing.parts": "TracedParts",
+    "vae2aef.tracing.proof": "trace",
     "vae2aef.training": "AEFTask",
     "vae2aef.AEF": "forward encode decode reconstruct denoise sample log_prob tune_proposal expanded_log_prob noise "
     "added_parameters added core core_flow latent_shape residual",

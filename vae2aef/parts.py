@@ -56,7 +56,7 @@ class Posterior(NamedTuple):
                 f"the encoder returned a latent of shape {tuple(self.loc.shape)}, where the features have "
                 f"{tuple(u.shape)}"
             )
-        z = torch.addcmul(self.loc, self.scale, u)  # loc + scale u
+        z = self.loc + self.scale * u
         log_det = sum_event(self.scale.log().expand_as(z))
         if self.transform is None:
             return z, log_det
@@ -94,14 +94,14 @@ class VAEParts(abc.ABC):
     Attributes:
         prior: module with `log_prob(z) -> (batch,)` and `sample(n)`; None for the standard normal.
         likelihood: what the VAE is trained with, as for `wrap`; None if unknown, or the decoder returns densities.
-        taken: what was taken from the VAE, a line each; shown by `print(aef)`.
-        assumed: what was assumed, a line each.
+        taken, assumed: what was taken from the VAE, and what was assumed, a line each; shown by `print(aef)`.
         beside: modules of the VAE that are not inside it: trained, moved and saved with it.
         needs_rows: whether it cannot be run on an empty batch.
         output: applied to what the VAE returns for the data, before it is read; None for nothing.
         known: whether an adapter was written for the VAE's class, so that what it does not read is not there.
         compared: what came of comparing it with the VAE's own forward; empty if it is that.
         decoder_scale: what its decoder's second output is, one of `SCALES`; None if it is not known.
+        aef_class: a class derived from `AEF`, where data come in another form than one tensor; None for `AEF`.
     """
 
     prior: Any = None
@@ -111,6 +111,7 @@ class VAEParts(abc.ABC):
     decoder_scale: str | None = "std"
     likelihood: Any = None
     needs_rows: bool = False
+    aef_class: Any = None
     beside: tuple[nn.Module, ...] = ()
     taken: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()

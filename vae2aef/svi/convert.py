@@ -9,7 +9,7 @@ from vae2aef.errors import WrapError
 from vae2aef.svi.pair import PyroPair
 from vae2aef.svi.program import PyroProgram
 from vae2aef.svi.reading import with_defaults
-from vae2aef.svi.sequences import SequenceAEF, core_of_sequences, reads
+from vae2aef.svi.sequences import core_of_sequences, reads
 from vae2aef.svi.single import SinglePyro, read_pair
 from vae2aef.wrapping import wrap
 from vae2aef.wrapping.choices import CoreOption, FlowOption, PriorOption
@@ -81,6 +81,5 @@ def from_pyro(
     options: dict[str, Any] = {"core": core, "core_flow": core_flow, "preprocess": preprocess, "noise": noise}
     aef = wrap(pair, example=(x, *cond, named), prior=prior, likelihood=likelihood, **options)
     if pair.sequences is not None:
-        aef.__class__ = SequenceAEF  # the same parts and values, and data may come packed or in a list
         aef.say(reads(aef.by_latent()))
     return aef

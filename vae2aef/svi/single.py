@@ -17,6 +17,7 @@ from vae2aef.residual import Residual
 from vae2aef.svi.pair import PyroPair
 from vae2aef.svi.placing import SitePrior, is_masked
 from vae2aef.svi.program import PyroProgram
+from vae2aef.svi.sequences import SequenceAEF
 from vae2aef.tensors import at_least_float32, mean_of
 
 
@@ -35,11 +36,13 @@ def read_pair(pair: PyroPair, batch: Batch) -> "SinglePyro | PyroProgram":
         WrapError: for anything that makes no AEF; names the site and the fix.
     """
     program = PyroProgram(pair, batch)
+    parts: SinglePyro | PyroProgram = program
     try:
-        return SinglePyro(program, batch)
+        parts = SinglePyro(program, batch)
     except NotSingle as why:
         program.not_single = str(why)
-        return program
+    parts.aef_class = None if pair.sequences is None else SequenceAEF
+    return parts
 
 
 class _Reached(Exception):

@@ -195,7 +195,7 @@ def _wrapped(
     core_flow = flow_of(options["core_flow"], core)
     sites = build_sites(core, core_flow, noise, parts, seen, batch.x, the_likelihood)
     said = {**options, "core": core, "core_flow": core_flow, "likelihood": choice.option}
-    aef = AEF(
+    aef = (parts.aef_class or AEF)(
         vae,
         parts,
         sites=begin(start, sites),
