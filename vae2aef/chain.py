@@ -108,7 +108,7 @@ class Infer:
             # Given x and the latents before it, z is N(loc + scale h(x), (scale sigma)^2); not by another `push`, which
             # runs a VAE anew that is only known as a whole.
             scale = posterior.scale
-            self.spread[name] = torch.addcmul(posterior.loc, scale, self.core[name]), self.sigma[name] * scale
+            self.spread[name] = posterior.loc + scale * self.core[name], self.sigma[name] * scale
         if posterior.mask is not None:  # rows that have no such latent
             self.masks[name] = posterior.mask
             log_det, entropy = torch.where(posterior.mask, log_det, 0.0), torch.where(posterior.mask, entropy, 0.0)
