@@ -44,6 +44,8 @@ def test_public_names_exist():
     assert all(hasattr(vae2aef, name) for name in vae2aef.__all__)
     assert list(vae2aef.__all__) == sorted(vae2aef.__all__)
     assert vae2aef.__version__ == importlib.metadata.version("vae2aef")
+    assert f"\nversion: {vae2aef.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\n## {vae2aef.__version__} - 20" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
