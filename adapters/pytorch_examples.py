@@ -57,7 +57,7 @@ def adapt(vae: Any, x: Tensor, *cond: Any, encoder_scale: str | None = None, **k
         )
     scale = measured or encoder_scale
     parts = CallableParts(vae.encode, vae.decode, str(scale), flatten=flatten)
-    parts.likelihood = trained_with(vae)
+    parts.likelihood = trained_with(vae, x)
     how = "measured on reparameterize" if measured else "as you said"
     parts.taken = (
         f"encoder: {type(vae).__name__}.encode{' of flattened data' if flatten else ''}, second output {scale} ({how})",

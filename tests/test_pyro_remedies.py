@@ -515,6 +515,7 @@ def test_what_only_the_loss_takes() -> None:
     pair.beside = lambda x: pyro.sample("g", dist.Gamma(torch.ones(len(x)), 1.0))
     refusal(lambda: vae2aef.from_pyro(pair.model, pair.guide, x), "loss=vae2aef.AEF_ELBO())")
     assert loss(pair, x)
+    pyro.clear_param_store()
     pair = Pair(around=lambda x: poutine.scale(scale=0.5))
     refusal(lambda: vae2aef.from_pyro(pair.model, pair.guide, x), "loss=vae2aef.AEF_ELBO()), which honours weights")
     assert loss(pair, x)

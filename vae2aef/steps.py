@@ -128,9 +128,16 @@ class Steps(Wrapper):
             ValueError: says what was expected, what came, and what to do.
         """
         self._require_shape(x)
-        if isinstance(self.likelihood, Likelihood) and self.discrete:
-            values = self.read(x)
-            self.likelihood.check(values if observed is None else values[observed.expand(x.shape)], exact=True)
+        if not self.discrete:
+            return
+        values = self.read(x) if observed is None else self.read(x)[observed.expand(x.shape)]
+        if isinstance(self.likelihood, Likelihood):
+            self.likelihood.check(values, exact=True)
+        elif values.is_floating_point() and not torch.equal(values, values.round()):
+            raise ValueError(
+                "the VAE's own density is of whole numbers, and the data hold values between them, which have no "
+                "probability under it: of grey values and a Bernoulli, only a cross-entropy; draw bits by x.bernoulli()"
+            )
 
     def to_data(self, y: Any) -> Any:
         """Undo the preprocessing of `(batch, *event)`; several observed sites come as a dict, unchanged."""

@@ -12,8 +12,7 @@ from vae2aef.svi.reading import with_defaults
 from vae2aef.svi.sequences import core_of_sequences, reads
 from vae2aef.svi.single import SinglePyro, read_pair
 from vae2aef.wrapping import wrap
-from vae2aef.wrapping.choices import CoreOption, FlowOption, PriorOption
-from vae2aef.wrapping.likelihoods import one_of
+from vae2aef.wrapping.choices import CoreOption, FlowOption, PriorOption, one_of
 
 
 def from_pyro(
@@ -75,7 +74,6 @@ def from_pyro(
             core = core[parts.latent]
             noise = None if isinstance(core, str) and core == "noise" else noise  # its own, as beside others
         core_flow = core_flow[parts.latent] if isinstance(core_flow, Mapping) else core_flow
-        likelihood = parts.residual if likelihood is None else likelihood
     elif likelihood is not None:
         raise WrapError(f"likelihood= needs a pair with one latent and one observed site; this has {parts.not_single}")
     options: dict[str, Any] = {"core": core, "core_flow": core_flow, "preprocess": preprocess, "noise": noise}

@@ -1,15 +1,17 @@
 """A Pyro model and guide as one module: who owns the parameters, and which argument is the data."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
+import pyro
 import pyro.poutine as poutine
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import transform_to
 
-from vae2aef.errors import DataTypeError, WrapError
+from vae2aef.errors import DataTypeError, WrapError, WrapWarning
 from vae2aef.modes import parameters
 from vae2aef.svi.data import as_data
 from vae2aef.svi.find_data import find_source
@@ -99,8 +101,9 @@ class PyroPair(nn.Module):
         return known
 
     def _adopt(self, known: set[int], args: tuple, kwargs: dict[str, Any]) -> None:
-        """Register what the store holds of this pair beside the modules' parameters."""
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        """Register what the store holds of this pair beside the modules' parameters, which are not put into it."""
+        others: list[str] = []
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), _OwnParameters(self):
             guide_trace = poutine.trace(self.guide).get_trace(*args, **kwargs)
             model_trace = poutine.trace(at_latents(self.model, guide_trace)).get_trace(*args, **kwargs)
         self.bare = False
@@ -108,9 +111,12 @@ class PyroPair(nn.Module):
             for name, site in trace.nodes.items():
                 if site["type"] != "param":
                     continue
-                stored: Any = site["value"]  # of the store, which gives its tensors this method
-                raw = stored.unconstrained()
+                stored: Any = site["value"]  # of the store, which gives its tensors a method; or of a module
+                raw = stored.unconstrained() if hasattr(stored, "unconstrained") else stored
                 key = _key(name)
+                given: Any = site["args"][-1]
+                if isinstance(given, nn.Parameter) and id(given) in known and given is not raw:
+                    others.append(name)
                 if id(raw) in known or key in self._parameters:
                     continue
                 if isinstance(raw, nn.Parameter):  # of a module that a function has registered by pyro.module
@@ -119,6 +125,12 @@ class PyroPair(nn.Module):
                 else:
                     self.register_parameter(key, nn.Parameter(raw.detach()))
                     self._constraints[name] = site["kwargs"].get("constraint", torch.distributions.constraints.real)
+        if others:
+            reason = (
+                f"the parameter store holds values of another model for {others[0]} and {len(others) - 1} more, and "
+                "Pyro takes them in the place of this model's own; if that is not meant, before it: "
+            )
+            warnings.warn(WrapWarning(reason, "call pyro.clear_param_store()"), stacklevel=4)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Refuse to copy functions: their networks would stay behind."""
@@ -174,7 +186,7 @@ class PyroPair(nn.Module):
         return x
 
     def own(self, part: Callable[..., Any]) -> Callable[..., Any]:
-        """Return model or guide with `pyro.param` giving the parameters of this module."""
+        """Return model or guide with `pyro.param` giving the parameters of this module; the store gets no module's."""
         return _OwnParameters(self)(part)
 
 
@@ -190,6 +202,8 @@ class _OwnParameters(Messenger):
             value = transform_to(self.pair._constraints[name])(raw)
             value.unconstrained = lambda: raw  # as the store's values have it
             msg["value"], msg["done"] = value, True
+        elif isinstance(msg["args"][-1], nn.Parameter) and name not in pyro.get_param_store():
+            msg["value"], msg["done"] = msg["args"][-1], True  # by `pyro.module`: the module is where it is kept
 
 
 def _require_sequences(values: tuple) -> None:

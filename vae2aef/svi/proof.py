@@ -6,6 +6,7 @@ depends on those before it. So, where a density has moved, the data that the sit
 changed alone; and then, inside the site, those from some place on.
 """
 
+import copy
 from typing import Any
 
 import torch
@@ -134,6 +135,8 @@ def _terms(site: Any, value: Any = None) -> Tensor | None:
     fn, value = site["fn"], site["value"] if value is None else value
     while hasattr(fn, "base_dist") and type(fn).__name__ in ("Independent", "MaskedDistribution"):
         fn = fn.base_dist
+    fn = copy.copy(fn)
+    fn._validate_args = False  # grey values of a Bernoulli have a cross-entropy, whatever Pyro validates
     with torch.no_grad():
         try:
             terms = fn.log_prob(value)

@@ -108,6 +108,7 @@ class SinglePyro(VAEParts):
             raise NotSingle(f'an observed density with transforms: "{observed}"')
         family = _residual(site.msg["fn"], program.event_shape)
         self.program, self.residual = program, None if discrete else family
+        self.likelihood = self.residual
         self.own = family is None
         self.prior = PyroPrior(program)
         self.taken = (

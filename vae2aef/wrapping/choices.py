@@ -1,4 +1,4 @@
-"""The words that options take, for type checkers: a misspelt one is seen before anything runs."""
+"""The words that options take, for type checkers, and their older names."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -22,3 +22,14 @@ PreprocessOption = StepName | Bijection | Sequence[StepName | Bijection] | None
 ScaleName = Literal["std", "log_std", "var", "log_var"]
 KL = Literal["analytic", "sampled"]
 Start = Literal["random", "exact"]
+
+
+def one_of(likelihood: Any, residual: Any) -> Any:
+    """Return the one that was given of an option and its older name.
+
+    Raises:
+        TypeError: if both were.
+    """
+    if likelihood is not None and residual is not None:
+        raise TypeError("likelihood= and residual=, its older name, are one option: pass likelihood= alone")
+    return residual if likelihood is None else likelihood

@@ -9,6 +9,7 @@ from vae2aef.batch import Batch
 from vae2aef.errors import WrapError, describe
 from vae2aef.modes import modules, parameters
 from vae2aef.parts import VAEParts
+from vae2aef.wrapping.trained_with import take_loss
 from vae2aef.wrapping.trial import modules_of
 
 
@@ -42,6 +43,7 @@ def enter(vae: Any, batch: Batch, given: dict[str, Any], forward: Callable[..., 
             "pass vae=nn.ModuleList([...]) that holds the networks which forward uses",
         )
     parts = trace(module, batch, given.get("output"), forward)
+    take_loss(parts, vae, batch.x)
     if module is not vae:
         parts.beside = (module,)
     return parts

@@ -14,7 +14,7 @@ from vae2aef.registry import find_adapters
 from vae2aef.tracing.refusal import NONE, OTHER_LATENT
 from vae2aef.wrapping.refusal import no_parts
 from vae2aef.wrapping.scales import ask_for_encoder_scale, check_encoder_scale, say_decoder_scale
-from vae2aef.wrapping.trained_with import trained_with
+from vae2aef.wrapping.trained_with import take_loss
 from vae2aef.wrapping.trial import all_in_eval_mode, naming
 
 PAIRS = (("encode", "decode"), ("encoder", "decoder"))
@@ -96,8 +96,7 @@ class _Search:
         except WrapError as error:
             self.untraced = error
             return None
-        if parts.likelihood is None and self.output is None:
-            parts.likelihood = trained_with(self.vae)
+        take_loss(parts, self.vae, self.batch.x)
         if self.scale is not None:
             check_encoder_scale(self.vae, parts, self.batch, self.scale)
         return parts

@@ -153,7 +153,7 @@ def build_likelihood(
         parts: of the VAE.
         seen: what a look at the example showed.
         x: the example as the VAE sees it, `(batch, *event)`.
-        continuous: whether only a density will do: there is a preprocessing, or a partition core.
+        continuous: whether only a density will do: beside a preprocessing or a partition core.
 
     Returns:
         The likelihood, None where the decoder returns densities; and a line for `print`, or None.
@@ -172,11 +172,12 @@ def build_likelihood(
         made.to(seen.dtype)
     require_decoder_scale(made, parts, seen)
     if isinstance(made, Likelihood):
+        source = f" ({why.partition(';')[0]})" if why else ""
         try:
             made.check(x)
         except ValueError as error:
-            raise WrapError(f"likelihood: {error}") from error
-        _require_probabilities(made, seen)
+            raise WrapError(f"likelihood{source}: {error}") from error
+        _require_probabilities(made, seen, source)
     return made, why
 
 
@@ -184,6 +185,8 @@ def _default(parts: VAEParts, seen: Seen, x: Tensor, continuous: bool) -> tuple[
     """Return the likelihood to take unasked, and why."""
     if seen.density is not None:
         return None, None
+    if isinstance(parts.likelihood, Residual):  # of a density that `taken` names
+        return parts.likelihood, None
     option, why = parts.likelihood, f"likelihood {parts.likelihood}, which its code trains with"
     if option is None and _are_bits(x) and _within_unit(seen.outputs[0]):
         option = "bernoulli"
@@ -213,13 +216,13 @@ def _within_unit(output: Any) -> bool:
     return isinstance(output, Tensor) and bool(output.min() >= 0) and bool(output.max() <= 1)
 
 
-def _require_probabilities(made: Likelihood, seen: Seen) -> None:
+def _require_probabilities(made: Likelihood, seen: Seen, source: str) -> None:
     if isinstance(made, (Bernoulli, ContinuousBernoulli)) and not made.logits and not _within_unit(seen.outputs[0]):
         name = "bernoulli" if isinstance(made, Bernoulli) else "continuous_bernoulli"
         low, high = seen.outputs[0].min().item(), seen.outputs[0].max().item()
         raise WrapError(
-            f'likelihood="{name}" takes the decoder\'s output as probabilities, but on the example it ranges from '
-            f"{low:.4g} to {high:.4g}. If these are logits: ",
+            f'likelihood="{name}" takes the decoder\'s output as probabilities{source}, but on the example it ranges '
+            f"from {low:.4g} to {high:.4g}. If these are logits: ",
             f'Pass likelihood="{name}_logits"',
         )
 
@@ -236,14 +239,3 @@ def require_no_preprocessing(choice: Choice, preprocess: Any) -> None:
             "encoder wants of its input, it can do itself): ",
             "Pass preprocess=None",
         )
-
-
-def one_of(likelihood: Any, residual: Any) -> Any:
-    """Return the one that was given of an option and its older name.
-
-    Raises:
-        TypeError: if both were.
-    """
-    if likelihood is not None and residual is not None:
-        raise TypeError("likelihood= and residual=, its older name, are one option: pass likelihood= alone")
-    return residual if likelihood is None else likelihood

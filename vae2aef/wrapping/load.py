@@ -14,7 +14,8 @@ def load(path: "str | Path", vae: Any, *, example: Any = None, **options: Any) -
     Args:
         path: the file.
         vae: a VAE of the class that was wrapped, with any weights: **it gets those of the file**, as by
-            `load_state_dict`, and is otherwise used as `wrap` uses it.
+            `load_state_dict`, and is otherwise used as `wrap` uses it. Of `from_pyro` it is that of a new AEF,
+            `from_pyro(model, guide, x).vae`.
         example: as for `wrap`, if the file holds none.
         **options: options of `wrap` that are objects, such as functions and modules, which no file holds; and others
             that are to be different, such as `noise=`.
@@ -24,7 +25,8 @@ def load(path: "str | Path", vae: Any, *, example: Any = None, **options: Any) -
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no file of `aef.save`, or options or an example are missing; names them.
+        ValueError: if it is no file of `aef.save`, or options or an example are missing; names them. Also for a `vae`
+            where the file is of `from_pyro`, with the line to write.
         WrapError: if the VAE cannot be wrapped.
         RuntimeError: if the weights do not fit this VAE.
 
@@ -48,6 +50,7 @@ def make_again(found: dict[str, Any], path: str, vae: Any, *, example: Any = Non
             raise ValueError(f"{path}: saved without an example: vae2aef.load(path, vae, example=x)")
         x, cond, kwargs = found["example"]
         example = (x, *cond, *([kwargs] if kwargs else []))
+    _require_pair(found["state"], path, vae)
     exact = found["options"].get("start") == "exact"  # where the flow depends on the sigma that it was made with
     noise = options.pop("noise", None) if exact else None
     aef = wrap(vae, example=example, **{**found["options"], **options})
@@ -56,3 +59,15 @@ def make_again(found: dict[str, Any], path: str, vae: Any, *, example: Any = Non
     if noise is not None:
         aef.noise = noise
     return aef
+
+
+def _require_pair(state: dict[str, Any], path: str, vae: Any) -> None:
+    """Refuse an object in the place of the pair that `from_pyro` made of two of its methods."""
+    parts = ("model_module", "guide_module")
+    if any(key.startswith(tuple(f"vae.{part}." for part in parts)) for key in state) and not any(
+        hasattr(vae, part) for part in parts
+    ):
+        raise ValueError(
+            f"{path}: saved of vae2aef.from_pyro(model, guide, x): "
+            "vae2aef.load(path, vae2aef.from_pyro(model, guide, x).vae), with the options that it had"
+        )

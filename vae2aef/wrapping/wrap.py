@@ -13,7 +13,7 @@ from vae2aef.generators import as_they_were
 from vae2aef.modes import generators_of, modules, same_parameters, untouched
 from vae2aef.parts import VAEParts
 from vae2aef.registry import unwrap
-from vae2aef.wrapping.choices import KL, CoreOption, FlowOption, PreprocessOption, PriorOption, ScaleName, Start
+from vae2aef.wrapping.choices import KL, CoreOption, FlowOption, PreprocessOption, PriorOption, ScaleName, Start, one_of
 from vae2aef.wrapping.contract import prove
 from vae2aef.wrapping.cores import build_sites, flow_of, is_partition, read_core, resolve_core
 from vae2aef.wrapping.entry import enter
@@ -21,7 +21,7 @@ from vae2aef.wrapping.example import example_rows, naming_labels, read_example
 from vae2aef.wrapping.find_parts import find_parts
 from vae2aef.wrapping.integers import require_integers, require_no_tokens, warn_of_grey_levels
 from vae2aef.wrapping.leaks import prove_no_leak
-from vae2aef.wrapping.likelihoods import bits_of, build_likelihood, one_of, read_likelihood, require_no_preprocessing
+from vae2aef.wrapping.likelihoods import bits_of, build_likelihood, read_likelihood, require_no_preprocessing
 from vae2aef.wrapping.look import Seen, look
 from vae2aef.wrapping.meaning import warn_of_logits
 from vae2aef.wrapping.optimizer_warning import watch
