@@ -335,7 +335,10 @@ def test_what_a_loss_in_forward_trains_beside_is_no_prior():
 
     vae = Beside()
     with pytest.MonkeyPatch.context() as patch:
-        vae2aef.wrap(vae, example=data())  # a warning would be an error
+        with pytest.warns(vae2aef.WrapWarning, match="`log_sigma` of Beside seems to be the scale of the data"):
+            vae2aef.wrap(vae, example=data())  # another warning would be an error
+        vae.log_sigma.requires_grad_(False)
+        vae2aef.wrap(vae, example=data())
         patch.setattr("vae2aef.wrapping.own_prior.ELSEWHERE", ())
         with pytest.warns(vae2aef.WrapWarning, match="have a part in its loss alone"):
             vae2aef.wrap(vae, example=data())

@@ -215,7 +215,7 @@ def test_data_flattened_by_the_loader() -> None:
     torch.testing.assert_close(aef.decode(z), vae.decode(z).mT.flatten(1))
 
 
-@remedy('decoder_scale="{}", but what its forward ret')
+@remedy('decoder_scale="{}", but what forward returns')
 def test_a_decoder_scale_that_forward_does_not_return() -> None:
     """It was told of `residual=`, which nobody had passed."""
 
@@ -400,6 +400,47 @@ def test_a_decoder_that_sees_the_data_has_no_remedy(cls: type) -> None:
 
     assert "is the data, as they are or scaled" in str(refused(Told(), example=(x, x.clone())))
     assert vae2aef.wrap(Told(), example=(x, x.flip(0)))(x, x.flip(0)).isfinite()
+
+
+@remedy("noise of the shape of the data is drawn befo")
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_denoising_vae_is_told_of_forward(flat: bool) -> None:
+    """It was told to describe its latents in a program, and has one."""
+
+    class Denoising(zoo_wild.Plain):
+        def forward(self, x: Tensor, clean: bool = False) -> Any:
+            noisy = x if clean else x + 0.1 * torch.randn_like(x.flatten(1) if flat else x).reshape(x.shape)
+            mu, scale = self.posterior(noisy)
+            return self.recon(mu + scale * torch.randn_like(mu)), mu, scale
+
+        encode = reparameterize = None  # not found by name
+
+    vae, x = Denoising(), torch.rand(6, *zoo_wild.EVENT)
+    assert refused(vae, example=x).fix == "Pass forward=lambda x: ... that adds no noise to x"
+    aef = vae2aef.wrap(vae, example=x, forward=lambda x: vae(x, clean=True))
+    z = torch.randn(6, LATENT)
+    torch.testing.assert_close(aef.decode(z), vae.decode(z))
+
+
+@remedy("{}, such as where it returns its loss; it re")
+@pytest.mark.parametrize("several", [False, True])
+def test_a_forward_that_returns_its_loss_alone_is_told_of_its_parts(several: bool) -> None:
+    """No output= makes data of it, which it was told to pass."""
+
+    class Loss(zoo_wild.Plain):
+        def forward(self, x: Tensor) -> Any:
+            mu, scale = self.posterior(x)
+            error, rate = (self.recon(mu + scale * torch.randn_like(mu)) - x).square().sum(), (mu**2 + scale).sum()
+            return {"loss": error + rate, "error": error, "rate": rate} if several else error + rate
+
+        encode = None  # not found by name
+
+    vae, x = Loss(), torch.rand(6, *zoo_wild.EVENT)
+    error = refused(vae, example=x)
+    assert error.fix == 'Pass encoder=lambda x: (loc, log_var), decoder=lambda z: mean, encoder_scale="log_var"'
+    parts = {"encoder": lambda x: vae.body(x).chunk(2, 1), "decoder": vae.decode, "encoder_scale": "log_var"}
+    z = torch.randn(6, LATENT)
+    torch.testing.assert_close(vae2aef.wrap(vae, example=x, **parts).decode(z), vae.decode(z))
 
 
 @remedy("expected one Gaussian draw, got {}: several")

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from vae2aef.errors import describe
+from vae2aef.tracing import refusal
 from vae2aef.tracing.noise import LatentCall
-from vae2aef.tracing.outputs import candidates, say_path
+from vae2aef.tracing.outputs import candidates, say_path, which_output
 from vae2aef.tracing.recording import Draw, Record
 from vae2aef.tracing.refusal import CONDITION, DRAW, EACH_ROW, FLOW, NONE, OTHER_LATENT, OUTSIDE, SEVERAL, Refusal
 
@@ -56,7 +57,7 @@ def decide(record: Record, found: list[tuple[tuple, Any, Tensor]], x: Tensor, sa
     """
     fit = found[:1] if said else _of_the_data(record, found, x)
     counting = _counting(record, fit)
-    _require_one_draw([record.draws[i] for i in counting], x.shape[0])
+    _require_one_draw([record.draws[i] for i in counting], x.shape)
     if record.place != counting[0]:
         raise Elsewhere(counting[0])
     path, mean, node = _said(record, found) if said else _output(record, found, fit, x)
@@ -96,7 +97,13 @@ def _counting(record: Record, fit: list[tuple[tuple, Any, Tensor]]) -> list[int]
     return sorted(drawn) or list(range(len(record.draws)))
 
 
-def _require_one_draw(draws: list[Draw], batch: int) -> None:
+def _makes_data_noisy(draws: list[Draw], size: int) -> bool:
+    like_data = [torch.Size(draw.shape).numel() == size for draw in draws]
+    return len(draws) > 1 and all(like_data[:-1]) and not like_data[-1]
+
+
+def _require_one_draw(draws: list[Draw], shape: torch.Size) -> None:
+    batch = shape[0]
     gaussian = [d for d in draws if d.gaussian]
     others = [d.name for d in draws if not d.gaussian]
     if others and not gaussian:
@@ -110,6 +117,10 @@ def _require_one_draw(draws: list[Draw], batch: int) -> None:
             f"it also draws by {others[0]}, so that its output is random beyond the Gaussian noise: a latent that is "
             "not Gaussian, or noise that is no latent",
             OTHER_LATENT,
+        )
+    if _makes_data_noisy(gaussian, shape.numel()):
+        raise Refusal(
+            "noise of the shape of the data is drawn before that of z, as if x were made noisy", refusal.CLEAN
         )
     if len(gaussian) != 1:
         raise Refusal(
@@ -153,7 +164,9 @@ def _output(
         else:
             why = f"no output is shaped like the data, {tuple(x.shape)}, or flattened"
         have = ", ".join(f"{say_path(path)}: {describe(out)}" for path, out, _ in fit or found) or "nothing"
-        raise Refusal(f"{why}; it returns {have}", _which(fit or _noisy(record, found, x.numel()), found))
+        if not fit and all(out.dim() < 2 and out.numel() < x.numel() for _, _, out in found):
+            raise Refusal(f"{why}, such as where it returns its loss; it returns {have}", refusal.PARTS)
+        raise Refusal(f"{why}; it returns {have}", which_output(fit or _noisy(record, found, x.numel()), found))
     path, _, mean = fit[0]
     node = record.nodes[id(mean)]
     return path, mean, node
@@ -165,14 +178,6 @@ def _noisy(
     """List the outputs that are made of the noise, and hold several values, such as logits, for each of the data's."""
     noisy = [item for item in found if record.source in record.reaches(record.nodes.get(id(item[2]), 0))]
     return [item for item in noisy if item[2].numel() and item[2].numel() % size == 0]
-
-
-def _which(fit: list[tuple[tuple, Any, Tensor]], found: list[tuple[tuple, Any, Tensor]]) -> str:
-    """Return the line that says what the mean is: the first that forward returns, where several may be."""
-    if not fit:
-        return "Pass output=lambda out: ... that makes the mean of the data of what forward returns"
-    path = min((item[0] for item in fit), key=[item[0] for item in found].index)
-    return f"Pass output=lambda out: {say_path(path, 'out')}"
 
 
 def _likelihood(record: Record, path: tuple, node: int, said: bool) -> str | None:

@@ -69,3 +69,11 @@ def pick(out: Any, path: tuple) -> Any:
 def say_path(path: tuple, whole: str = "forward(x)") -> str:
     """Write a path as one would in Python: `forward(x)[0].mean`."""
     return whole + "".join(s if isinstance(s, str) and s.startswith(".") else f"[{s!r}]" for s in path)
+
+
+def which_output(fit: list[tuple[tuple, Any, Tensor]], found: list[tuple[tuple, Any, Tensor]]) -> str:
+    """Return the line that says what the mean is: the first that forward returns, where several may be."""
+    if not fit:
+        return "Pass output=lambda out: ... that makes the mean of the data of what forward returns"
+    path = min((item[0] for item in fit), key=[item[0] for item in found].index)
+    return f"Pass output=lambda out: {say_path(path, 'out')}"

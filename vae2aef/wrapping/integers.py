@@ -16,17 +16,18 @@ MANY = 256
 """So many values of an example are on a grid by no chance."""
 
 
-def require_no_tokens(vae: Any, x: Tensor) -> None:
+def require_no_tokens(vae: Any, x: Tensor, said: bool) -> None:
     """Refuse whole numbers that are looked up in a table of the VAE's: they are no grey levels to dequantise.
 
     Args:
         vae: the user's VAE.
-        x: data as the user gives it, `(batch, *event)`, for which a density was asked.
+        x: data as the user gives it, `(batch, *event)`.
+        said: whether the user has said what they are, by a likelihood of whole numbers or by a preprocessing.
 
     Raises:
         DataTypeError: gives the likelihood to pass.
     """
-    if x.dtype not in (torch.int32, torch.int64) or not x.numel():
+    if said or x.dtype not in (torch.int32, torch.int64) or not x.numel():
         return
     tables = [m for outer in modules_of(vae) for m in modules(outer) if isinstance(m, nn.Embedding)]
     if any(table.num_embeddings > x.max() for table in tables):

@@ -113,8 +113,9 @@ def require_decoder_scale(likelihood: nn.Module | None, parts: VAEParts, seen: S
 
     if seen.scale_range is None and isinstance(parts, TracedParts) and parts.decoder_scale is not None:
         raise WrapError(
-            f'decoder_scale="{parts.decoder_scale}", but what its forward returns of the data is their mean alone. A '
-            "decoder that returns a scale beside it can be given by encoder= and decoder=; without that: ",
+            f'decoder_scale="{parts.decoder_scale}", but what forward returns of the data is their mean alone. If '
+            "a scale is among what it returns, output=lambda out: (out[0], out[1]) says which two they are; a "
+            "decoder that returns both can be given by encoder= and decoder=; without either: ",
             "Pass decoder_scale=None",
         )
     if seen.scale_range is None:
