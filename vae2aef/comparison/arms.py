@@ -21,7 +21,9 @@ from vae2aef.flows import Bijection
 from vae2aef.holding import holds_module
 from vae2aef.modes import parameters
 from vae2aef.wrapping import wrap
+from vae2aef.wrapping.likelihoods import are_bits
 from vae2aef.wrapping.sigma import SAID
+from vae2aef.wrapping.trained_with import trained_with
 
 
 @dataclass(frozen=True)
@@ -106,10 +108,10 @@ class Recipe:
         """Return likelihood and preprocessing: arguments for `wrap` that nothing else holds."""
         if is_discrete(self.likelihood):
             return {"likelihood": option(self.likelihood, self.example, self.bins)}
-        return {
-            "likelihood": option(self.likelihood, self.example, self.bins),
-            "preprocess": copy.deepcopy(self.preprocess),
-        }
+        likelihood = option(self.likelihood, self.example, self.bins)
+        if likelihood is None and not are_bits(self.example) and trained_with(self.make(0)["vae"], self.example):
+            likelihood = "learned"  # of what is no bits its cross-entropy is no density to compare by
+        return {"likelihood": likelihood, "preprocess": copy.deepcopy(self.preprocess)}
 
     def wrap_arguments(self, seed: int) -> dict[str, Any]:
         """Make the VAE: arguments for `wrap`, of a VAE that nothing else holds.

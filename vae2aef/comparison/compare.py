@@ -72,7 +72,7 @@ def compare(options: Options, out: Path, console: Console, overwrite: bool = Fal
             with remarks.naming(dataset.notes):
                 data, recipe = _conditioned(dataset, options, *_prepare(dataset, options))
                 doing(f"calling {options.vae}")
-                recipe.make(0)
+                found += remarks.of_loss(recipe.make(0)["vae"], options)
                 doing("a loss of every arm")
                 # "look" names the random stream of these rows, and stays what it was.
                 found += inspect_vae(recipe, options, continuous(data.train[:INSPECTED_ROWS], data.bins, "look"))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+import torch
 from rich.console import Console
 from rich.text import Text
 
@@ -16,6 +18,7 @@ from vae2aef.comparison.factory import BUILT_IN
 from vae2aef.comparison.options import Options
 from vae2aef.comparison.summary import Row
 from vae2aef.tensors import numel
+from vae2aef.wrapping.trained_with import trained_with
 
 
 def of_data(dataset: Dataset, options: Options) -> list[str]:
@@ -35,6 +38,18 @@ def of_data(dataset: Dataset, options: Options) -> list[str]:
             "them to a conditional VAE"
         )
     return said
+
+
+def of_loss(vae: Any, options: Options) -> list[str]:
+    """Say that the VAE's own code trains it with another loss than the one that all arms have here."""
+    own = None if options.vae in BUILT_IN or options.likelihood != "vae" else trained_with(vae, torch.zeros(1))
+    if own is None:
+        return []
+    return [
+        f"the code of {options.vae} trains it with a cross-entropy (likelihood={own}); here every arm, the VAE too, is "
+        "trained with a Gaussian of learned scale, since a cross-entropy of grey values is no density; of bits, "
+        f"--bins 2 --likelihood {own} is it"
+    ]
 
 
 @contextmanager

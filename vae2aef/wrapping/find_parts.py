@@ -89,13 +89,17 @@ class _Search:
             return self._adapted(self.vae, style=True)
 
     def _traced(self) -> VAEParts | None:
+        from vae2aef.tracing.flattened import trace_flattened
         from vae2aef.tracing.proof import trace
 
         try:
             parts = trace(self.vae, self.batch, self.output)
         except WrapError as error:
-            self.untraced = error
-            return None
+            flat = trace_flattened(self.vae, self.batch, self.output, error)
+            if flat is None:
+                self.untraced = error
+                return None
+            parts = flat
         take_loss(parts, self.vae, self.batch.x)
         if self.scale is not None:
             check_encoder_scale(self.vae, parts, self.batch, self.scale)

@@ -188,14 +188,14 @@ def _default(parts: VAEParts, seen: Seen, x: Tensor, continuous: bool) -> tuple[
     if isinstance(parts.likelihood, Residual):  # of a density that `taken` names
         return parts.likelihood, None
     option, why = parts.likelihood, f"likelihood {parts.likelihood}, which its code trains with"
-    if option is None and _are_bits(x) and _within_unit(seen.outputs[0]):
+    if option is None and are_bits(x) and _within_unit(seen.outputs[0]):
         option = "bernoulli"
         why = "likelihood bernoulli: the example holds bits, and the decoder's output probabilities"
     if option is None:
         return _scale(seen), None
     if continuous and read_likelihood(option, x).discrete:
         return _scale(seen), f"a Gaussian residual instead of {option}: preprocess= or core= needs a density"
-    if isinstance(option, str) and option.startswith("bernoulli") and not _are_bits(x):
+    if isinstance(option, str) and option.startswith("bernoulli") and not are_bits(x):
         why += (
             "; of grey values it is their cross-entropy and no density, so that log_prob refuses them: "
             'likelihood="continuous_bernoulli" is the density, x.bernoulli() draws bits'
@@ -208,7 +208,8 @@ def bits_of(seen: Seen) -> str:
     return "bernoulli" if _within_unit(seen.outputs[0]) else "bernoulli_logits"
 
 
-def _are_bits(x: Tensor) -> bool:
+def are_bits(x: Tensor) -> bool:
+    """Whether all values are 0 and 1, and both are there."""
     return bool(((x == 0) | (x == 1)).all()) and bool((x == 1).any()) and bool((x == 0).any())
 
 
