@@ -93,6 +93,35 @@ def test_the_first_steps_are_those_of_the_runs(written):
     assert len(ends) == 10 and all(ends)
 
 
+def test_more_seeds_of_the_first_steps_are_those_of_the_runs(written):
+    pytest.importorskip("sklearn", reason="its photographs are the data")
+    import first_steps
+
+    def rises(name):
+        lines = (OTHER / f"first_steps_{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+        assert first_steps.table(rows) in written and first_steps.table(rows[3:]) not in written
+        found = {}
+        for size, optimizer, _, seed, arm, rise, last in rows:
+            found.setdefault((size, optimizer), {}).setdefault(arm, {})[seed] = (rise, last)
+        return found
+
+    seeds, warmup = rises("seeds"), rises("warmup")
+
+    def more(setting):
+        own, vae = seeds[setting]["σ = 0.3"], seeds[setting]["vae"]
+        return sum(own[seed][0] > vae[seed][0] + 5e-4 for seed in own), len(own)
+
+    assert more((32, "adam")) == (1, 10) and more((128, "adam")) == (1, 5) and more((32, "sgd")) == (9, 10)
+    assert [sum(rise > 5e-4 for rise, _ in seeds[size, "adam"]["vae"].values()) for size in (32, 128)] == [2, 1]
+    assert all(seeds[32, "sgd"]["σ = 0.3"][seed][1] < seeds[32, "sgd"]["vae"][seed][1] for seed in range(10))
+    assert said(written, "one seed in ten at 32×32 and one in five at 128×128") and said(written, "nine seeds of ten")
+    assert said(written, "two of ten, one of five") and said(written, "further down in all")
+    for arms in warmup.values():
+        worst = {arm: max(rise for rise, _ in found.values()) for arm, found in arms.items()}
+        assert worst["σ = 0.3"] < worst["vae"]
+
+
 def test_the_papers_protocol_is_that_of_the_runs(written):
     pytest.importorskip("scipy", reason="intervals are Student's t, of the demo extra")
     import paper_protocol

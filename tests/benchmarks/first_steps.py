@@ -1,6 +1,7 @@
 """The first steps of the AEF beside those of the bare VAE, from 8x8 to 3x256x256: the table of docs/benchmarks.md.
 
     python tests/benchmarks/first_steps.py --out steps.jsonl [--sizes 8 64] [--steps 200] [--lr 1e-3] [--optimizer adam]
+    [--warmup 50]
 
 For each setting: how far the loss (nats a value of x) rises above its start at worst, and the mean of its last ten
 looks, for the VAE itself (core="noise") and AEFs: sigma = 0.3 as it starts today, from the smaller h that was the
@@ -86,6 +87,7 @@ def rise(arm: str, x: Tensor, args: argparse.Namespace, lr: float, optimizer: st
     if arm.endswith("small start"):
         start_small(aef.core.features)
     steps = OPTIMIZERS[optimizer](aef.parameters(), lr=lr)
+    rates = torch.optim.lr_scheduler.LinearLR(steps, 0.01 if args.warmup else 1.0, total_iters=args.warmup or 1)
     generator = torch.Generator().manual_seed(seed)
     losses = []
     try:
@@ -96,6 +98,7 @@ def rise(arm: str, x: Tensor, args: argparse.Namespace, lr: float, optimizer: st
             losses.append((loss.item() if args.seen == "batch" else look(aef, x[: args.fixed])) / x[0].numel())
             loss.backward()
             steps.step()
+            rates.step()
         if args.seen == "fixed":
             losses.append(look(aef, x[: args.fixed]) / x[0].numel())
     except vae2aef.NonFiniteError:
@@ -144,6 +147,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, nargs="+", default=[1e-4, 1e-3, 1e-2])
     parser.add_argument("--optimizer", nargs="+", choices=OPTIMIZERS, default=list(OPTIMIZERS))
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--warmup", type=int, default=0, help="steps in which the rate grows from a hundredth")
     parser.add_argument("--latents", type=int, default=32)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--seen", choices=("fixed", "batch"), default="fixed")
