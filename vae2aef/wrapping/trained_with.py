@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from vae2aef.modes import named_modules
 from vae2aef.parts import VAEParts
 
 BERNOULLI, LOGITS = "bernoulli", "bernoulli_logits"
@@ -73,7 +74,7 @@ def _said(units: list[Unit], bound: dict[str, str]) -> set[str]:
 
 def _bound_beside(vae: Any, module: Any) -> dict[str, str]:
     """Return what losses are bound to in the class, its module and the VAE itself."""
-    inside = dict(vae.named_modules()) if isinstance(vae, nn.Module) else {}
+    inside = dict(named_modules(vae)) if isinstance(vae, nn.Module) else {}
     return _bound({**(vars(module) if module else {}), **vars(type(vae)), **inside})
 
 
