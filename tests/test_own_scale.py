@@ -36,7 +36,7 @@ def warned(vae, x, **options):
     return aef, [each.message for each in found if isinstance(each.message, vae2aef.WrapWarning)]
 
 
-@pytest.mark.remedy("`{}` of {} seems to be the scale of the data")
+@pytest.mark.remedy("{} of {} seems to be the scale of the data,")
 @pytest.mark.parametrize("where", ["loss", "beside", "exp"])
 @pytest.mark.parametrize(
     ("name", "value", "scale"),
@@ -91,12 +91,29 @@ def test_one_that_is_not_trained_is_no_loss():
     assert warned(vae, torch.rand(16, 6))[1] == []
 
 
-def test_random_states_and_gradients_stay(monkeypatch):
+def test_random_states_and_gradients_stay():
     vae, x = OwnScale(), torch.rand(16, 6)
     torch.manual_seed(3)
-    expected = torch.rand(3)
+    assert len(warned(vae, x)[1]) == 1
+    after = torch.rand(3)
     torch.manual_seed(3)
-    linear = torch.rand(3)
-    torch.testing.assert_close(linear, expected)
-    warned(vae, x)
+    assert warned(vae, x, likelihood="learned")[1] == []
+    torch.testing.assert_close(torch.rand(3), after)
     assert all(p.grad is None for p in vae.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("logit_scale", ()), ("sigma", (5, 6)), ("log_sigma_z", ()), ("logvar_p", ())]
+)
+def test_scales_of_something_else_are_none_of_the_data(name, shape):
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        vae2aef.wrap(OwnScale(name, torch.ones(shape)), example=torch.rand(16, 6))
+    assert not any(SAYS in str(each.message) for each in found)
+
+
+def test_several_are_named_together():
+    vae = OwnScale()
+    vae.sigma = nn.Parameter(torch.ones(6))
+    _, (message,) = warned(vae, torch.rand(16, 6))
+    assert str(message).startswith("`log_sigma`, `sigma` of OwnScale")

@@ -73,24 +73,57 @@ def test_what_svi_has_trained_is_taken_without_a_word(way, x, recwarn):
     assert {id(p) for p in before.values()} <= {id(p) for p in aef.parameters()}
     assert dict(pyro.get_param_store().named_parameters()).keys() == before.keys()
     assert [warning for warning in recwarn if isinstance(warning.message, vae2aef.WrapWarning)] == []
+    testing.check_gradients(aef, x)
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.remedy("pair: {}")
-def test_what_the_store_holds_of_another_model_is_named_and_the_line_works(way, x):
+def test_what_the_store_holds_of_another_model_is_left_alone(way, x):
+    """`pyro.module` lets a module keep its own; those of the other were registered, and trained to no effect."""
     old, vae = VAE(), VAE()
     SVI(old.model, old.guide, Adam({"lr": 1e-3}), loss=Trace_ELBO()).step(x)
-    with pytest.warns(
-        vae2aef.WrapWarning, match="another model for encoder.*and .* more, and Pyro takes them"
-    ) as warned:
-        aef = WAYS[way](vae, x)
-    taken = {id(p) for p in aef.parameters()}
-    assert {id(p) for p in old.parameters()} <= taken  # as Pyro itself does
-    assert warned[0].message.fix == "call pyro.clear_param_store()"
+    aef = WAYS[way](vae, x)
+    testing.check_gradients(aef, x)
+    assert not {id(p) for p in old.parameters()} & {id(p) for p in aef.parameters()}
+    z = torch.randn(4, 2)
+    torch.testing.assert_close(aef.decode(z), vae.decoder(z))
+
+
+@pytest.mark.parametrize("owned", [False, True], ids=["closure", "module"])
+def test_what_the_store_puts_into_modules_is_taken(owned, x, tmp_path):
+    """A store that was loaded, with `update_module_params=True`."""
+
+    class Updates(VAE):
+        def model(self, x):
+            pyro.module("decoder", self.decoder, update_module_params=True)
+            super().model(x)
+
+    old, vae = Updates(), Updates()
+    SVI(old.model, old.guide, Adam({"lr": 1e-3}), loss=Trace_ELBO()).step(x)
+    trained = old.decoder.weight.detach().clone()
+    pyro.get_param_store().save(tmp_path / "store.pt")
     pyro.clear_param_store()
-    fresh = WAYS[way](vae, x)
-    testing.check_gradients(fresh, x)
-    assert not {id(p) for p in old.parameters()} & {id(p) for p in fresh.parameters()}
+    pyro.get_param_store().load(tmp_path / "store.pt")
+    model = vae.model if owned else lambda x: vae.model(x)
+    aef = vae2aef.from_pyro(model, vae.guide, x)
+    torch.testing.assert_close(vae.decoder.weight, trained, rtol=0, atol=0)
+    assert {id(p) for p in vae.parameters()} <= {id(p) for p in aef.parameters()}
+    testing.check_gradients(aef, x)
+
+
+@pytest.mark.parametrize("bounded", [False, True])
+def test_a_parameter_object_that_pyro_param_is_given_is_no_modules(bounded, x):
+    vae, constraint = VAE(), dist.constraints.positive if bounded else dist.constraints.real
+
+    def model(x):
+        scale = pyro.param("scale", nn.Parameter(torch.tensor(0.5)), constraint=constraint)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 2), 1.0).to_event(1))
+            pyro.sample("obs", dist.Normal(vae.decoder(z), scale).to_event(1), obs=x)
+
+    aef = vae2aef.from_pyro(model, vae.guide, x)
+    aef(x).backward()
+    (added,) = (p for name, p in aef.named_parameters() if name.endswith("scale"))
+    assert added.grad is not None and added.grad != 0
 
 
 def test_a_plain_parameter_stays_in_the_store_and_is_trained_there(x):

@@ -286,5 +286,5 @@ def test_networks_and_loose_tensors_get_a_container_of_their_kind() -> None:
 def test_every_remedy_of_tracing_is_one_of_these() -> None:
     """So that a new one is met here."""
     known = {refusal.NONE, refusal.PARTS, refusal.ENTRY, refusal.FLOW, refusal.CONDITION, refusal.DRAW, refusal.SEVERAL,
-             refusal.ONLY_Z, refusal.OUTSIDE, refusal.EACH_ROW, refusal.OTHER_LATENT, refusal.CLEAN}  # fmt: skip
+             refusal.ONLY_Z, refusal.OUTSIDE, refusal.EACH_ROW, refusal.OTHER_LATENT}  # fmt: skip
     assert known == {value for name, value in vars(refusal).items() if name.isupper()}

@@ -402,7 +402,7 @@ def test_a_decoder_that_sees_the_data_has_no_remedy(cls: type) -> None:
     assert vae2aef.wrap(Told(), example=(x, x.flip(0)))(x, x.flip(0)).isfinite()
 
 
-@remedy("noise of the shape of the data is drawn befo")
+@remedy("expected one Gaussian draw, got {}: noise on")
 @pytest.mark.parametrize("flat", [False, True])
 def test_a_denoising_vae_is_told_of_forward(flat: bool) -> None:
     """It was told to describe its latents in a program, and has one."""
@@ -416,7 +416,7 @@ def test_a_denoising_vae_is_told_of_forward(flat: bool) -> None:
         encode = reparameterize = None  # not found by name
 
     vae, x = Denoising(), torch.rand(6, *zoo_wild.EVENT)
-    assert refused(vae, example=x).fix == "Pass forward=lambda x: ... that adds no noise to x"
+    assert "noise on x, which forward=lambda x: ... can leave out" in refused(vae, example=x).reason
     aef = vae2aef.wrap(vae, example=x, forward=lambda x: vae(x, clean=True))
     z = torch.randn(6, LATENT)
     torch.testing.assert_close(aef.decode(z), vae.decode(z))

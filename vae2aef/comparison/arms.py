@@ -23,7 +23,7 @@ from vae2aef.modes import parameters
 from vae2aef.wrapping import wrap
 from vae2aef.wrapping.likelihoods import are_bits
 from vae2aef.wrapping.sigma import SAID
-from vae2aef.wrapping.trained_with import trained_with
+from vae2aef.wrapping.trained_with import cross_entropy
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Recipe:
         if is_discrete(self.likelihood):
             return {"likelihood": option(self.likelihood, self.example, self.bins)}
         likelihood = option(self.likelihood, self.example, self.bins)
-        if likelihood is None and not are_bits(self.example) and trained_with(self.make(0)["vae"], self.example):
+        if likelihood is None and not are_bits(self.example) and cross_entropy(self.make(0)["vae"], self.example):
             likelihood = "learned"  # of what is no bits its cross-entropy is no density to compare by
         return {"likelihood": likelihood, "preprocess": copy.deepcopy(self.preprocess)}
 

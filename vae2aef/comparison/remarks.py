@@ -18,7 +18,7 @@ from vae2aef.comparison.factory import BUILT_IN
 from vae2aef.comparison.options import Options
 from vae2aef.comparison.summary import Row
 from vae2aef.tensors import numel
-from vae2aef.wrapping.trained_with import trained_with
+from vae2aef.wrapping.trained_with import cross_entropy
 
 
 def of_data(dataset: Dataset, options: Options) -> list[str]:
@@ -42,7 +42,7 @@ def of_data(dataset: Dataset, options: Options) -> list[str]:
 
 def of_loss(vae: Any, options: Options) -> list[str]:
     """Say that the VAE's own code trains it with another loss than the one that all arms have here."""
-    own = None if options.vae in BUILT_IN or options.likelihood != "vae" else trained_with(vae, torch.zeros(1))
+    own = None if options.vae in BUILT_IN or options.likelihood != "vae" else cross_entropy(vae, torch.zeros(1))
     if own is None:
         return []
     return [

@@ -1,6 +1,5 @@
 """A Pyro model and guide as one module: who owns the parameters, and which argument is the data."""
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import transform_to
 
-from vae2aef.errors import DataTypeError, WrapError, WrapWarning
+from vae2aef.errors import DataTypeError, WrapError
 from vae2aef.modes import parameters
 from vae2aef.svi.data import as_data
 from vae2aef.svi.find_data import find_source
@@ -102,35 +101,38 @@ class PyroPair(nn.Module):
 
     def _adopt(self, known: set[int], args: tuple, kwargs: dict[str, Any]) -> None:
         """Register what the store holds of this pair beside the modules' parameters, which are not put into it."""
-        others: list[str] = []
+        self.held = frozenset(known)
+        found = self._params(args, kwargs)
+        if any(self.is_of_module(name, given, of) and given is not value for name, (given, value, of) in found.items()):
+            found = self._params(args, kwargs)  # of the store, which `update_module_params=True` puts into the modules
+        known |= {id(p) for p in parameters(self)}
+        self.bare = False
+        for name, (given, value, constraint) in found.items():
+            key = _key(name)
+            raw = given if self.is_of_module(name, given, constraint) else value
+            if id(raw) in known or key in self._parameters:
+                continue
+            if isinstance(raw, nn.Parameter):  # of a module that a function has registered by pyro.module
+                self.bare = True
+                self.register_parameter(key, raw)
+            else:
+                self.register_parameter(key, nn.Parameter(raw.detach()))
+                self._constraints[name] = constraint
+
+    def _params(self, args: tuple, kwargs: dict[str, Any]) -> dict[str, tuple[Any, Any, Any]]:
+        """Run both: of each `pyro.param` what it was given, what it is, unconstrained, and its constraint."""
         with torch.no_grad(), torch.random.fork_rng(devices=[]), _OwnParameters(self):
             guide_trace = poutine.trace(self.guide).get_trace(*args, **kwargs)
             model_trace = poutine.trace(at_latents(self.model, guide_trace)).get_trace(*args, **kwargs)
-        self.bare = False
+        found = {}
         for trace in (guide_trace, model_trace):
             for name, site in trace.nodes.items():
-                if site["type"] != "param":
-                    continue
-                stored: Any = site["value"]  # of the store, which gives its tensors a method; or of a module
-                raw = stored.unconstrained() if hasattr(stored, "unconstrained") else stored
-                key = _key(name)
-                given: Any = site["args"][-1]
-                if isinstance(given, nn.Parameter) and id(given) in known and given is not raw:
-                    others.append(name)
-                if id(raw) in known or key in self._parameters:
-                    continue
-                if isinstance(raw, nn.Parameter):  # of a module that a function has registered by pyro.module
-                    self.bare = True
-                    self.register_parameter(key, raw)
-                else:
-                    self.register_parameter(key, nn.Parameter(raw.detach()))
-                    self._constraints[name] = site["kwargs"].get("constraint", torch.distributions.constraints.real)
-        if others:
-            reason = (
-                f"the parameter store holds values of another model for {others[0]} and {len(others) - 1} more, and "
-                "Pyro takes them in the place of this model's own; if that is not meant, before it: "
-            )
-            warnings.warn(WrapWarning(reason, "call pyro.clear_param_store()"), stacklevel=4)
+                if site["type"] == "param":
+                    value: Any = site["value"]  # of the store, which gives its tensors a method; or of a module
+                    raw = value.unconstrained() if hasattr(value, "unconstrained") else value
+                    constraint = site["kwargs"].get("constraint", torch.distributions.constraints.real)
+                    found[name] = (site["args"][-1], raw, constraint)
+        return found
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Refuse to copy functions: their networks would stay behind."""
@@ -185,6 +187,11 @@ class PyroPair(nn.Module):
             )
         return x
 
+    def is_of_module(self, name: str, given: Any, constraint: Any) -> bool:
+        """Whether a `pyro.param` is of a parameter that a module holds, as `pyro.module` and PyroModule make them."""
+        free = constraint is torch.distributions.constraints.real
+        return isinstance(given, nn.Parameter) and free and ("$$$" in name or id(given) in self.held)
+
     def own(self, part: Callable[..., Any]) -> Callable[..., Any]:
         """Return model or guide with `pyro.param` giving the parameters of this module; the store gets no module's."""
         return _OwnParameters(self)(part)
@@ -202,8 +209,10 @@ class _OwnParameters(Messenger):
             value = transform_to(self.pair._constraints[name])(raw)
             value.unconstrained = lambda: raw  # as the store's values have it
             msg["value"], msg["done"] = value, True
-        elif isinstance(msg["args"][-1], nn.Parameter) and name not in pyro.get_param_store():
-            msg["value"], msg["done"] = msg["args"][-1], True  # by `pyro.module`: the module is where it is kept
+            return
+        constraint = msg["kwargs"].get("constraint", torch.distributions.constraints.real)
+        if self.pair.is_of_module(name, msg["args"][-1], constraint) and name not in pyro.get_param_store():
+            msg["value"], msg["done"] = msg["args"][-1], True  # the module is where it is kept
 
 
 def _require_sequences(values: tuple) -> None:

@@ -120,7 +120,9 @@ def _require_one_draw(draws: list[Draw], shape: torch.Size) -> None:
         )
     if _makes_data_noisy(gaussian, shape.numel()):
         raise Refusal(
-            "noise of the shape of the data is drawn before that of z, as if x were made noisy", refusal.CLEAN
+            f"expected one Gaussian draw, got {len(gaussian)}: noise on x, which forward=lambda x: ... can leave out, "
+            "or several latents",
+            SEVERAL,
         )
     if len(gaussian) != 1:
         raise Refusal(

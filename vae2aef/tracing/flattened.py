@@ -10,6 +10,9 @@ from vae2aef.errors import WrapError
 from vae2aef.tracing.parts import TracedParts
 from vae2aef.tracing.proof import trace
 
+FAILS = (RuntimeError, ValueError, IndexError, AssertionError)
+"""What a forward raises on data of another shape than it takes."""
+
 
 class Flattened:
     """The forward of a module, on flattened data.
@@ -40,7 +43,7 @@ def trace_flattened(
     Returns:
         The parts; None if the data are flat, if it was no error of the forward's own, or if that fails as well.
     """
-    if batch.x.dim() < 3 or not isinstance(refusal.__cause__, (RuntimeError, ValueError)):
+    if batch.x.dim() < 3 or not isinstance(refusal.__cause__, FAILS):
         return None
     try:
         parts = trace(vae, batch, output, Flattened(vae))

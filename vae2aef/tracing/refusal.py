@@ -26,8 +26,6 @@ EACH_ROW = (
     "Pass forward=lambda x: ... that draws by loc + scale * torch.randn_like(scale), with loc of shape (batch, *latent)"
 )
 
-CLEAN = "Pass forward=lambda x: ... that adds no noise to x"
-
 ONLY_Z = "Draw only the noise of z; nn.Dropout may stay"
 
 OTHER_LATENT = (

@@ -17,7 +17,7 @@ from vae2aef.modes import named_buffers, named_modules, named_parameters, untouc
 from vae2aef.parts import VAEParts
 from vae2aef.priors import StandardNormal
 from vae2aef.wrapping.look import Seen
-from vae2aef.wrapping.own_scale import looks_like_scale
+from vae2aef.wrapping.own_loss import looks_like_scale
 from vae2aef.wrapping.prior_in_forward import plain, returned
 from vae2aef.wrapping.stray import says_types, stray
 from vae2aef.wrapping.trial import trial
@@ -181,7 +181,7 @@ def _plainly_no_prior(vae: nn.Module, name: str, unused: set[str], x: Tensor, z:
     path = name.lower().split(".")
     if any("prior" in step for step in path):
         return False
-    if looks_like_scale(name, dict(named_parameters(vae))[name], x.shape[1:]):  # of the data: `own_scale` speaks of it
+    if looks_like_scale(name, dict(named_parameters(vae))[name], x.shape[1:]):  # of the data: `own_loss` speaks of it
         return True
     words = [word for step in path for word in re.split(r"[_\d]+", step)]  # short signs are whole words
     if any(sign in words or (len(sign) > 4 and any(sign in step for step in path)) for sign in ELSEWHERE):

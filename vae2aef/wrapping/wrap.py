@@ -27,8 +27,8 @@ from vae2aef.wrapping.meaning import warn_of_logits
 from vae2aef.wrapping.optimizer_warning import watch
 from vae2aef.wrapping.options import build_preprocess, build_prior
 from vae2aef.wrapping.other_grids import allow_other_grids
+from vae2aef.wrapping.own_loss import warn_of_own_loss
 from vae2aef.wrapping.own_prior import warn_of_prior
-from vae2aef.wrapping.own_scale import warn_of_own_scale
 from vae2aef.wrapping.parity import compare_with_forward
 from vae2aef.wrapping.sigma import read_noise, warn_of_learned_prior
 from vae2aef.wrapping.start import begin
@@ -210,7 +210,7 @@ def _wrapped(
     )
     _move_added(aef, x.device)
     prove(aef, batch, seen)
-    warn_of_own_scale(aef, batch, given, choice.option)
+    warn_of_own_loss(aef, batch, given, choice.option)
     warn_of_learned_prior(aef, batch, seen)
     if not told:  # one remedy at a time
         warn_of_grey_levels(aef.discrete or aef.likelihood is None, None if continuous else bits_of(seen), bijection, x)
