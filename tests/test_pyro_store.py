@@ -88,8 +88,9 @@ def test_what_the_store_holds_of_another_model_is_left_alone(way, x):
     torch.testing.assert_close(aef.decode(z), vae.decoder(z))
 
 
-@pytest.mark.parametrize("owned", [False, True], ids=["closure", "module"])
-def test_what_the_store_puts_into_modules_is_taken(owned, x, tmp_path):
+@pytest.mark.parametrize("said", [{}, {"data": "x"}], ids=["found", "said"])
+@pytest.mark.parametrize("owned", [False, True], ids=["closures", "methods"])
+def test_what_the_store_puts_into_modules_is_taken(owned, said, x, tmp_path):
     """A store that was loaded, with `update_module_params=True`."""
 
     class Updates(VAE):
@@ -103,11 +104,15 @@ def test_what_the_store_puts_into_modules_is_taken(owned, x, tmp_path):
     pyro.get_param_store().save(tmp_path / "store.pt")
     pyro.clear_param_store()
     pyro.get_param_store().load(tmp_path / "store.pt")
-    model = vae.model if owned else lambda x: vae.model(x)
-    aef = vae2aef.from_pyro(model, vae.guide, x)
-    torch.testing.assert_close(vae.decoder.weight, trained, rtol=0, atol=0)
-    assert {id(p) for p in vae.parameters()} <= {id(p) for p in aef.parameters()}
-    testing.check_gradients(aef, x)
+    pair = (vae.model, vae.guide) if owned else (lambda x: vae.model(x), lambda x: vae.guide(x))
+    aef = vae2aef.from_pyro(*pair, x, **said)
+    fresh = Updates()
+    wrapped = vae2aef.wrap(fresh, example=x)
+    for taken, made in ((vae, aef), (fresh, wrapped)):
+        torch.testing.assert_close(taken.decoder.weight, trained, rtol=0, atol=0)
+        assert {id(p) for p in taken.parameters()} <= {id(p) for p in made.parameters()}
+        testing.check_gradients(made, x)
+    assert not any("param_" in key for key in wrapped.state_dict())  # each has one name
 
 
 @pytest.mark.parametrize("bounded", [False, True])
@@ -124,6 +129,26 @@ def test_a_parameter_object_that_pyro_param_is_given_is_no_modules(bounded, x):
     aef(x).backward()
     (added,) = (p for name, p in aef.named_parameters() if name.endswith("scale"))
     assert added.grad is not None and added.grad != 0
+
+
+def test_a_modules_parameter_under_a_constraint_is_what_the_constraint_makes_of_it(x):
+    class Scaled(VAE):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(0.5))
+
+        def model(self, x):
+            scale = pyro.param("scale", self.scale, constraint=dist.constraints.positive)
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 2), 1.0).to_event(1))
+                pyro.sample("obs", dist.Normal(self.decoder(z), scale).to_event(1), obs=x)
+
+    vae = Scaled()
+    aef = vae2aef.from_pyro(vae.model, vae.guide, x)
+    (added,) = (p for name, p in aef.named_parameters() if name.endswith("param_scale"))
+    torch.testing.assert_close(added.exp(), torch.tensor(0.5))
+    aef(x).backward()
+    assert added.grad != 0
 
 
 def test_a_plain_parameter_stays_in_the_store_and_is_trained_there(x):

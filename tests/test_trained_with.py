@@ -129,7 +129,7 @@ def test_other_code_is_named_and_the_line_takes_it(where, typed, monkeypatch, tm
     again, warned = said(vae, x, likelihood=message.fix.split('"')[1])
     assert name_of(again) == "bernoulli" and warned == []
     assert said(vae, x, likelihood="learned")[1] == []
-    assert said(vae, x, preprocess="logit")[1] == []
+    assert said(vae, x, preprocess="logit")[1] == said(vae, x, core="center")[1] == []
     assert said(vae, x - 0.5)[1] == []  # which no cross-entropy takes
 
 
@@ -163,8 +163,9 @@ def test_the_script_that_is_run_says_it_of_a_class_of_elsewhere(monkeypatch, tmp
 
 
 def test_a_loss_function_of_something_else_refuses_nothing(monkeypatch):
-    module = made(CLASS + SURE["no VAE's"][0], monkeypatch)
-    assert name_of(vae2aef.wrap(module.Plain(nn_identity), example=torch.randn(8, 6))) is None
+    for where in ("no VAE's", "loss_function"):  # the second is of other data than these
+        module = made(CLASS + SURE[where][0], monkeypatch)
+        assert name_of(vae2aef.wrap(module.Plain(nn_identity), example=torch.randn(8, 6))) is None
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ class PyroPair(nn.Module):
         self.moves = inside is None  # the AEF holds this module, so that `like` goes with it, by `.double()` too
         self.observed, self.plate, self.said = observed, plate, data is not None
         self._constraints: dict[str, Any] = {}
-        self._adopt(known, args, kwargs)
+        self._adopt(known, inside, args, kwargs)
 
     def _register_owners(
         self, model: Callable[..., Any], guide: Callable[..., Any], inside: nn.Module | None
@@ -99,13 +99,12 @@ class PyroPair(nn.Module):
                 known |= {id(p) for p in parameters(owner)}
         return known
 
-    def _adopt(self, known: set[int], args: tuple, kwargs: dict[str, Any]) -> None:
+    def _adopt(self, known: set[int], inside: nn.Module | None, args: tuple, kwargs: dict[str, Any]) -> None:
         """Register what the store holds of this pair beside the modules' parameters, which are not put into it."""
         self.held = frozenset(known)
         found = self._params(args, kwargs)
-        if any(self.is_of_module(name, given, of) and given is not value for name, (given, value, of) in found.items()):
-            found = self._params(args, kwargs)  # of the store, which `update_module_params=True` puts into the modules
-        known |= {id(p) for p in parameters(self)}
+        # Of a loaded store `update_module_params=True` puts other ones into the modules.
+        known |= {id(p) for owner in (self, inside) if owner is not None for p in parameters(owner)}
         self.bare = False
         for name, (given, value, constraint) in found.items():
             key = _key(name)
