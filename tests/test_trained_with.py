@@ -46,6 +46,9 @@ SURE = {
 
 PERHAPS = {
     "another name": FUNCTION.format("elbo", "F.binary_cross_entropy(out, x)"),
+    "beside a method of the KL term": "\n    def rate(self, mu, logvar):\n"
+    "        return -0.5 * (1 + logvar - mu.pow(2) - logvar.exp()).sum()\n"
+    + FUNCTION.format("elbo", "F.binary_cross_entropy(out, x)"),
     "bound": "\ncriterion = nn.BCELoss()\n" + FUNCTION.format("objective", "criterion(out, x)"),
     "method": "\n    def training_step(self, x):\n        out, mu, logvar = self(x)\n"
     "        return F.binary_cross_entropy(out, x) + (logvar.exp() - logvar + mu**2).sum()\n",

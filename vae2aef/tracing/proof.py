@@ -106,7 +106,6 @@ def _parts(entry: Entry, seen: Observation, batch: Batch, names: tuple[str, ...]
         if entry.output is not None
         else f"decoder: {say_path(seen.path)}, the only output shaped like the data that depends on the noise",
     )
-    parts.assumed = ()
     if len(seen.record.draws) > 1:
         beside = [d.name for i, d in enumerate(seen.record.draws) if i != seen.latent_call.place]
         parts.assumed += (f"it also draws by {' and '.join(beside)}, on which the mean of the data does not depend",)

@@ -19,7 +19,6 @@ from vae2aef.wrapping.trained_with import BERNOULLI, perhaps_trained_with
 SCALE = re.compile(r"(^|_|\.)(log_?)?(sigma|scale|std|stddev|var|variance)s?($|_)", re.IGNORECASE)
 """What the name of a parameter that is a scale has in it."""
 
-
 OTHER = re.compile(r"prior|logit|(^|_)(p|q|z|pz|qz|latent)($|_)", re.IGNORECASE)
 """What names of scales of something else have in them."""
 

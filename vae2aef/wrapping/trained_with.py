@@ -24,8 +24,8 @@ LOSSES = {
 
 OTHERS = {"mse_loss", "MSELoss", "l1_loss", "L1Loss", "smooth_l1_loss", "SmoothL1Loss", "huber_loss", "HuberLoss",
           "gaussian_nll_loss", "GaussianNLLLoss", "poisson_nll_loss", "cross_entropy", "CrossEntropyLoss", "nll_loss",
-          "log_prob", "square", "pow"}  # fmt: skip
-"""Names of what may be another reconstruction term; `pow` and `square` are of the KL term as well, and no sign."""
+          "log_prob"}  # fmt: skip
+"""Names of what may be another reconstruction term."""
 
 KL = re.compile(r"(^|_)(kl|kld|elbo)($|_|\d)|log_?var|log_?sigma|log_?std", re.IGNORECASE)
 """A name in the loss of a VAE that no other loss has."""
@@ -115,7 +115,7 @@ def _one(units: list[Unit], bound: dict[str, str]) -> str | None:
     """Return the one likelihood of the losses that pieces of code use; None for several, or what may be of another."""
     known = {**LOSSES, **bound}
     found = {known[name] for unit in units for name in unit.used if name in known}
-    if any(unit.used & (OTHERS - {"square", "pow"}) or any(map(RIVAL.search, unit.names)) for unit in units):
+    if any(unit.used & OTHERS or any(map(RIVAL.search, unit.names)) for unit in units):
         return None
     return found.pop() if len(found) == 1 else None
 
